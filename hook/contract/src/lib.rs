@@ -1,0 +1,14 @@
+//! What the injected hook and the programs around it agree on.
+//!
+//! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
+//! * [`size`]: how a SIZE is written, in options, profiles and output;
+//! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
+//!
+//! Nothing here talks to CUDA, prints, or depends on how a profile is written.
+
+pub mod record;
+pub mod settings;
+pub mod size;
+
+pub use settings::{Layers, ReportFree, ReportTotal, Settings, Spill};
+pub use size::{format_size, parse_size};

@@ -1,0 +1,236 @@
+//! The status record: what a hooked process publishes about itself.
+//!
+//! The record is a memfd named [`NAME`] that the process keeps open and mapped. A reader finds it through
+//! `/proc/PID/fd`. Nothing has a name in a filesystem, so nothing is left behind however the process dies.
+//!
+//! Values are written with relaxed atomics and read the same way: each is right, a set of them is a snapshot
+//! that may be a microsecond apart.
+
+use std::fs::{self, File};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Name of the memfd, as it shows in `/proc/PID/fd`.
+pub const NAME: &str = "greenboost-status";
+/// First eight bytes of a record.
+pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
+/// Layout version; a reader skips records of another one.
+pub const VERSION: u32 = 1;
+/// Most devices one process can show.
+pub const MAX_DEVICES: usize = 16;
+/// Most RAM backings one process can show.
+pub const MAX_BACKINGS: usize = 4;
+
+/// Fixed-size text, UTF-8, padded with zero bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Text<const N: usize>([std::sync::atomic::AtomicU8; N]);
+
+impl<const N: usize> Text<N> {
+    /// Replaces the text, cut to N bytes at a character border.
+    pub fn set(&self, text: &str) {
+        let mut end = text.len().min(N);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        for (at, cell) in self.0.iter().enumerate() {
+            cell.store(if at < end { text.as_bytes()[at] } else { 0 }, Relaxed);
+        }
+    }
+
+    /// The text.
+    pub fn get(&self) -> String {
+        let bytes: Vec<u8> = self.0.iter().map(|cell| cell.load(Relaxed)).take_while(|byte| *byte != 0).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// One device as the process sees it. All sizes in bytes.
+#[repr(C)]
+#[derive(Debug)]
+pub struct DeviceRecord {
+    /// `GPU-xxxxxxxx-...`, as NVML writes it.
+    pub uuid: Text<48>,
+    /// VRAM the process may take.
+    pub vram_budget: AtomicU64,
+    /// VRAM taken by chunks of large allocations.
+    pub vram_chunks: AtomicU64,
+    /// VRAM taken by allocations left to the driver.
+    pub vram_plain: AtomicU64,
+    /// VRAM the program mapped itself (ggml's scratch pool).
+    pub vram_mapped: AtomicU64,
+    /// The most VRAM taken at any time.
+    pub vram_peak: AtomicU64,
+    /// RAM standing in for VRAM, by backing.
+    pub ram: [AtomicU64; MAX_BACKINGS],
+    /// Large allocations alive.
+    pub allocations: AtomicU64,
+    /// Bytes moved from VRAM to RAM to make room, since the start.
+    pub moved_out: AtomicU64,
+    /// Allocations the driver refused that succeeded after making room.
+    pub retries: AtomicU64,
+    /// Allocations refused for want of VRAM and RAM.
+    pub refused: AtomicU64,
+}
+
+/// The whole record.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Record {
+    /// [`MAGIC`]; written last.
+    pub magic: AtomicU64,
+    /// [`VERSION`].
+    pub version: AtomicU32,
+    /// The process that writes; a forked child that inherited the fd is not it.
+    pub pid: AtomicU32,
+    /// Entries of `devices` in use.
+    pub devices_used: AtomicU32,
+    reserved: AtomicU32,
+    /// Name of the profile.
+    pub profile: Text<32>,
+    /// Interception layers that stand.
+    pub layers: Text<48>,
+    /// RAM backings by name, in the order of [`DeviceRecord::ram`].
+    pub backings: [Text<24>; MAX_BACKINGS],
+    /// Why the RAM backing in use was chosen, or why there is none.
+    pub backing_reason: Text<160>,
+    /// RAM the process may use in place of VRAM.
+    pub ram_budget: AtomicU64,
+    /// RAM reserved at this moment, all devices.
+    pub ram_used: AtomicU64,
+    /// Kernel launches seen.
+    pub launches: AtomicU64,
+    /// The devices.
+    pub devices: [DeviceRecord; MAX_DEVICES],
+}
+
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 13 * 8);
+const _: () =
+    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 160 + 3 * 8 + MAX_DEVICES * size_of::<DeviceRecord>());
+
+/// A mapped record; unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapped {
+    at: NonNull<Record>,
+    _fd: Option<OwnedFd>,
+}
+
+// SAFETY: the record consists of atomics only; the mapping belongs to this value until it is dropped.
+unsafe impl Send for Mapped {}
+// SAFETY: as above.
+unsafe impl Sync for Mapped {}
+
+impl std::ops::Deref for Mapped {
+    type Target = Record;
+    fn deref(&self) -> &Record {
+        // SAFETY: `at` is a live mapping of at least the size of a Record, and every bit pattern is valid.
+        unsafe { self.at.as_ref() }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `map` with this size and nobody else unmaps it.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), size_of::<Record>()) };
+    }
+}
+
+impl Mapped {
+    /// Creates this process's record. The memfd is closed on exec.
+    ///
+    /// # Errors
+    /// The error of `memfd_create`, `ftruncate` or `mmap`.
+    pub fn create() -> io::Result<Self> {
+        // SAFETY: the name is a C string literal; the result is checked.
+        let fd = unsafe { libc::memfd_create(c"greenboost-status".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: memfd_create returned a new descriptor that nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: plain system call on our own descriptor.
+        if unsafe { libc::ftruncate(fd.as_raw_fd(), size_of::<Record>() as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut record = Self::map(&fd, libc::PROT_READ | libc::PROT_WRITE)?;
+        record.version.store(VERSION, Relaxed);
+        record.pid.store(std::process::id(), Relaxed);
+        record.magic.store(MAGIC, Relaxed);
+        record._fd = Some(fd);
+        Ok(record)
+    }
+
+    fn map(fd: &impl AsRawFd, protection: libc::c_int) -> io::Result<Self> {
+        // SAFETY: a fresh shared mapping of a file that is at least this long (checked by the callers).
+        let at = unsafe {
+            libc::mmap(std::ptr::null_mut(), size_of::<Record>(), protection, libc::MAP_SHARED, fd.as_raw_fd(), 0)
+        };
+        match NonNull::new(at.cast::<Record>()) {
+            Some(at) if at.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { at, _fd: None }),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// The record of a live process, if it has one that this user may read.
+pub fn of_process(pid: u32) -> Option<Mapped> {
+    let wanted = format!("/memfd:{NAME}");
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        let Ok(target) = fs::read_link(entry.path()) else { continue };
+        if !target.to_string_lossy().starts_with(&wanted) {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path()) else { continue };
+        // A shorter file would fault when read: it is another version's.
+        if file.metadata().is_ok_and(|meta| meta.len() < size_of::<Record>() as u64) {
+            continue;
+        }
+        let Ok(record) = Mapped::map(&file, libc::PROT_READ) else { continue };
+        let ours = record.magic.load(Relaxed) == MAGIC && record.version.load(Relaxed) == VERSION;
+        if ours && record.pid.load(Relaxed) == pid {
+            return Some(record);
+        }
+    }
+    None
+}
+
+/// The records of all live processes that this user may read, by process id.
+pub fn all() -> Vec<(u32, Mapped)> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mut found: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| of_process(pid).map(|record| (pid, record)))
+        .collect();
+    found.sort_by_key(|(pid, _)| *pid);
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_found_while_its_process_holds_it_and_gone_after() {
+        let pid = std::process::id();
+        assert!(of_process(pid).is_none());
+        let record = Mapped::create().expect("memfd");
+        record.profile.set("llama-server");
+        record.devices[0].vram_chunks.store(7, Relaxed);
+        let seen = of_process(pid).expect("own record");
+        assert_eq!(seen.profile.get(), "llama-server");
+        assert_eq!(seen.devices[0].vram_chunks.load(Relaxed), 7);
+        drop((seen, record));
+        assert!(of_process(pid).is_none());
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        let text = Text::<32>(std::array::from_fn(|_| 0.into()));
+        text.set(&"ü".repeat(40));
+        assert_eq!(text.get(), "ü".repeat(16));
+    }
+}

@@ -1,0 +1,375 @@
+//! Everything the launcher tells the hook, as environment variables.
+//!
+//! A profile and the command line become one [`Settings`]; [`Settings::to_env`] writes it into the target's
+//! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
+//! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
+
+use crate::size::parse_size;
+use std::path::PathBuf;
+use thiserror::Error;
+
+/// Set to `1` by the launcher; without it the hook does nothing at all.
+pub const ACTIVE: &str = "GREENBOOST_ACTIVE";
+/// Set to `1` by a user to turn everything off, whatever else is set.
+pub const DISABLE: &str = "GREENBOOST_DISABLE";
+/// Regular expression on the base name of the executable: processes that are hooked.
+pub const INCLUDE: &str = "GREENBOOST_INCLUDE";
+/// Regular expression on the base name of the executable: processes that are not, even when included.
+pub const EXCLUDE: &str = "GREENBOOST_EXCLUDE";
+/// Name of the profile in force, for the log and the status record.
+pub const PROFILE: &str = "GREENBOOST_PROFILE";
+/// File the hook's log is appended to; without it there is no log.
+pub const LOG: &str = "GREENBOOST_LOG";
+/// Log level: `error`, `warn`, `info`, `debug` or `trace`.
+pub const LOG_LEVEL: &str = "GREENBOOST_LOG_LEVEL";
+/// Comma-separated interception layers: `inline`, `got`, `preload`, `bodies`, or `none`.
+pub const LAYERS: &str = "GREENBOOST_LAYERS";
+/// SIZE: the most VRAM the program may take on each device.
+pub const VRAM: &str = "GREENBOOST_VRAM";
+/// SIZE: VRAM left to the driver when [`VRAM`] is not set.
+pub const VRAM_RESERVE: &str = "GREENBOOST_VRAM_RESERVE";
+/// SIZE: the most system RAM that may stand in for VRAM.
+pub const RAM: &str = "GREENBOOST_RAM";
+/// SIZE: an allocation of at least this much is cut in chunks that can live outside VRAM.
+pub const THRESHOLD: &str = "GREENBOOST_THRESHOLD";
+/// SIZE: bytes of a chunk, a multiple of 2 MiB.
+pub const CHUNK: &str = "GREENBOOST_CHUNK";
+/// How free memory is reported: see [`ReportFree`].
+pub const REPORT_FREE: &str = "GREENBOOST_REPORT_FREE";
+/// How total memory is reported: see [`ReportTotal`].
+pub const REPORT_TOTAL: &str = "GREENBOOST_REPORT_TOTAL";
+/// Comma-separated RAM backings in order of preference.
+pub const BACKINGS: &str = "GREENBOOST_BACKINGS";
+/// Whether memory may leave VRAM at all: see [`Spill`].
+pub const SPILL: &str = "GREENBOOST_SPILL";
+
+/// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
+pub const GRANULE: u64 = 2 << 20;
+
+/// What `cuMemGetInfo` and NVML say is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReportFree {
+    /// VRAM left in the budget plus RAM left in the budget, also when that exceeds the total.
+    #[default]
+    Extended,
+    /// The same, never more than the reported total.
+    Clamped,
+    /// VRAM left in the budget alone.
+    Vram,
+}
+
+/// What `cuMemGetInfo`, `cuDeviceTotalMem` and NVML say the device has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReportTotal {
+    /// What the driver says. Programs derive other choices from it (Ollama: the context length).
+    #[default]
+    Physical,
+    /// The VRAM budget, where it is smaller than what the driver says.
+    Budget,
+}
+
+/// Whether memory may be placed outside VRAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spill {
+    /// RAM takes what VRAM cannot hold.
+    #[default]
+    Allow,
+    /// Out of VRAM is out of memory.
+    Never,
+}
+
+/// Gives an enum its written names, once, for the environment, profiles and messages alike.
+macro_rules! written {
+    ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $type {
+            /// The allowed spellings.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// How this value is written.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value of a spelling, if it is one.
+            pub fn from_name(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
+written!(ReportTotal { Physical = "physical", Budget = "budget" });
+written!(Spill { Allow = "allow", Never = "never" });
+
+/// Which interception layers may be used. Each is tried and tested at start; a layer that cannot work on
+/// this machine is left out and logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    /// Inline hooks on `dlsym` and `cuGetProcAddress`.
+    pub inline: bool,
+    /// GOT/PLT entries of every loaded object.
+    pub got: bool,
+    /// Plain LD_PRELOAD interposition.
+    pub preload: bool,
+    /// Inline hooks on the bodies of the driver's functions, for calls whose address was taken before any
+    /// other layer stood. Off by default: the other layers together miss none of the known programs.
+    pub bodies: bool,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { inline: true, got: true, preload: true, bodies: false }
+    }
+}
+
+impl Layers {
+    /// No layer at all.
+    pub const NONE: Self = Self { inline: false, got: false, preload: false, bodies: false };
+
+    /// Reads a comma-separated list; `None` when a name is unknown.
+    pub fn from_names(text: &str) -> Option<Self> {
+        let mut layers = Self::NONE;
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "inline" => layers.inline = true,
+                "got" => layers.got = true,
+                "preload" => layers.preload = true,
+                "bodies" => layers.bodies = true,
+                "none" => {}
+                _ => return None,
+            }
+        }
+        Some(layers)
+    }
+
+    /// The comma-separated list that [`Layers::from_names`] reads.
+    pub fn names(self) -> String {
+        let all = [(self.inline, "inline"), (self.got, "got"), (self.preload, "preload"), (self.bodies, "bodies")];
+        let on: Vec<_> = all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        if on.is_empty() { "none".to_owned() } else { on.join(",") }
+    }
+}
+
+/// The names a RAM backing has in settings, logs and the status record, best first.
+pub const BACKING_NAMES: &[&str] = &["host-numa", "memfd"];
+
+/// What the hook does, as decided by a profile and the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of the profile in force.
+    pub profile: String,
+    /// Regular expression on the executable's base name: processes that are hooked.
+    pub include: String,
+    /// Regular expression on the executable's base name: processes that are not.
+    pub exclude: String,
+    /// The log file, if any.
+    pub log: Option<PathBuf>,
+    /// The log level, as `env_logger` writes it.
+    pub log_level: String,
+    /// The interception layers.
+    pub layers: Layers,
+    /// Bytes of VRAM the program may take on each device; `None`: what is free, less [`Self::vram_reserve`].
+    pub vram: Option<u64>,
+    /// Bytes of VRAM left to the driver when there is no explicit budget.
+    pub vram_reserve: u64,
+    /// Bytes of RAM that may stand in for VRAM; `None`: a share of what is available.
+    pub ram: Option<u64>,
+    /// Bytes from which an allocation is cut in chunks.
+    pub threshold: u64,
+    /// Bytes of a chunk, a multiple of [`GRANULE`].
+    pub chunk: u64,
+    /// What is reported as free.
+    pub report_free: ReportFree,
+    /// What is reported as total.
+    pub report_total: ReportTotal,
+    /// RAM backings in order of preference, from [`BACKING_NAMES`].
+    pub backings: Vec<String>,
+    /// Whether memory may leave VRAM.
+    pub spill: Spill,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            profile: "generic".to_owned(),
+            include: String::new(),
+            exclude: String::new(),
+            log: None,
+            log_level: "info".to_owned(),
+            layers: Layers::default(),
+            vram: None,
+            vram_reserve: 512 << 20,
+            ram: None,
+            threshold: 256 << 20,
+            chunk: 64 << 20,
+            report_free: ReportFree::default(),
+            report_total: ReportTotal::default(),
+            backings: BACKING_NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            spill: Spill::default(),
+        }
+    }
+}
+
+/// A variable whose value the hook cannot use.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{variable}='{value}': {problem}")]
+pub struct SettingsError {
+    variable: &'static str,
+    value: String,
+    problem: String,
+}
+
+impl Settings {
+    /// The variables that carry these settings, [`ACTIVE`] among them.
+    pub fn to_env(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![
+            (ACTIVE, "1".to_owned()),
+            (PROFILE, self.profile.clone()),
+            (INCLUDE, self.include.clone()),
+            (EXCLUDE, self.exclude.clone()),
+            (LOG_LEVEL, self.log_level.clone()),
+            (LAYERS, self.layers.names()),
+            (VRAM_RESERVE, self.vram_reserve.to_string()),
+            (THRESHOLD, self.threshold.to_string()),
+            (CHUNK, self.chunk.to_string()),
+            (REPORT_FREE, self.report_free.name().to_owned()),
+            (REPORT_TOTAL, self.report_total.name().to_owned()),
+            (BACKINGS, self.backings.join(",")),
+            (SPILL, self.spill.name().to_owned()),
+        ];
+        env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
+        env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
+        env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
+        env
+    }
+
+    /// Every variable this module knows, for a launcher that clears what an outer launcher set.
+    pub const VARIABLES: &'static [&'static str] = &[
+        ACTIVE,
+        DISABLE,
+        INCLUDE,
+        EXCLUDE,
+        PROFILE,
+        LOG,
+        LOG_LEVEL,
+        LAYERS,
+        VRAM,
+        VRAM_RESERVE,
+        RAM,
+        THRESHOLD,
+        CHUNK,
+        REPORT_FREE,
+        REPORT_TOTAL,
+        BACKINGS,
+        SPILL,
+    ];
+
+    /// Reads the settings through `get`, a look-up of environment variables. Unset or empty variables take
+    /// their defaults.
+    ///
+    /// # Errors
+    /// [`SettingsError`] names the first variable whose value cannot be used.
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let get = |name| get(name).filter(|value| !value.is_empty());
+        let bytes = |name: &'static str| -> Result<Option<u64>, SettingsError> {
+            get(name)
+                .map(|value| parse_size(&value).map_err(|error| refuse(name, &value, error.to_string())))
+                .transpose()
+        };
+        let mut settings = Self::default();
+        settings.profile = get(PROFILE).unwrap_or(settings.profile);
+        settings.include = get(INCLUDE).unwrap_or_default();
+        settings.exclude = get(EXCLUDE).unwrap_or_default();
+        settings.log = get(LOG).map(PathBuf::from);
+        settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
+        if let Some(value) = get(LAYERS) {
+            settings.layers = Layers::from_names(&value)
+                .ok_or_else(|| refuse(LAYERS, &value, "allowed are inline, got, preload, bodies, none".to_owned()))?;
+        }
+        settings.vram = bytes(VRAM)?;
+        settings.ram = bytes(RAM)?;
+        settings.vram_reserve = bytes(VRAM_RESERVE)?.unwrap_or(settings.vram_reserve);
+        settings.threshold = bytes(THRESHOLD)?.unwrap_or(settings.threshold);
+        settings.chunk = bytes(CHUNK)?.unwrap_or(settings.chunk);
+        if settings.chunk == 0 || settings.chunk % GRANULE != 0 {
+            return Err(refuse(CHUNK, &settings.chunk.to_string(), "must be a multiple of 2 MiB".to_owned()));
+        }
+        settings.report_free = one_of(REPORT_FREE, get(REPORT_FREE), ReportFree::from_name, ReportFree::NAMES)?;
+        settings.report_total = one_of(REPORT_TOTAL, get(REPORT_TOTAL), ReportTotal::from_name, ReportTotal::NAMES)?;
+        settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
+        if let Some(value) = get(BACKINGS) {
+            settings.backings = value.split(',').map(|name| name.trim().to_owned()).collect();
+            if let Some(unknown) = settings.backings.iter().find(|name| !BACKING_NAMES.contains(&name.as_str())) {
+                return Err(refuse(BACKINGS, unknown, format!("allowed are {}", BACKING_NAMES.join(", "))));
+            }
+        }
+        Ok(settings)
+    }
+}
+
+fn refuse(variable: &'static str, value: &str, problem: String) -> SettingsError {
+    SettingsError { variable, value: value.to_owned(), problem }
+}
+
+fn one_of<T: Default>(
+    variable: &'static str,
+    value: Option<String>,
+    from_name: impl Fn(&str) -> Option<T>,
+    names: &[&str],
+) -> Result<T, SettingsError> {
+    let Some(value) = value else { return Ok(T::default()) };
+    from_name(&value).ok_or_else(|| refuse(variable, &value, format!("allowed are {}", names.join(", "))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(env: &[(&'static str, String)]) -> Result<Settings, SettingsError> {
+        Settings::from_env(|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone()))
+    }
+
+    #[test]
+    fn what_the_launcher_writes_is_what_the_hook_reads() {
+        let settings = Settings {
+            profile: "llama-server".to_owned(),
+            include: "^llama-server$".to_owned(),
+            exclude: "sh$".to_owned(),
+            log: Some("/tmp/gb.log".into()),
+            log_level: "debug".to_owned(),
+            layers: Layers { inline: false, got: true, preload: false, bodies: true },
+            vram: Some(12 << 30),
+            vram_reserve: 1,
+            ram: Some(3),
+            threshold: 4,
+            chunk: 2 << 20,
+            report_free: ReportFree::Clamped,
+            report_total: ReportTotal::Budget,
+            backings: vec!["memfd".to_owned()],
+            spill: Spill::Never,
+        };
+        assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
+        let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();
+        assert!(names.iter().all(|name| Settings::VARIABLES.contains(name)), "{names:?}");
+    }
+
+    #[test]
+    fn an_empty_environment_is_the_default() {
+        assert_eq!(read(&[]), Ok(Settings::default()));
+    }
+
+    #[test]
+    fn a_bad_value_names_its_variable_and_what_is_allowed() {
+        for (name, value, hint) in [
+            (VRAM, "lots", "number"),
+            (CHUNK, "3M", "multiple"),
+            (LAYERS, "got,magic", "inline"),
+            (REPORT_FREE, "all", "extended"),
+            (BACKINGS, "floppy", "memfd"),
+            (SPILL, "maybe", "never"),
+        ] {
+            let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
+            assert!(error.contains(name) && error.contains(hint), "{error}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! The library injected into CUDA programs: intercepts the driver, places and moves memory.

@@ -1,0 +1,2 @@
+//! gb-launch.
+fn main() {}

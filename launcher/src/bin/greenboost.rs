@@ -1,0 +1,2 @@
+//! greenboost.
+fn main() {}

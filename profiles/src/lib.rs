@@ -1,0 +1,1 @@
+//! Framework profiles: loading, matching, validation.
