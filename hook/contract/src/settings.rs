@@ -12,7 +12,7 @@ use thiserror::Error;
 pub const ACTIVE: &str = "GREENBOOST_ACTIVE";
 /// Set to `1` by a user to turn everything off, whatever else is set.
 pub const DISABLE: &str = "GREENBOOST_DISABLE";
-/// Regular expression on the base name of the executable: processes that are hooked.
+/// Regular expression on the base name of the executable: processes that are hooked. Empty: all.
 pub const INCLUDE: &str = "GREENBOOST_INCLUDE";
 /// Regular expression on the base name of the executable: processes that are not, even when included.
 pub const EXCLUDE: &str = "GREENBOOST_EXCLUDE";
@@ -158,7 +158,7 @@ pub const BACKING_NAMES: &[&str] = &["host-numa", "memfd"];
 pub struct Settings {
     /// Name of the profile in force.
     pub profile: String,
-    /// Regular expression on the executable's base name: processes that are hooked.
+    /// Regular expression on the executable's base name: processes that are hooked. Empty: all.
     pub include: String,
     /// Regular expression on the executable's base name: processes that are not.
     pub exclude: String,

@@ -1,0 +1,161 @@
+//! What the system says about itself, read below a root folder so that tests can make machines up.
+
+use crate::procfs::processes;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A machine.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// `/`, or a made-up tree.
+    pub root: PathBuf,
+    /// `RLIMIT_MEMLOCK` in bytes; `None`: unlimited.
+    pub memlock: Option<u64>,
+    /// `CUDA_MPS_PIPE_DIRECTORY` is set.
+    pub mps_variable: bool,
+}
+
+impl Machine {
+    /// This one.
+    pub fn here() -> Self {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the limit is written by the call, which cannot fail for a known resource.
+        unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &mut limit) };
+        Self {
+            root: PathBuf::from("/"),
+            memlock: Some(limit.rlim_cur).filter(|bytes| *bytes != libc::RLIM_INFINITY),
+            mps_variable: std::env::var_os("CUDA_MPS_PIPE_DIRECTORY").is_some_and(|value| !value.is_empty()),
+        }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether a file or folder exists.
+    pub fn exists(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok()
+    }
+
+    /// A number of `/proc/meminfo`, without its unit.
+    pub fn meminfo(&self, key: &str) -> Option<u64> {
+        let text = self.text("/proc/meminfo")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Bytes of RAM that can be used without swapping.
+    pub fn available(&self) -> Option<u64> {
+        Some(self.meminfo("MemAvailable")? << 10)
+    }
+
+    /// The word in brackets of a file such as `always [madvise] never`.
+    pub fn choice(&self, path: &str) -> Option<String> {
+        let text = self.text(path)?;
+        let (_, rest) = text.split_once('[')?;
+        Some(rest.split(']').next()?.to_owned())
+    }
+
+    /// The kind of container this is, if it is one.
+    pub fn container(&self) -> Option<&'static str> {
+        if self.exists("/.dockerenv") {
+            return Some("Docker");
+        }
+        if self.exists("/run/.containerenv") {
+            return Some("Podman");
+        }
+        let groups = self.text("/proc/1/cgroup")?;
+        let kinds = [("kubepods", "Kubernetes"), ("docker", "Docker"), ("containerd", "containerd"), ("lxc", "LXC")];
+        kinds.iter().find(|(mark, _)| groups.contains(mark)).map(|(_, kind)| *kind)
+    }
+
+    /// The tightest memory limit of the cgroups this process is in, in bytes.
+    pub fn cgroup_limit(&self) -> Option<u64> {
+        let groups = self.text("/proc/self/cgroup")?;
+        let limits = groups.lines().filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, group) = (fields.next()?, fields.next()?);
+            // Version 2 has one tree and an empty list of controllers; version 1 a tree for each.
+            let (tree, file) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                _ => return None,
+            };
+            let tree = self.path(tree);
+            let inner = tree.join(group.trim_start_matches('/'));
+            inner
+                .ancestors()
+                .take_while(|folder| folder.starts_with(&tree))
+                .filter_map(|folder| limit(&folder.join(file)))
+                .min()
+        });
+        limits.min()
+    }
+
+    /// Whether greenboost.ko is loaded.
+    pub fn has_module(&self) -> bool {
+        let modules = self.text("/proc/modules").unwrap_or_default();
+        self.exists("/dev/greenboost") || modules.lines().any(|line| line.split(' ').next() == Some("greenboost"))
+    }
+
+    /// The MPS control daemon, if it runs.
+    pub fn mps_process(&self) -> Option<u32> {
+        // The kernel cuts names to 15 characters.
+        let all = processes(&self.root);
+        all.iter().find(|process| process.name().starts_with("nvidia-cuda-mps")).map(|process| process.pid)
+    }
+}
+
+/// A limit file's number; "max" and version 1's "9223372036854771712" are none.
+fn limit(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// A machine made of these files.
+    pub fn made_of(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+        let folder = tempfile::tempdir().expect("folder");
+        let machine = Machine { root: folder.path().to_owned(), memlock: None, mps_variable: false };
+        for (path, text) in files {
+            let path = machine.path(path);
+            fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+            fs::write(path, text).expect("file");
+        }
+        (folder, machine)
+    }
+
+    #[test]
+    fn the_tightest_limit_on_the_way_up_counts_in_both_versions() {
+        let (_keep, two) = made_of(&[
+            ("/proc/self/cgroup", "0::/a/b\n"),
+            ("/sys/fs/cgroup/a/b/memory.max", "max\n"),
+            ("/sys/fs/cgroup/a/memory.max", "1073741824\n"),
+        ]);
+        assert_eq!(two.cgroup_limit(), Some(1 << 30));
+        let (_keep, one) = made_of(&[
+            ("/proc/self/cgroup", "4:memory:/x\n1:cpu:/y\n"),
+            ("/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n"),
+        ]);
+        assert_eq!(one.cgroup_limit(), None);
+    }
+
+    #[test]
+    fn choices_numbers_and_containers_are_read() {
+        let (_keep, machine) = made_of(&[
+            ("/proc/meminfo", "MemTotal: 100 kB\nMemAvailable:    50 kB\nHugePages_Free:       7\n"),
+            ("/sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+            ("/proc/1/cgroup", "0::/kubepods/pod1\n"),
+            ("/proc/modules", "greenboost_other 1\ngreenboost 16384 0\n"),
+        ]);
+        assert_eq!((machine.available(), machine.meminfo("HugePages_Free")), (Some(50 << 10), Some(7)));
+        assert_eq!(machine.choice("/sys/kernel/mm/transparent_hugepage/enabled").as_deref(), Some("madvise"));
+        assert_eq!((machine.container(), machine.has_module()), (Some("Kubernetes"), true));
+    }
+}

@@ -1,0 +1,209 @@
+//! Checks of everything but the GPU.
+
+use super::checks::{Facts, Finding, Level};
+use crate::ollama::{SERVICE_ADVICE, servers};
+use greenboost_contract::format_size;
+
+const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+/// Less than this is no help to any model that does not fit.
+const LITTLE: u64 = 4 << 30;
+
+/// MPS shares one context among programs.
+pub fn mps(facts: &Facts) -> Vec<Finding> {
+    let found = match (facts.machine.mps_process(), facts.machine.mps_variable) {
+        (Some(pid), _) => format!("its control daemon runs (process {pid})"),
+        (None, true) => "CUDA_MPS_PIPE_DIRECTORY is set".to_owned(),
+        (None, false) => return vec![Finding::ok("off")],
+    };
+    let meaning = "Under MPS programs share the GPU's memory management: GreenBoost stays passive.";
+    let action =
+        "End it with `echo quit | nvidia-cuda-mps-control`, or unset the variable for programs under gb-launch.";
+    vec![Finding::new(Level::Warn, found, meaning, action)]
+}
+
+/// gb-launch needs the library it preloads.
+pub fn hook(facts: &Facts) -> Vec<Finding> {
+    vec![match &facts.hook {
+        Ok(path) => Finding::ok(path.display().to_string()),
+        Err(problem) => Finding::new(Level::Fail, "not found", "gb-launch cannot start anything.", problem.clone()),
+    }]
+}
+
+/// RAM that could stand in for VRAM.
+pub fn memory(facts: &Facts) -> Vec<Finding> {
+    let Some(bytes) = facts.machine.available() else {
+        return vec![Finding::new(Level::Note, "not known: /proc/meminfo cannot be read", "", "")];
+    };
+    if bytes < LITTLE {
+        let meaning = "Too little to extend VRAM by anything useful.";
+        return vec![Finding::new(Level::Warn, format_size(bytes), meaning, "End other programs, or add RAM.")];
+    }
+    vec![Finding::ok(format_size(bytes))]
+}
+
+/// A limit set from outside, beyond which the OOM killer comes.
+pub fn cgroup(facts: &Facts) -> Vec<Finding> {
+    let Some(limit) = facts.machine.cgroup_limit() else { return vec![Finding::ok("none")] };
+    let meaning = "The RAM budget stays below it.";
+    let binds = facts.machine.available().is_some_and(|available| limit < available);
+    let action = "Raise it (docker run --memory, systemd MemoryMax=) if models should use more.";
+    vec![if binds {
+        Finding::new(Level::Note, format!("{} (cgroup)", format_size(limit)), meaning, action)
+    } else {
+        Finding::ok(format!("{} (cgroup), above what is available", format_size(limit)))
+    }]
+}
+
+/// Huge pages make registering memory and reading it over the link cheaper.
+pub fn huge_pages(facts: &Facts) -> Vec<Finding> {
+    let machine = &facts.machine;
+    let (free, all) = (machine.meminfo("HugePages_Free").unwrap_or(0), machine.meminfo("HugePages_Total").unwrap_or(0));
+    let size = machine.meminfo("Hugepagesize").unwrap_or(2048) << 10;
+    let mode = |path| machine.choice(path).unwrap_or_else(|| "not offered".to_owned());
+    let (thp, shmem) = (mode(THP), mode(SHMEM));
+    let found = format!("reserved {free} free of {all} ({}), transparent {thp}, for memfd {shmem}", format_size(size));
+    if free > 0 || !matches!(shmem.as_str(), "never" | "deny" | "not offered") {
+        return vec![Finding::ok(found)];
+    }
+    let meaning = "The memfd backing gets 4 KiB pages: loading takes longer. host-numa memory is not affected.";
+    let action = format!(
+        "echo advise | sudo tee {SHMEM}\nor reserve some: sudo sysctl vm.nr_hugepages=N (N pages of {})",
+        format_size(size)
+    );
+    vec![Finding::new(Level::Note, found, meaning, action)]
+}
+
+/// The limit on locked memory.
+pub fn memlock(facts: &Facts) -> Vec<Finding> {
+    let Some(limit) = facts.machine.memlock else { return vec![Finding::ok("unlimited")] };
+    let meaning = "The NVIDIA driver's pinned memory is usually not counted against it; --mlock of llama.cpp is.";
+    let action =
+        "If pinning fails: ulimit -l unlimited, LimitMEMLOCK=infinity in a service, --ulimit memlock=-1 for Docker.";
+    vec![Finding::new(Level::Note, format!("limited to {}", format_size(limit)), meaning, action)]
+}
+
+/// Containers hide parts of the machine.
+pub fn container(facts: &Facts) -> Vec<Finding> {
+    let Some(kind) = facts.machine.container() else { return vec![Finding::ok("none")] };
+    let meaning = "GreenBoost must be inside the container, next to the program; the limits above are the container's.";
+    vec![Finding::new(
+        Level::Note,
+        kind,
+        meaning,
+        "Mount GreenBoost's folder, and use gb-launch in the container's command.",
+    )]
+}
+
+/// The kernel module is a help.
+pub fn module(facts: &Facts) -> Vec<Finding> {
+    if facts.machine.has_module() {
+        return vec![Finding::ok("loaded")];
+    }
+    let meaning = "It is optional: it keeps RAM ready in huge pages. Without it, memory is made when it is needed.";
+    vec![Finding::new(Level::Note, "not loaded", meaning, "")]
+}
+
+/// An Ollama server that knows nothing of us.
+pub fn ollama(facts: &Facts) -> Vec<Finding> {
+    let servers = servers(&facts.machine.root);
+    if servers.is_empty() {
+        return vec![Finding::ok("no server is running")];
+    }
+    let judge = |server: &crate::ollama::Server| {
+        let by = server.service.as_deref().map(|unit| format!(", service {unit}")).unwrap_or_default();
+        let found = format!("server runs (process {}{by})", server.pid);
+        let meaning = "It was started without gb-launch: models it loads are limited to VRAM.";
+        match (server.boosted, &server.service) {
+            (Some(true), _) => Finding::ok(format!("{found} with GreenBoost")),
+            (Some(false), Some(_)) => Finding::new(Level::Warn, found, meaning, SERVICE_ADVICE),
+            (Some(false), None) => {
+                Finding::new(Level::Warn, found, meaning, "Stop it and run `gb-launch ollama serve`.")
+            }
+            (None, _) => Finding::new(
+                Level::Note,
+                found,
+                "It belongs to another user: whether gb-launch started it is not known.",
+                "Run doctor with sudo to see.",
+            ),
+        }
+    };
+    servers.iter().map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::Machine;
+    use super::super::machine::tests::made_of;
+    use super::super::report::{GpuReport, Outcome};
+    use super::*;
+
+    fn judged(check: fn(&Facts) -> Vec<Finding>, files: &[(&str, &str)], change: impl FnOnce(&mut Machine)) -> Finding {
+        let (_keep, mut machine) = made_of(files);
+        change(&mut machine);
+        let gpu = GpuReport { events: Vec::new(), outcome: Outcome::Finished };
+        check(&Facts { machine, gpu, hook: Err("install it".to_owned()) }).remove(0)
+    }
+
+    #[test]
+    fn every_check_has_words_for_a_machine_that_tells_nothing() {
+        for check in super::super::checks::CHECKS {
+            let found = judged(check.run, &[], |_| {});
+            assert!(!found.found.is_empty(), "{}", check.id);
+        }
+    }
+
+    #[test]
+    fn mps_is_seen_by_its_daemon_and_by_its_variable() {
+        assert_eq!(judged(mps, &[], |_| {}).level, Level::Ok);
+        assert_eq!(judged(mps, &[], |machine| machine.mps_variable = true).level, Level::Warn);
+        let daemon = judged(mps, &[("/proc/42/comm", "nvidia-cuda-mps\n")], |_| {});
+        assert!(daemon.level == Level::Warn && daemon.found.contains("42"), "{daemon:?}");
+    }
+
+    #[test]
+    fn memory_limits_and_locked_memory_are_judged() {
+        let memory_file = ("/proc/meminfo", "MemAvailable: 67108864 kB\n");
+        assert_eq!(judged(memory, &[memory_file], |_| {}).found, "64 GiB");
+        assert_eq!(judged(memory, &[("/proc/meminfo", "MemAvailable: 1048576 kB\n")], |_| {}).level, Level::Warn);
+        let limited = |bytes| [memory_file, ("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/memory.max", bytes)];
+        assert_eq!(judged(cgroup, &limited("8589934592\n"), |_| {}).level, Level::Note);
+        assert_eq!(judged(cgroup, &limited("max\n"), |_| {}).level, Level::Ok);
+        assert_eq!(judged(memlock, &[], |_| {}).level, Level::Ok);
+        assert!(judged(memlock, &[], |machine| machine.memlock = Some(8 << 20)).found.contains("8 MiB"));
+    }
+
+    #[test]
+    fn small_pages_for_memfd_are_a_note_with_the_command_to_run() {
+        let never = judged(huge_pages, &[(SHMEM, "always within_size advise [never] deny force\n")], |_| {});
+        assert!(never.level == Level::Note && never.action.contains("echo advise"), "{never:?}");
+        let reserved = ("/proc/meminfo", "HugePages_Total: 8\nHugePages_Free: 8\nHugepagesize: 2048 kB\n");
+        assert_eq!(judged(huge_pages, &[reserved], |_| {}).level, Level::Ok);
+        assert_eq!(judged(huge_pages, &[(SHMEM, "always [advise] never\n")], |_| {}).level, Level::Ok);
+    }
+
+    #[test]
+    fn an_ollama_service_without_us_is_a_warning_with_the_drop_in() {
+        let server = |environ| {
+            [
+                ("/proc/9/comm", "ollama\n"),
+                ("/proc/9/cmdline", "/usr/local/bin/ollama\0serve\0"),
+                ("/proc/9/cgroup", "0::/system.slice/ollama.service\n"),
+                ("/proc/9/environ", environ),
+            ]
+        };
+        let found = judged(ollama, &server("HOME=/x\0"), |_| {});
+        assert!(found.level == Level::Warn && found.action.contains("systemctl edit ollama"), "{found:?}");
+        assert_eq!(judged(ollama, &server("GREENBOOST_ACTIVE=1\0"), |_| {}).level, Level::Ok);
+        let hidden = judged(ollama, &server("")[..3], |_| {});
+        assert_eq!(hidden.level, Level::Note);
+    }
+
+    #[test]
+    fn the_module_is_optional_and_the_hook_is_not() {
+        assert_eq!(judged(module, &[], |_| {}).level, Level::Note);
+        assert_eq!(judged(module, &[("/dev/greenboost", "")], |_| {}).level, Level::Ok);
+        let missing = judged(hook, &[], |_| {});
+        assert_eq!((missing.level, missing.action.as_str()), (Level::Fail, "install it"));
+    }
+}

@@ -1,0 +1,84 @@
+//! `greenboost doctor`: what this machine can do, what it cannot, and what to do about it.
+//!
+//! Everything that touches the driver runs in a child process (`driver_child` starts it, `probe` is it), because a
+//! driver can hang or crash. What it reports and what the machine says (`machine`) are the facts, and a table of checks
+//! (`checks`) turns facts into findings.
+
+mod checks;
+mod cuda;
+mod driver_child;
+mod gpu_checks;
+mod machine;
+mod machine_checks;
+mod nvml;
+mod probe;
+mod report;
+
+pub use probe::run as probe;
+
+use checks::{CHECKS, Facts, Finding, Level};
+use clap::Args;
+use machine::Machine;
+use serde::Serialize;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+/// Options of `greenboost doctor`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A finding with the check it comes from.
+#[derive(Debug, Serialize)]
+struct Row {
+    id: &'static str,
+    title: &'static str,
+    #[serde(flatten)]
+    finding: Finding,
+}
+
+/// Runs every check. The exit code is 1 when one of them failed.
+pub fn run(options: &Options) -> ExitCode {
+    let facts = Facts { machine: Machine::here(), gpu: driver_child::ask(), hook: crate::launch::find_hook() };
+    let rows: Vec<Row> = CHECKS
+        .iter()
+        .flat_map(|check| {
+            (check.run)(&facts).into_iter().map(|finding| Row { id: check.id, title: check.title, finding })
+        })
+        .collect();
+    let worst = rows.iter().map(|row| row.finding.level).max().unwrap_or(Level::Ok);
+    if options.json {
+        let value = serde_json::json!({ "worst": worst, "checks": rows });
+        println!("{value:#}");
+    } else {
+        print!("{}", text(&rows, worst));
+    }
+    if worst == Level::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+fn text(rows: &[Row], worst: Level) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let Finding { level, found, meaning, action } = &row.finding;
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<5} {:<20} {found}", level.word(), row.title);
+        for more in [meaning, action].into_iter().filter(|more| !more.is_empty()) {
+            for line in more.lines() {
+                let _ = writeln!(text, "{:26} {line}", "");
+            }
+        }
+    }
+    let _ = writeln!(
+        text,
+        "\n{}",
+        match worst {
+            Level::Ok | Level::Note => "This machine is ready.",
+            Level::Warn => "This machine works; see the warnings above.",
+            Level::Fail => "This machine cannot run GreenBoost yet; see the failures above.",
+        }
+    );
+    text
+}

@@ -1,0 +1,306 @@
+//! `greenboost probe`: the part of doctor that talks to the driver. Runs as a child of doctor and reports as it goes.
+//!
+//! That the driver says it supports a backing proves little: kernels could not read HOST_NUMA memory on one board that
+//! did. So each backing is made as the hook makes it, and a kernel reads and writes it.
+
+use super::cuda::{self, Access, Basics, Calls, CudaError, Properties};
+use super::nvml::Nvml;
+use super::report::{Device, Event};
+use greenboost_contract::probe as kernel;
+use libloading::Library;
+use std::ffi::{c_int, c_void};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// What the probe kernel is written for.
+pub const OLDEST_COMPUTE: (i32, i32) = (7, 0);
+const WORDS: usize = 1024;
+const SIZE_2_MIB: usize = 2 << 20;
+
+fn report(event: &Event) {
+    if let Ok(line) = serde_json::to_string(event) {
+        // When doctor is gone there is nobody left to tell.
+        let _ = writeln!(std::io::stdout(), "{line}").and_then(|()| std::io::stdout().flush());
+    }
+}
+
+fn step(doing: impl Into<String>) {
+    report(&Event::Step { doing: doing.into() });
+}
+
+/// Reports everything there is to know about the driver on standard output.
+pub fn run() -> ExitCode {
+    if let Err(problem) = probe() {
+        report(&Event::Failed { problem });
+    }
+    ExitCode::SUCCESS
+}
+
+fn probe() -> Result<(), String> {
+    step(format!("loading {}", cuda::FILE));
+    // SAFETY: loading the driver runs its constructors, in a process that exists for nothing else.
+    let library = unsafe { Library::new(cuda::FILE) }.map_err(|error| not_loaded(&error))?;
+    let missing = |symbol| format!("{} has no {symbol}", cuda::FILE);
+    let basics = Basics::find(&library).map_err(missing)?;
+    let mut version = 0;
+    // SAFETY: the version is written by the call.
+    unsafe { basics.driver_version(&mut version) }.map_err(|error| error.to_string())?;
+    step("starting NVML");
+    let nvml = Nvml::load();
+    report(&Event::Driver { cuda: version, version: nvml.as_ref().and_then(Nvml::driver_version) });
+
+    step("initialising the driver (cuInit)");
+    // SAFETY: the flags must be 0, and are.
+    unsafe { basics.init(0) }.map_err(|error| error.to_string())?;
+    let mut count = 0;
+    // SAFETY: the count is written by the call.
+    unsafe { basics.device_count(&mut count) }.map_err(|error| error.to_string())?;
+    let calls = Calls::find(&library).map_err(missing)?;
+    for index in 0..count {
+        step(format!("asking about GPU {index}"));
+        let (handle, device) = describe(&calls, nvml.as_ref(), index).map_err(|error| error.to_string())?;
+        report(&Event::Device(device.clone()));
+        try_backings(&calls, handle, &device).map_err(|error| format!("GPU {index}: {error}"))?;
+    }
+    Ok(())
+}
+
+/// The loader's own words, which name the file and the reason; the error's are only "dlopen failed".
+fn not_loaded(error: &libloading::Error) -> String {
+    let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_else(|| error.to_string());
+    if reason.contains(cuda::FILE) { reason } else { format!("{}: {reason}", cuda::FILE) }
+}
+
+fn describe(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(c_int, Device), CudaError> {
+    let mut handle = 0;
+    let mut name = [0u8; 128];
+    let mut uuid = [0u8; 16];
+    // SAFETY: every pointer is to a local of the size the call is told or documented to write.
+    unsafe {
+        calls.device(&mut handle, index)?;
+        calls.device_name(name.as_mut_ptr().cast(), name.len() as c_int, handle)?;
+        calls.device_uuid(&mut uuid, handle)?;
+    }
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let uuid = uuid_text(&uuid);
+    let device = Device {
+        index,
+        name: String::from_utf8_lossy(&name[..end]).into_owned(),
+        compute: (attribute(calls, cuda::COMPUTE_MAJOR, handle), attribute(calls, cuda::COMPUTE_MINOR, handle)),
+        vmm: attribute(calls, cuda::VMM, handle) > 0,
+        host_numa: attribute(calls, cuda::HOST_NUMA_VMM, handle) > 0,
+        link: nvml.and_then(|nvml| nvml.link(&uuid)),
+        mig: nvml.and_then(|nvml| nvml.mig(&uuid)),
+        uuid,
+    };
+    Ok((handle, device))
+}
+
+/// An attribute, 0 for one this driver does not know.
+fn attribute(calls: &Calls, attribute: c_int, device: c_int) -> c_int {
+    let mut value = 0;
+    // SAFETY: the value is written by the call.
+    unsafe { calls.attribute(&mut value, attribute, device) }.map_or(0, |()| value)
+}
+
+fn uuid_text(bytes: &[u8; 16]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+fn try_backings(calls: &Calls, handle: c_int, device: &Device) -> Result<(), CudaError> {
+    step(format!("creating a context on GPU {}", device.index));
+    let mut context = std::ptr::null_mut();
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the results are written by the calls; the context stays retained until released below.
+    unsafe {
+        calls.retain(&mut context, handle)?;
+        calls.set_current(context)?;
+        calls.memory_info(&mut free, &mut total)?;
+    }
+    report(&Event::Memory { device: device.index, free: free as u64, total: total as u64 });
+    // On an older GPU the kernel does not load, which says nothing about its memory.
+    if device.vmm && device.compute >= OLDEST_COMPUTE {
+        let kernel = Kernel::load(calls)?;
+        let outcome = if device.host_numa {
+            step(format!("trying host-numa memory on GPU {}", device.index));
+            host_numa(calls, handle, &kernel)
+        } else {
+            Err("the driver does not offer it on this machine".to_owned())
+        };
+        told(device.index, "host-numa", outcome.map(|()| String::new()));
+        step(format!("trying memfd memory on GPU {}", device.index));
+        told(device.index, "memfd", memfd(calls, &kernel));
+    }
+    // SAFETY: nothing uses the context any more.
+    unsafe { calls.release(handle) }
+}
+
+fn told(device: i32, backing: &str, outcome: Result<String, String>) {
+    let (problem, detail) = match outcome {
+        Ok(detail) => (None, detail),
+        Err(problem) => (Some(problem), String::new()),
+    };
+    report(&Event::Backing { device, backing: backing.to_owned(), problem, detail });
+}
+
+/// The probe kernel and a place in VRAM for its result.
+struct Kernel<'a> {
+    calls: &'a Calls,
+    module: *mut c_void,
+    function: *mut c_void,
+    result: u64,
+}
+
+impl<'a> Kernel<'a> {
+    fn load(calls: &'a Calls) -> Result<Self, CudaError> {
+        let mut kernel = Self { calls, module: std::ptr::null_mut(), function: std::ptr::null_mut(), result: 0 };
+        // SAFETY: the image is a C string, the name too; results are written by the calls.
+        unsafe {
+            calls.load_module(&mut kernel.module, kernel::PTX.as_ptr().cast())?;
+            calls.function(&mut kernel.function, kernel.module, kernel::ENTRY.as_ptr())?;
+            calls.alloc(&mut kernel.result, WORDS * 4)?;
+        }
+        Ok(kernel)
+    }
+
+    /// Copies words to `memory`, lets a kernel read and change them there, and copies both results back.
+    fn reads_and_writes(&self, memory: u64) -> Result<(), String> {
+        let words: [u32; WORDS] = std::array::from_fn(|at| (at as u32).wrapping_mul(2_654_435_761));
+        let (mut read, mut changed) = ([0u32; WORDS], [0u32; WORDS]);
+        let (mut source, mut target, mut count) = (memory, self.result, WORDS as u32);
+        let mut parameters: [*mut c_void; 3] =
+            [(&raw mut source).cast(), (&raw mut target).cast(), (&raw mut count).cast()];
+        let mut work = || -> Result<(), CudaError> {
+            let null = std::ptr::null_mut::<c_void>();
+            // SAFETY: `memory` is mapped for the device and holds at least the words; the parameters are the kernel's
+            // and live until it has run; the buffers are as long as is said.
+            unsafe {
+                self.calls.to_device(memory, words.as_ptr().cast(), WORDS * 4)?;
+                self.calls.launch(
+                    self.function,
+                    4,
+                    1,
+                    1,
+                    128,
+                    1,
+                    1,
+                    0,
+                    null,
+                    parameters.as_mut_ptr(),
+                    std::ptr::null_mut(),
+                )?;
+                self.calls.synchronize()?;
+                self.calls.to_host(read.as_mut_ptr().cast(), self.result, WORDS * 4)?;
+                self.calls.to_host(changed.as_mut_ptr().cast(), memory, WORDS * 4)
+            }
+        };
+        work().map_err(|error| error.to_string())?;
+        if words.iter().zip(&read).any(|(word, read)| kernel::copied(*word) != *read) {
+            return Err("a kernel read other bytes than were written".to_owned());
+        }
+        if words.iter().zip(&changed).any(|(word, changed)| kernel::left(*word) != *changed) {
+            return Err("what a kernel wrote did not arrive".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Kernel<'_> {
+    fn drop(&mut self) {
+        // SAFETY: both were made by `load` and nothing uses them any more. Errors do not matter: the process ends soon.
+        let _ = unsafe { self.calls.free(self.result).and(self.calls.unload_module(self.module)) };
+    }
+}
+
+/// A chunk made by `cuMemCreate` on the NUMA node nearest to the GPU.
+fn host_numa(calls: &Calls, device: c_int, kernel: &Kernel<'_>) -> Result<(), String> {
+    let node = attribute(calls, cuda::HOST_NUMA_ID, device).max(0);
+    let properties = Properties::new(cuda::AT_HOST_NUMA, node);
+    let (mut size, mut chunk, mut address) = (0, 0, 0);
+    // SAFETY: results are written by the calls; each is undone below, in reverse, when it succeeded. The process ends
+    // soon after a failure, which undoes the rest.
+    let made = unsafe {
+        calls
+            .granularity(&mut size, &properties, 0)
+            .and_then(|()| calls.create(&mut chunk, size, &properties, 0))
+            .and_then(|()| calls.reserve(&mut address, size, 0, 0, 0))
+            .and_then(|()| calls.map(address, size, 0, chunk, 0))
+            .and_then(|()| calls.set_access(address, size, &Access::device(device), 1))
+    };
+    made.map_err(|error| error.to_string())?;
+    let outcome = kernel.reads_and_writes(address);
+    // SAFETY: the range was mapped above, and the kernel has ended.
+    let undone = unsafe {
+        calls
+            .unmap(address, size)
+            .and_then(|()| calls.free_address(address, size))
+            .and_then(|()| calls.release_handle(chunk))
+    };
+    outcome.and(undone.map_err(|error| error.to_string()))
+}
+
+/// Pages of a memfd, mapped into an address range of the driver's and registered.
+fn memfd(calls: &Calls, kernel: &Kernel<'_>) -> Result<String, String> {
+    let mut address = 0;
+    // SAFETY: the address is written by the call.
+    unsafe { calls.reserve(&mut address, SIZE_2_MIB, SIZE_2_MIB, 0, 0) }.map_err(|error| error.to_string())?;
+    let outcome = map_pages(address).and_then(|detail| {
+        let at = address as *mut c_void;
+        // SAFETY: the range has just been mapped readable and writable.
+        unsafe { calls.register(at, SIZE_2_MIB, cuda::REGISTER_PORTABLE_MAPPED) }.map_err(|error| error.to_string())?;
+        let outcome = kernel.reads_and_writes(address);
+        // SAFETY: registered above, and the kernel has ended.
+        unsafe { calls.unregister(at) }.map_err(|error| error.to_string())?;
+        outcome.map(|()| detail.to_owned())
+    });
+    // The driver gets its range back as it gave it: inaccessible.
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
+    // SAFETY: the range is ours until it is freed right after, and nothing points into it.
+    let undone = unsafe {
+        libc::mmap(address as *mut c_void, SIZE_2_MIB, libc::PROT_NONE, flags, -1, 0);
+        calls.free_address(address, SIZE_2_MIB)
+    };
+    outcome.and_then(|detail| undone.map(|()| detail).map_err(|error| error.to_string()))
+}
+
+/// Maps 2 MiB of a memfd at `address`: of the hugetlb pool, else ordinary pages that may become a huge one.
+fn map_pages(address: u64) -> Result<&'static str, String> {
+    let mut last = String::new();
+    for (flags, detail) in [(libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, "hugetlb pages"), (0, "transparent huge pages")] {
+        // SAFETY: the name is a C string; the results are checked. MAP_FIXED replaces a range that the driver reserved
+        // for us and that holds nothing.
+        let at = unsafe {
+            let fd = libc::memfd_create(c"greenboost-probe".as_ptr(), libc::MFD_CLOEXEC | flags);
+            if fd < 0 || libc::ftruncate(fd, SIZE_2_MIB as libc::off_t) != 0 {
+                last = std::io::Error::last_os_error().to_string();
+                libc::close(fd);
+                continue;
+            }
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let at =
+                libc::mmap(address as *mut c_void, SIZE_2_MIB, protection, libc::MAP_SHARED | libc::MAP_FIXED, fd, 0);
+            last = std::io::Error::last_os_error().to_string();
+            libc::close(fd);
+            at
+        };
+        if at == libc::MAP_FAILED {
+            continue;
+        }
+        // SAFETY: mapped just above. The advice may be refused, and is then without effect.
+        unsafe { libc::madvise(at, SIZE_2_MIB, libc::MADV_HUGEPAGE) };
+        return Ok(detail);
+    }
+    Err(format!("no memory for it: {last}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_nvml_writes_it() {
+        let bytes = std::array::from_fn(|at| at as u8);
+        assert_eq!(uuid_text(&bytes), "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f");
+    }
+}

@@ -1,0 +1,78 @@
+//! `--dry-run`: everything that would happen, for people.
+
+use super::Launch;
+use greenboost_contract::format_size;
+use greenboost_profiles::pattern;
+use std::fmt::Write;
+
+/// The text `--dry-run` prints.
+pub fn describe(launch: &Launch<'_>) -> String {
+    let settings = &launch.settings;
+    let or = |bytes: Option<u64>, otherwise: String| bytes.map_or(otherwise, format_size);
+    let command: Vec<_> = launch.command.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+    let mut rows = vec![("command", command.join(" ")), ("program", launch.program.path.display().to_string())];
+    rows.extend(launch.program.runs.iter().skip(1).map(|path| ("", format!("run by {}", path.display()))));
+    rows.extend(launch.program.all_names().iter().filter(|name| is_excluded(launch, name)).map(|name| {
+        ("", format!("{name} itself is left alone, as the profile excludes it; what it starts is looked at by name"))
+    }));
+    rows.extend([
+        ("profile", format!("{}: {} ({})", launch.profile.name, launch.profile.description, launch.profile.source)),
+        ("", format!("because {}", launch.reason)),
+        ("hook", launch.hook.display().to_string()),
+        (
+            "VRAM",
+            or(settings.vram, format!("what is free, less {} for the driver", format_size(settings.vram_reserve))),
+        ),
+        ("RAM", or(settings.ram, "a share of what is available".to_owned())),
+        ("spill", format!("{} (RAM backings: {})", settings.spill.name(), settings.backings.join(", "))),
+        (
+            "allocations",
+            format!("from {} on, in chunks of {}", format_size(settings.threshold), format_size(settings.chunk)),
+        ),
+        ("reported", format!("free: {}, total: {}", settings.report_free.name(), settings.report_total.name())),
+        ("layers", settings.layers.names()),
+        (
+            "log",
+            settings
+                .log
+                .as_ref()
+                .map_or("none".to_owned(), |path| format!("{} ({})", path.display(), settings.log_level)),
+        ),
+    ]);
+    let mut text = String::new();
+    for (label, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{label:<12} {value}");
+    }
+    let _ = writeln!(text, "set");
+    for (name, value) in &launch.variables.set {
+        let _ = writeln!(text, "    {name}={}", quoted(&value.to_string_lossy()));
+    }
+    if !launch.variables.removed.is_empty() {
+        let names: Vec<_> = launch.variables.removed.iter().map(|name| name.to_string_lossy()).collect();
+        let _ = writeln!(text, "removed (an outer launcher's)\n    {}", names.join("\n    "));
+    }
+    if !launch.variables.skipped.is_empty() {
+        let _ = writeln!(text, "left as it is");
+        for (name, why) in &launch.variables.skipped {
+            let _ = writeln!(text, "    {name}: {why}");
+        }
+    }
+    text
+}
+
+/// Whether a process of this name stays unhooked.
+fn is_excluded(launch: &Launch<'_>, name: &str) -> bool {
+    let exclude = &launch.settings.exclude;
+    !exclude.is_empty() && pattern::compile(exclude).is_ok_and(|exclude| exclude.is_match(name.as_bytes()))
+}
+
+/// A word as a shell would need it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

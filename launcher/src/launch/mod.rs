@@ -1,0 +1,152 @@
+//! From a command line to `exec` with the hook preloaded.
+//!
+//! On success nothing is printed and this process becomes the command: same process id, so exit code, signals and
+//! descriptors are the command's own. Whatever would make GreenBoost do nothing is refused, with what to do instead.
+
+mod dry_run;
+mod hook_file;
+mod program;
+mod refusal;
+mod settings;
+mod variables;
+
+use clap::Parser;
+use greenboost_contract::{Settings, parse_size};
+use greenboost_profiles::{Profile, Profiles};
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use program::Program;
+pub use refusal::Refusal;
+use settings::Environment;
+use variables::Variables;
+
+/// Run a CUDA program with more memory than the GPU has.
+///
+/// The program's large allocations span VRAM and system RAM. Variables of the environment named GREENBOOST_*
+/// (such as GREENBOOST_CHUNK=32MiB) beat the profile; options beat both. Exit codes: the command's own; 2 when GreenBoost
+/// cannot do what is asked, 126 when the command cannot be started with it, 127 when it is not found.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "gb-launch", version, max_term_width = 100)]
+pub struct Options {
+    /// Use this profile rather than the one that matches the command.
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// The most VRAM the command may take on each GPU [default: what is free, less a reserve].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub vram: Option<u64>,
+    /// The most system RAM that may stand in for VRAM [default: a share of what is available].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ram: Option<u64>,
+    /// Print what would happen and start nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Append GreenBoost's log to this file; without it there is no log.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// Log more (-v: debug, -vv: trace).
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Start the command also when GreenBoost would have no effect on it.
+    #[arg(long)]
+    pub force: bool,
+    /// The command and its own options.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// The hook library that gb-launch would preload.
+///
+/// # Errors
+/// Why there is none, and what to do.
+pub fn find_hook() -> Result<PathBuf, String> {
+    hook_file::find(std::env::var_os(hook_file::VARIABLE).as_deref()).map_err(|refusal| refusal.to_string())
+}
+
+/// Everything decided about one command.
+#[derive(Debug)]
+struct Launch<'a> {
+    command: &'a [OsString],
+    program: Program,
+    profile: &'a Profile,
+    reason: String,
+    hook: PathBuf,
+    settings: Settings,
+    variables: Variables,
+}
+
+/// Becomes the command, or prints what it would do.
+///
+/// # Errors
+/// [`Refusal`], when the command is not started.
+pub fn run(options: &Options) -> Result<(), Refusal> {
+    let user = Environment::new(std::env::vars_os());
+    let profiles = Profiles::load(&Profiles::folders(|name| user.get(name))).map_err(Refusal::usage)?;
+    let launch = decide(options, &user, &profiles)?;
+    if options.dry_run {
+        let text = dry_run::describe(&launch);
+        return std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Refusal::usage(format!("cannot print: {error}")));
+    }
+    let mut command = Command::new(&launch.program.path);
+    command.arg0(&options.command[0]).args(&options.command[1..]);
+    for name in &launch.variables.removed {
+        command.env_remove(name);
+    }
+    command.envs(launch.variables.set.iter().map(|(name, value)| (name, value)));
+    let error = command.exec();
+    Err(Refusal::cannot_start(format!("{}: cannot be started: {error}", launch.program.path.display())))
+}
+
+fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) -> Result<Launch<'a>, Refusal> {
+    let command = &options.command;
+    let arguments: Vec<String> = command[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let search = user.own.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
+    let program = Program::find(&command[0], search)?;
+    let names = program.names();
+    let (profile, reason) = choose(options, user, profiles, &names, &arguments)?;
+    if !options.force {
+        let ollama = names.iter().any(|name| matches!(name.as_str(), "ollama" | ".ollama-wrapped"));
+        let objection = if ollama {
+            crate::ollama::objection(Path::new("/"), &arguments, user.get("OLLAMA_HOST").as_deref())
+        } else {
+            None
+        };
+        if let Some(objection) = objection {
+            return Err(Refusal::usage(objection).unless_forced());
+        }
+        if let Some(obstacle) = program.obstacle() {
+            return Err(obstacle);
+        }
+    }
+    let hook = hook_file::find(user.own.get(std::ffi::OsStr::new(hook_file::VARIABLE)).map(OsString::as_os_str))?;
+    let settings = settings::merge(profile, options, user, &program.all_names())?;
+    let variables = Variables::new(&hook, &settings, profile, user, &arguments);
+    Ok(Launch { command, program, profile, reason, hook, settings, variables })
+}
+
+/// The profile: named in an option, named in the environment, or found by the command.
+fn choose<'a>(
+    options: &Options,
+    user: &Environment,
+    profiles: &'a Profiles,
+    names: &[String],
+    arguments: &[String],
+) -> Result<(&'a Profile, String), Refusal> {
+    const VARIABLE: &str = greenboost_contract::settings::PROFILE;
+    if let Some(name) = &options.profile {
+        return Ok((profiles.find_by_name(name).map_err(Refusal::usage)?, format!("--profile {name}")));
+    }
+    if let Some(name) = user.get(VARIABLE) {
+        let explain = |error| Refusal::usage(format!("your environment has {VARIABLE}={name}: {error}"));
+        return Ok((profiles.find_by_name(&name).map_err(explain)?, format!("{VARIABLE}={name}")));
+    }
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let found = profiles.match_command(&names, arguments);
+    let found = found.ok_or_else(|| Refusal::usage("no profile is for this command: choose one with --profile"))?;
+    Ok((found.profile, found.reason))
+}

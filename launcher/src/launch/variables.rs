@@ -1,0 +1,90 @@
+//! The variables the target gets, each with the reason it has, and those it loses.
+
+use super::hook_file;
+use super::settings::{Environment, LAUNCHED, marks};
+use greenboost_contract::{Settings, settings};
+use greenboost_profiles::Profile;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+const PRELOAD: &str = "LD_PRELOAD";
+
+/// The change to the environment.
+#[derive(Debug, Clone, Default)]
+pub struct Variables {
+    /// Set, with where it comes from.
+    pub set: Vec<(String, OsString)>,
+    /// Taken away: left behind by an outer launcher.
+    pub removed: Vec<OsString>,
+    /// Variables of the profile that are not set, and why.
+    pub skipped: Vec<(String, String)>,
+}
+
+impl Variables {
+    /// The change that `settings` and `profile` ask for, on top of what the user has.
+    pub fn new(hook: &Path, settings: &Settings, profile: &Profile, user: &Environment, arguments: &[String]) -> Self {
+        let mut own: Vec<(String, String)> =
+            settings.to_env().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut skipped = Vec::new();
+        for (name, variable) in &profile.environment {
+            let option = variable.replaced_by(arguments);
+            if let Some(value) = user.own.get(OsStr::new(name)) {
+                skipped.push((name.clone(), format!("you have set it to {:?}", value.to_string_lossy())));
+            } else if let Some(option) = option {
+                skipped.push((name.clone(), format!("the command has {option}")));
+            } else {
+                own.push((name.clone(), variable.value.clone()));
+            }
+        }
+        // What the user set by hand stays the user's for a launcher further inside.
+        let is_ours = |name: &str| user.get(name).is_none();
+        let marks = marks(own.iter().filter(|(name, _)| is_ours(name)).map(|(name, value)| (&**name, &**value)));
+        own.push((LAUNCHED.to_owned(), marks));
+
+        let mut set: Vec<_> = own.into_iter().map(|(name, value)| (name, OsString::from(value))).collect();
+        let existing = user.own.get(OsStr::new(PRELOAD)).map(OsString::as_os_str);
+        set.push((PRELOAD.to_owned(), preload(hook, existing)));
+
+        let is_set = |name: &OsStr| set.iter().any(|(other, _)| OsStr::new(other) == name);
+        let known = settings::Settings::VARIABLES.iter().filter(|name| **name != settings::DISABLE).map(OsString::from);
+        let present = |name: &OsString| user.own.contains_key(name) || user.outer.contains(name);
+        let mut removed: Vec<_> = known.filter(present).chain(user.outer.iter().cloned()).collect();
+        removed.retain(|name| !is_set(name));
+        removed.sort();
+        removed.dedup();
+        Self { set, removed, skipped }
+    }
+}
+
+/// LD_PRELOAD with the hook in front, and once.
+fn preload(hook: &Path, existing: Option<&OsStr>) -> OsString {
+    let mut entries = vec![hook.as_os_str().as_bytes().to_vec()];
+    for entry in existing.unwrap_or_default().as_bytes().split(|byte| matches!(byte, b':' | b' ')) {
+        let path = Path::new(OsStr::from_bytes(entry));
+        let is_hook = path == hook || path.file_name() == Some(OsStr::new(hook_file::FILE));
+        if !entry.is_empty() && !is_hook {
+            entries.push(entry.to_vec());
+        }
+    }
+    OsString::from_vec(entries.join(&b':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hook_comes_first_and_once_and_others_stay() {
+        let hook = Path::new("/opt/gb/libgreenboost_hook.so");
+        for (existing, expected) in [
+            (None, "/opt/gb/libgreenboost_hook.so"),
+            (Some(""), "/opt/gb/libgreenboost_hook.so"),
+            (Some("/a.so b.so:c.so"), "/opt/gb/libgreenboost_hook.so:/a.so:b.so:c.so"),
+            (Some("/opt/gb/libgreenboost_hook.so:/a.so"), "/opt/gb/libgreenboost_hook.so:/a.so"),
+            (Some("/a.so:/old/libgreenboost_hook.so"), "/opt/gb/libgreenboost_hook.so:/a.so"),
+        ] {
+            assert_eq!(preload(hook, existing.map(OsStr::new)), expected, "{existing:?}");
+        }
+    }
+}

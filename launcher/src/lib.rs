@@ -1,0 +1,15 @@
+//! gb-launch, which wraps a command, and greenboost, which looks after the machine.
+//!
+//! * [`launch`]: from a command line to `exec` with the hook preloaded;
+//! * [`status`]: what the hooked processes of this machine hold;
+//! * [`doctor`]: what this machine can do, what it cannot, and what to do about it.
+//!
+//! Nothing here links CUDA: every machine can run all of it, and is told what is missing.
+
+pub mod doctor;
+pub mod launch;
+pub mod status;
+
+mod elf;
+mod ollama;
+mod procfs;

@@ -1,0 +1,246 @@
+//! `greenboost status`: the status records of this machine, as a table or as JSON.
+
+use crate::procfs::Process;
+use clap::Args;
+use greenboost_contract::format_size;
+use greenboost_contract::record::{self, MAX_BACKINGS, Mapped};
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Options of `greenboost status`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Print JSON: an array of processes, sizes in bytes.
+    #[arg(long)]
+    json: bool,
+    /// Print again every second, until interrupted (with --json: one line each time).
+    #[arg(long)]
+    watch: bool,
+}
+
+/// A process, as JSON shows it.
+#[derive(Debug, Clone, Serialize)]
+struct ProcessStatus {
+    pid: u32,
+    command: String,
+    profile: String,
+    layers: String,
+    backing_reason: String,
+    ram_budget_bytes: u64,
+    ram_used_bytes: u64,
+    launches: u64,
+    devices: Vec<DeviceStatus>,
+}
+
+/// A device of a process, as JSON shows it.
+#[derive(Debug, Clone, Serialize)]
+struct DeviceStatus {
+    index: usize,
+    uuid: String,
+    vram_budget_bytes: u64,
+    vram_chunks_bytes: u64,
+    vram_plain_bytes: u64,
+    vram_mapped_bytes: u64,
+    vram_peak_bytes: u64,
+    ram: Vec<BackingStatus>,
+    allocations: u64,
+    moved_out_bytes: u64,
+    retries: u64,
+    refused: u64,
+}
+
+/// RAM of one backing that stands in for a device's VRAM.
+#[derive(Debug, Clone, Serialize)]
+struct BackingStatus {
+    backing: String,
+    bytes: u64,
+}
+
+/// Prints the status.
+pub fn run(options: &Options) -> ExitCode {
+    loop {
+        let processes = read_all();
+        if options.json {
+            let text = if options.watch {
+                serde_json::to_string(&processes)
+            } else {
+                serde_json::to_string_pretty(&processes)
+            };
+            match text {
+                Ok(text) => println!("{text}"),
+                Err(error) => {
+                    eprintln!("greenboost: cannot write the status as JSON: {error}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        } else {
+            // Home and clear: the terminal shows one table, not a scroll of them.
+            let clear = if options.watch { "\x1b[H\x1b[2J" } else { "" };
+            print!("{clear}{}", table(&processes));
+        }
+        if !options.watch {
+            return ExitCode::SUCCESS;
+        }
+        // A pipe's buffer would hold the text back.
+        let _ = std::io::Write::flush(&mut std::io::stdout());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn read_all() -> Vec<ProcessStatus> {
+    record::all().iter().map(|(pid, record)| process_status(*pid, record)).collect()
+}
+
+fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
+    let value = |cell: &AtomicU64| cell.load(Relaxed);
+    let names: [String; MAX_BACKINGS] = std::array::from_fn(|at| record.backings[at].get());
+    let devices = record.devices.iter().take(record.devices_used.load(Relaxed) as usize).enumerate();
+    let devices = devices.map(|(index, device)| DeviceStatus {
+        index,
+        uuid: device.uuid.get(),
+        vram_budget_bytes: value(&device.vram_budget),
+        vram_chunks_bytes: value(&device.vram_chunks),
+        vram_plain_bytes: value(&device.vram_plain),
+        vram_mapped_bytes: value(&device.vram_mapped),
+        vram_peak_bytes: value(&device.vram_peak),
+        ram: names
+            .iter()
+            .zip(&device.ram)
+            .filter(|(name, bytes)| !name.is_empty() || value(bytes) > 0)
+            .map(|(name, bytes)| BackingStatus { backing: name.clone(), bytes: value(bytes) })
+            .collect(),
+        allocations: value(&device.allocations),
+        moved_out_bytes: value(&device.moved_out),
+        retries: value(&device.retries),
+        refused: value(&device.refused),
+    });
+    ProcessStatus {
+        pid,
+        command: Process::new(Path::new("/"), pid).arguments().join(" "),
+        profile: record.profile.get(),
+        layers: record.layers.get(),
+        backing_reason: record.backing_reason.get(),
+        ram_budget_bytes: value(&record.ram_budget),
+        ram_used_bytes: value(&record.ram_used),
+        launches: value(&record.launches),
+        devices: devices.collect(),
+    }
+}
+
+fn table(processes: &[ProcessStatus]) -> String {
+    if processes.is_empty() {
+        // SAFETY: the call has no arguments and cannot fail.
+        let others = if unsafe { libc::geteuid() } == 0 { "" } else { " of yours (root sees those of all users)" };
+        return format!("no GreenBoost process{others} is running\n");
+    }
+    let mut text = String::new();
+    for process in processes {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}  {}", process.pid, shortened(&process.command, 100));
+        let _ =
+            writeln!(text, "    profile {}, layers {}, {} launches", process.profile, process.layers, process.launches);
+        let _ = writeln!(
+            text,
+            "    RAM     {} of {}{}",
+            format_size(process.ram_used_bytes),
+            format_size(process.ram_budget_bytes),
+            if process.backing_reason.is_empty() { String::new() } else { format!(" ({})", process.backing_reason) }
+        );
+        if process.devices.is_empty() {
+            let _ = writeln!(text, "    no device in use yet");
+        }
+        for device in &process.devices {
+            device_rows(&mut text, device);
+        }
+    }
+    text
+}
+
+fn device_rows(text: &mut String, device: &DeviceStatus) {
+    let vram = device.vram_chunks_bytes + device.vram_plain_bytes + device.vram_mapped_bytes;
+    let ram: Vec<_> = device.ram.iter().map(|ram| format!("{} {}", ram.backing, format_size(ram.bytes))).collect();
+    let _ = writeln!(text, "    device {} {}", device.index, device.uuid);
+    let _ = writeln!(
+        text,
+        "        VRAM  {} of {}: chunks {}, plain {}, mapped {}; peak {}",
+        format_size(vram),
+        format_size(device.vram_budget_bytes),
+        format_size(device.vram_chunks_bytes),
+        format_size(device.vram_plain_bytes),
+        format_size(device.vram_mapped_bytes),
+        format_size(device.vram_peak_bytes),
+    );
+    let _ = writeln!(text, "        RAM   {}", if ram.is_empty() { "none".to_owned() } else { ram.join(", ") });
+    let _ = writeln!(
+        text,
+        "        {} large allocations, {} moved to RAM, {} retried, {} refused",
+        device.allocations,
+        format_size(device.moved_out_bytes),
+        device.retries,
+        device.refused,
+    );
+}
+
+/// Text cut to `most` characters, for one line of a terminal.
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        text.to_owned()
+    } else {
+        text.chars().take(most - 3).chain("...".chars()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_shows_every_tier_of_a_device() {
+        let device = DeviceStatus {
+            index: 0,
+            uuid: "GPU-1".to_owned(),
+            vram_budget_bytes: 12 << 30,
+            vram_chunks_bytes: 8 << 30,
+            vram_plain_bytes: 1 << 30,
+            vram_mapped_bytes: 512 << 20,
+            vram_peak_bytes: 10 << 30,
+            ram: vec![BackingStatus { backing: "host-numa".to_owned(), bytes: 5 << 30 }],
+            allocations: 2,
+            moved_out_bytes: 64 << 20,
+            retries: 1,
+            refused: 3,
+        };
+        let process = ProcessStatus {
+            pid: 7,
+            command: "llama-server ".to_owned() + &"x".repeat(200),
+            profile: "llama-server".to_owned(),
+            layers: "inline,got".to_owned(),
+            backing_reason: "probe passed".to_owned(),
+            ram_budget_bytes: 32 << 30,
+            ram_used_bytes: 5 << 30,
+            launches: 9,
+            devices: vec![device],
+        };
+        let text = table(&[process]);
+        for part in [
+            "7  llama-server xxx",
+            "...\n",
+            "profile llama-server, layers inline,got, 9 launches",
+            "RAM     5 GiB of 32 GiB (probe passed)",
+            "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
+            "RAM   host-numa 5 GiB",
+            "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_running_is_said_in_words() {
+        assert!(table(&[]).starts_with("no GreenBoost process"));
+    }
+}

@@ -1,0 +1,129 @@
+//! The profiles that are compiled in.
+
+use greenboost_contract::{ReportFree, ReportTotal, Settings};
+use greenboost_profiles::{Profiles, pattern};
+
+fn built_in() -> Profiles {
+    Profiles::load(&[]).expect("the shipped profiles are valid")
+}
+
+fn chosen(command: &str) -> String {
+    let mut words = command.split(' ').map(str::to_owned);
+    let name = words.next().expect("a command");
+    let arguments: Vec<_> = words.collect();
+    built_in().match_command(&[&name], &arguments).expect("generic matches everything").profile.name.clone()
+}
+
+#[test]
+fn every_toml_file_beside_the_crate_is_compiled_in_and_described() {
+    let files = std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).expect("crate folder").flatten();
+    let names: Vec<_> = files
+        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
+        .filter(|name| name != "Cargo")
+        .collect();
+    let profiles = built_in();
+    assert_eq!(names.len(), profiles.iter().count());
+    for name in names {
+        let profile = profiles.find_by_name(&name).expect("file and profile have the same name");
+        assert!(!profile.description.is_empty() && !profile.matchers.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn the_hook_reads_what_every_shipped_profile_asks_for() {
+    for profile in built_in().iter() {
+        let settings = profile.settings();
+        let env = settings.to_env();
+        let get = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
+        assert_eq!(Settings::from_env(get).as_ref(), Ok(&settings), "{}", profile.name);
+        pattern::compile(&settings.include).expect("include");
+        pattern::compile(&settings.exclude).expect("exclude");
+        assert_eq!(settings.report_total, ReportTotal::Physical, "inflated totals made Ollama ask for 262144 tokens");
+    }
+}
+
+#[test]
+fn commands_find_their_profile() {
+    for (command, profile) in [
+        ("llama-server -m x.gguf", "llama-server"),
+        (".llama-server-wrapped", "llama-server"),
+        ("llama-cli", "llama-server"),
+        ("llama serve -m x.gguf", "llama-server"),
+        ("llama bench", "llama-tools"),
+        ("llama-bench -m x.gguf", "llama-tools"),
+        ("llama-perplexity", "llama-tools"),
+        ("ollama serve", "ollama"),
+        ("rpc-server", "rpc-server"),
+        ("ggml-rpc-server -p 50052", "rpc-server"),
+        ("llama-rpc-server", "rpc-server"),
+        ("python3.11 train.py", "generic"),
+        ("my-llama-server", "generic"),
+    ] {
+        assert_eq!(chosen(command), profile, "{command}");
+    }
+}
+
+#[test]
+fn generic_comes_last_and_never_reports_more_free_than_total() {
+    let profiles = built_in();
+    assert_eq!(profiles.iter().last().map(|profile| profile.name.as_str()), Some("generic"));
+    assert_eq!(profiles.find_by_name("generic").expect("generic").free, ReportFree::Clamped);
+}
+
+#[test]
+fn the_process_filters_hook_the_runners_and_leave_shells_and_helpers_alone() {
+    let profiles = built_in();
+    let hooked = |profile: &str, process: &str| {
+        let settings = profiles.find_by_name(profile).expect(profile).settings();
+        let matches = |pattern: &str| pattern::compile(pattern).expect("pattern").is_match(process.as_bytes());
+        let excluded = !settings.exclude.is_empty() && matches(&settings.exclude);
+        matches(&settings.include) && !excluded
+    };
+    for (profile, process, expected) in [
+        ("ollama", "ollama", true),
+        ("ollama", "llama-server", true),
+        ("ollama", "ollama_llama_server", true),
+        ("ollama", "bash", false),
+        ("ollama", "nvidia-smi", false),
+        ("llama-server", "llama-server", true),
+        ("llama-server", ".llama-server-wrapped", true),
+        ("llama-server", "sh", false),
+        ("llama-server", "curl", false),
+        ("rpc-server", "rpc-server", true),
+        ("generic", "python3.11", true),
+        ("generic", "toy-llm", true),
+        ("generic", "bash", false),
+        ("generic", "nvcc", false),
+        ("generic", "cc1plus", false),
+        ("generic", "g++", false),
+        ("generic", "nvidia-smi", false),
+        ("generic", "nvidia-cuda-mps-control", false),
+    ] {
+        assert_eq!(hooked(profile, process), expected, "{profile}: {process}");
+    }
+}
+
+#[test]
+fn excluded_processes_are_told_by_a_plain_list_of_names() {
+    // The hook compares such a list without compiling it: it is asked by every shell that a target starts.
+    for profile in built_in().iter() {
+        let exclude = &profile.exclude;
+        let list = exclude.strip_prefix("^(?:").or(exclude.strip_prefix("^(")).and_then(|rest| rest.strip_suffix(")$"));
+        let plain = |c: char| c.is_ascii_alphanumeric() || "|-_+\\".contains(c);
+        assert!(list.is_some_and(|list| list.chars().all(plain)), "{}: {exclude}", profile.name);
+    }
+}
+
+#[test]
+fn the_context_is_set_for_chat_programs_unless_given_and_not_for_measuring_ones() {
+    let profiles = built_in();
+    let variable = &profiles.find_by_name("llama-server").expect("profile").environment["LLAMA_ARG_CTX_SIZE"];
+    let given = |text: &str| {
+        let arguments: Vec<_> = text.split(' ').map(str::to_owned).collect();
+        variable.replaced_by(&arguments).map(str::to_owned)
+    };
+    assert_eq!(given("-m x.gguf"), None);
+    assert_eq!(given("-m x.gguf -c 4096").as_deref(), Some("-c"));
+    assert_eq!(given("--ctx-size=4096").as_deref(), Some("--ctx-size"));
+    assert!(profiles.find_by_name("llama-tools").expect("profile").environment.is_empty());
+}
