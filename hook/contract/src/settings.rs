@@ -12,6 +12,9 @@ use thiserror::Error;
 pub const ACTIVE: &str = "GREENBOOST_ACTIVE";
 /// Set to `1` by a user to turn everything off, whatever else is set.
 pub const DISABLE: &str = "GREENBOOST_DISABLE";
+/// Set to `1` by a launcher that is process 1, as the entry point of a container: its command is process 1 too,
+/// which otherwise is nobody's target.
+pub const AS_INIT: &str = "GREENBOOST_AS_INIT";
 /// Regular expression on the base name of the executable: processes that are hooked. Empty: all.
 pub const INCLUDE: &str = "GREENBOOST_INCLUDE";
 /// Regular expression on the base name of the executable: processes that are not, even when included.
@@ -246,6 +249,7 @@ impl Settings {
     /// Every variable this module knows, for a launcher that clears what an outer launcher set.
     pub const VARIABLES: &'static [&'static str] = &[
         ACTIVE,
+        AS_INIT,
         DISABLE,
         INCLUDE,
         EXCLUDE,

@@ -1,0 +1,224 @@
+//! The driver's binary interface as the hook sees it.
+//!
+//! Types come from `cudarc::driver::sys`; nothing of that crate is ever called. Two differences are deliberate:
+//!
+//! * results and enumerations that cross the border are plain integers, because a newer driver may use values
+//!   that a Rust enum does not have;
+//! * structures with such members have twins here, checked against cudarc's at compile time.
+
+use cudarc::driver::sys;
+pub use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUlaunchConfig,
+    CUmemGenericAllocationHandle, CUmemoryPool, CUmodule, CUstream,
+};
+use std::ffi::{c_int, c_uint, c_void};
+use std::mem::{offset_of, size_of};
+
+/// A result of the driver (`CUresult`) or of NVML (`nvmlReturn_t`).
+pub type Status = c_uint;
+
+/// `CUDA_SUCCESS` and `NVML_SUCCESS`.
+pub const SUCCESS: Status = 0;
+/// `CUDA_ERROR_INVALID_VALUE`.
+pub const INVALID_VALUE: Status = sys::CUresult::CUDA_ERROR_INVALID_VALUE as Status;
+/// `CUDA_ERROR_OUT_OF_MEMORY`: programs flush their pools and retry on exactly this value.
+pub const OUT_OF_MEMORY: Status = sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as Status;
+/// `CUDA_ERROR_NOT_FOUND`.
+pub const NOT_FOUND: Status = sys::CUresult::CUDA_ERROR_NOT_FOUND as Status;
+/// `CUDA_ERROR_NOT_READY`.
+pub const NOT_READY: Status = sys::CUresult::CUDA_ERROR_NOT_READY as Status;
+/// `CUDA_ERROR_NOT_SUPPORTED`.
+pub const NOT_SUPPORTED: Status = sys::CUresult::CUDA_ERROR_NOT_SUPPORTED as Status;
+/// `CUDA_ERROR_UNKNOWN`.
+pub const UNKNOWN: Status = sys::CUresult::CUDA_ERROR_UNKNOWN as Status;
+/// `NVML_ERROR_FUNCTION_NOT_FOUND`.
+pub const NVML_FUNCTION_NOT_FOUND: Status = 13;
+
+/// `CUmemLocation`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// One of the `LOCATION_` values.
+    pub kind: c_uint,
+    /// Device ordinal or NUMA node.
+    pub id: c_int,
+}
+
+/// `CU_MEM_LOCATION_TYPE_DEVICE`.
+pub const LOCATION_DEVICE: c_uint = 1;
+/// `CU_MEM_LOCATION_TYPE_HOST_NUMA`.
+pub const LOCATION_HOST_NUMA: c_uint = 3;
+
+/// `CUmemAllocationProp`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AllocationProp {
+    /// `CU_MEM_ALLOCATION_TYPE_PINNED` is 1.
+    pub kind: c_uint,
+    /// Handle types to export; 0 for none.
+    pub handle_types: c_uint,
+    /// Where the memory is.
+    pub location: Location,
+    /// Unused outside Windows.
+    pub win32: *mut c_void,
+    /// Compression, RDMA, usage; zero.
+    pub flags: [u8; 8],
+}
+
+impl AllocationProp {
+    /// Pinned memory at a location, not exportable.
+    pub fn pinned(kind: c_uint, id: c_int) -> Self {
+        Self { kind: 1, handle_types: 0, location: Location { kind, id }, win32: std::ptr::null_mut(), flags: [0; 8] }
+    }
+}
+
+/// `CUmemAccessDesc`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct AccessDesc {
+    /// Who may access.
+    pub location: Location,
+    /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE` is 3.
+    pub flags: c_uint,
+}
+
+impl AccessDesc {
+    /// Reading and writing by one device.
+    pub fn read_write(device: CUdevice) -> Self {
+        Self { location: Location { kind: LOCATION_DEVICE, id: device }, flags: 3 }
+    }
+}
+
+/// One side of `CUDA_MEMCPY2D`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Side2D {
+    /// Bytes.
+    pub x: usize,
+    /// Rows.
+    pub y: usize,
+    /// One of the `MEMORY_` values.
+    pub kind: c_uint,
+    /// For [`MEMORY_HOST`].
+    pub host: *mut c_void,
+    /// For [`MEMORY_DEVICE`] and [`MEMORY_UNIFIED`].
+    pub device: CUdeviceptr,
+    /// For [`MEMORY_ARRAY`].
+    pub array: *mut c_void,
+    /// Bytes from row to row.
+    pub pitch: usize,
+}
+
+/// `CU_MEMORYTYPE_HOST`.
+pub const MEMORY_HOST: c_uint = 1;
+/// `CU_MEMORYTYPE_DEVICE`.
+pub const MEMORY_DEVICE: c_uint = 2;
+/// `CU_MEMORYTYPE_ARRAY`.
+pub const MEMORY_ARRAY: c_uint = 3;
+/// `CU_MEMORYTYPE_UNIFIED`: the address alone says where it is.
+pub const MEMORY_UNIFIED: c_uint = 4;
+
+/// `CUDA_MEMCPY2D`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Memcpy2D {
+    /// Where bytes come from.
+    pub src: Side2D,
+    /// Where they go.
+    pub dst: Side2D,
+    /// Bytes of a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+/// One side of `CUDA_MEMCPY3D` and `CUDA_MEMCPY3D_PEER`, which differ in the meaning of `context` alone.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Side3D {
+    /// Bytes.
+    pub x: usize,
+    /// Rows.
+    pub y: usize,
+    /// Slices.
+    pub z: usize,
+    /// Level of detail.
+    pub lod: usize,
+    /// One of the `MEMORY_` values.
+    pub kind: c_uint,
+    /// For [`MEMORY_HOST`].
+    pub host: *mut c_void,
+    /// For [`MEMORY_DEVICE`] and [`MEMORY_UNIFIED`].
+    pub device: CUdeviceptr,
+    /// For [`MEMORY_ARRAY`].
+    pub array: *mut c_void,
+    /// Reserved, or the context of a peer copy.
+    pub context: *mut c_void,
+    /// Bytes from row to row.
+    pub pitch: usize,
+    /// Rows from slice to slice.
+    pub height: usize,
+}
+
+/// `CUDA_MEMCPY3D` and `CUDA_MEMCPY3D_PEER`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Memcpy3D {
+    /// Where bytes come from.
+    pub src: Side3D,
+    /// Where they go.
+    pub dst: Side3D,
+    /// Bytes of a row.
+    pub width: usize,
+    /// Rows of a slice.
+    pub height: usize,
+    /// Slices.
+    pub depth: usize,
+}
+
+/// `nvmlMemory_t`. Bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NvmlMemory {
+    /// Installed.
+    pub total: u64,
+    /// Unallocated.
+    pub free: u64,
+    /// Allocated.
+    pub used: u64,
+}
+
+/// `nvmlMemory_v2_t`. Bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NvmlMemoryV2 {
+    /// Structure version, set by the caller.
+    pub version: c_uint,
+    /// Installed.
+    pub total: u64,
+    /// Kept by the driver.
+    pub reserved: u64,
+    /// Unallocated.
+    pub free: u64,
+    /// Allocated.
+    pub used: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Location>() == size_of::<sys::CUmemLocation>());
+    assert!(size_of::<AllocationProp>() == size_of::<sys::CUmemAllocationProp>());
+    assert!(offset_of!(AllocationProp, location) == offset_of!(sys::CUmemAllocationProp, location));
+    assert!(offset_of!(AllocationProp, flags) == offset_of!(sys::CUmemAllocationProp, allocFlags));
+    assert!(size_of::<AccessDesc>() == size_of::<sys::CUmemAccessDesc>());
+    assert!(size_of::<Memcpy2D>() == size_of::<sys::CUDA_MEMCPY2D>());
+    assert!(offset_of!(Memcpy2D, dst) == offset_of!(sys::CUDA_MEMCPY2D, dstXInBytes));
+    assert!(offset_of!(Side2D, pitch) == offset_of!(sys::CUDA_MEMCPY2D, srcPitch));
+    assert!(offset_of!(Memcpy2D, width) == offset_of!(sys::CUDA_MEMCPY2D, WidthInBytes));
+    assert!(size_of::<Memcpy3D>() == size_of::<sys::CUDA_MEMCPY3D>());
+    assert!(size_of::<Memcpy3D>() == size_of::<sys::CUDA_MEMCPY3D_PEER>());
+    assert!(offset_of!(Memcpy3D, dst) == offset_of!(sys::CUDA_MEMCPY3D, dstXInBytes));
+    assert!(offset_of!(Side3D, height) == offset_of!(sys::CUDA_MEMCPY3D, srcHeight));
+    assert!(offset_of!(Memcpy3D, width) == offset_of!(sys::CUDA_MEMCPY3D_PEER, WidthInBytes));
+    assert!(size_of::<NvmlMemory>() == 24);
+    assert!(size_of::<NvmlMemoryV2>() == 40);
+};

@@ -1,0 +1,131 @@
+//! Whether this process is ours, and the start of everything if it is.
+//!
+//! The constructor decides in microseconds: the library is inherited by every shell and helper a target starts.
+//! A process that is not ours is left as it is. In one that is, the layers are installed and nothing else: no
+//! CUDA, no NVML, no thread, no output; the rest begins with the program's first call.
+
+mod filter;
+mod journal;
+
+use crate::inject::still::Gate;
+use crate::slot::{Library, SLOTS};
+use crate::{guard, inject};
+use greenboost_contract::settings::{ACTIVE, AS_INIT, DISABLE, EXCLUDE, INCLUDE};
+use greenboost_contract::{Layers, Settings};
+use std::ffi::CString;
+use std::panic::catch_unwind;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const UNDECIDED: u8 = 0;
+const DECIDING: u8 = 1;
+const DECIDED: u8 = 2;
+static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
+static SETTINGS: OnceLock<Settings> = OnceLock::new();
+
+/// What the launcher asked for; `None` in a process that is not ours.
+pub fn settings() -> Option<&'static Settings> {
+    SETTINGS.get()
+}
+
+/// The layers that stand.
+pub fn standing() -> Layers {
+    inject::standing()
+}
+
+/// Decides if that has not been done: another library's constructor may call us before ours runs.
+#[inline]
+pub fn ensure() {
+    if STATE.load(Ordering::Acquire) == UNDECIDED {
+        decide();
+    }
+}
+
+#[cfg(all(feature = "preload", not(test)))]
+#[ctor::ctor(unsafe)]
+fn constructor() {
+    ensure();
+}
+
+#[cold]
+fn decide() {
+    // Whoever comes while this runs, on this thread or another, is served as if we were not there.
+    if STATE.compare_exchange(UNDECIDED, DECIDING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        let _ = catch_unwind(|| {
+            if is_ours() {
+                start();
+            }
+        });
+        STATE.store(DECIDED, Ordering::Release);
+    }
+}
+
+/// Cheapest questions first.
+fn is_ours() -> bool {
+    // SAFETY: questions to the kernel and the auxiliary vector.
+    let (secure, first) = unsafe { (libc::getauxval(libc::AT_SECURE) != 0, libc::getpid() == 1) };
+    if !is_one(ACTIVE) || is_one(DISABLE) || secure || (first && !is_one(AS_INIT)) {
+        return false;
+    }
+    let Ok(executable) = std::fs::read_link("/proc/self/exe") else { return false };
+    let Some(name) = executable.file_name().and_then(|name| name.to_str()) else { return false };
+    let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    filter::admits(&variable(INCLUDE), &variable(EXCLUDE), name)
+}
+
+/// Whether an environment variable is `1`, without copying anything.
+fn is_one(name: &str) -> bool {
+    let Ok(name) = CString::new(name) else { return false };
+    // SAFETY: a C string; the answer is looked at before anything else runs.
+    unsafe {
+        let value = libc::getenv(name.as_ptr()).cast::<u8>();
+        !value.is_null() && *value == b'1' && *value.add(1) == 0
+    }
+}
+
+fn start() {
+    let get = |name: &str| std::env::var(name).ok();
+    let settings = match Settings::from_env(get) {
+        Ok(settings) => settings,
+        Err(error) => {
+            // Where to complain is one of the settings; with a bad log level the default serves.
+            let defaults = Settings::default();
+            journal::open(get(greenboost_contract::settings::LOG).map(Into::into), &defaults.log_level);
+            log::error!("{error}; GreenBoost stays off in this process");
+            return;
+        }
+    };
+    journal::open(settings.log.clone(), &settings.log_level);
+    // A panic is caught where it crosses into the program; the default hook would print it there.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    // SAFETY: the handlers take and release gates, and read atomics.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
+    inject::install(settings.layers);
+    log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
+    let any = inject::standing() != Layers::NONE;
+    let _ = SETTINGS.set(settings);
+    if any {
+        guard::activate();
+    }
+}
+
+extern "C" fn before_fork() {
+    Gate::close();
+    journal::hold();
+}
+
+extern "C" fn parent_after_fork() {
+    journal::release();
+    Gate::open();
+}
+
+/// A child of a process that has used the driver cannot, and our locks may be held by threads it does not have.
+/// One that was forked before (a server that puts itself in the background) is as good as its parent.
+extern "C" fn child_after_fork() {
+    journal::release();
+    Gate::reset();
+    if SLOTS.iter().any(|slot| slot.library == Library::Cuda && slot.calls.load(Ordering::Relaxed) > 0) {
+        guard::stand_aside();
+    }
+}

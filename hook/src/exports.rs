@@ -1,0 +1,191 @@
+//! The preload layer: every intercepted name, exported.
+//!
+//! An export is one jump through a table. Its entry is empty until the first call has asked where to go: to the
+//! detour while the layer is on, and this is remembered; else to the original as it is at the time, with nothing
+//! between it and its caller. So a process that is not ours pays for a look-up and nothing else.
+
+use crate::abi::Status;
+use crate::inject::shim::shim;
+use crate::inject::{EXPORT, is_on, lookup, open};
+use crate::slot::{Function, Library, SLOTS, Slot};
+use crate::table::functions;
+use crate::{activate, real};
+use std::arch::naked_asm;
+use std::ffi::c_void;
+use std::panic::catch_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static TARGETS: [AtomicUsize; SLOTS.len()] = [const { AtomicUsize::new(0) }; SLOTS.len()];
+
+/// The slot whose export is at an address.
+pub fn slot_at(address: *const c_void) -> Option<&'static Slot> {
+    EXPORTS.iter().position(|export| *export as *const c_void == address).map(|at| &SLOTS[at])
+}
+
+/// Where an export leads now.
+extern "C" fn settle(index: usize) -> usize {
+    let Some(slot) = SLOTS.get(index) else { return absent_cuda as *const () as usize };
+    let target = catch_unwind(|| {
+        activate::ensure();
+        if is_on(EXPORT) {
+            let detour = slot.detour as usize;
+            TARGETS[index].store(detour, Ordering::Release);
+            return detour;
+        }
+        // The function itself and not the way around its patch: another layer may have patched its body.
+        let original = slot.original() as usize;
+        if real::is_interposed(slot) || real::real(slot) == 0 { original } else { real::real(slot) }
+    });
+    match (target, slot.library) {
+        (Ok(target), _) if target != 0 => target,
+        (_, Library::Cuda) => absent_cuda as *const () as usize,
+        (_, Library::Nvml) => absent_nvml as *const () as usize,
+    }
+}
+
+/// What a call comes to when there is no driver.
+extern "C" fn absent_cuda() -> Status {
+    Library::Cuda.absent()
+}
+
+extern "C" fn absent_nvml() -> Status {
+    Library::Nvml.absent()
+}
+
+/// Asks [`settle`] for the target of the export in `eax`, and jumps there with all arguments as they came.
+/// CUDA and NVML functions take no floating-point arguments.
+#[unsafe(naked)]
+#[cfg(target_arch = "x86_64")]
+unsafe extern "C" fn first_call() {
+    naked_asm!(
+        ".cfi_startproc",
+        "push rdi", ".cfi_adjust_cfa_offset 8",
+        "push rsi", ".cfi_adjust_cfa_offset 8",
+        "push rdx", ".cfi_adjust_cfa_offset 8",
+        "push rcx", ".cfi_adjust_cfa_offset 8",
+        "push r8", ".cfi_adjust_cfa_offset 8",
+        "push r9", ".cfi_adjust_cfa_offset 8",
+        "sub rsp, 8", ".cfi_adjust_cfa_offset 8",
+        "mov edi, eax",
+        "call {settle}",
+        "add rsp, 8", ".cfi_adjust_cfa_offset -8",
+        "pop r9", ".cfi_adjust_cfa_offset -8",
+        "pop r8", ".cfi_adjust_cfa_offset -8",
+        "pop rcx", ".cfi_adjust_cfa_offset -8",
+        "pop rdx", ".cfi_adjust_cfa_offset -8",
+        "pop rsi", ".cfi_adjust_cfa_offset -8",
+        "pop rdi", ".cfi_adjust_cfa_offset -8",
+        "jmp rax",
+        ".cfi_endproc",
+        settle = sym settle,
+    )
+}
+
+/// Asks [`settle`] for the target of the export in `w16`, and jumps there with all arguments as they came.
+#[unsafe(naked)]
+#[cfg(target_arch = "aarch64")]
+unsafe extern "C" fn first_call() {
+    naked_asm!(
+        ".cfi_startproc",
+        "stp x29, x30, [sp, #-80]!",
+        ".cfi_def_cfa_offset 80", ".cfi_offset x29, -80", ".cfi_offset x30, -72",
+        "mov x29, sp",
+        "stp x0, x1, [sp, #16]",
+        "stp x2, x3, [sp, #32]",
+        "stp x4, x5, [sp, #48]",
+        "stp x6, x7, [sp, #64]",
+        "mov w0, w16",
+        "bl {settle}",
+        "mov x16, x0",
+        "ldp x0, x1, [sp, #16]",
+        "ldp x2, x3, [sp, #32]",
+        "ldp x4, x5, [sp, #48]",
+        "ldp x6, x7, [sp, #64]",
+        "ldp x29, x30, [sp], #80",
+        ".cfi_def_cfa_offset 0", ".cfi_restore x29", ".cfi_restore x30",
+        "br x16",
+        ".cfi_endproc",
+        settle = sym settle,
+    )
+}
+
+macro_rules! exports {
+    ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
+        $($( exports!(@one $symbol); )+)+
+
+        /// The exports, in the order of the slots.
+        static EXPORTS: [unsafe extern "C" fn(); SLOTS.len()] = [$($($symbol),+),+];
+    };
+    (@one $symbol:ident) => {
+        #[doc = concat!("Interposes `", stringify!($symbol), "`.")]
+        ///
+        /// # Safety
+        /// As the driver's function.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        #[cfg(target_arch = "x86_64")]
+        pub unsafe extern "C" fn $symbol() {
+            naked_asm!(
+                "endbr64",
+                "mov rax, [rip + {targets} + {offset}]",
+                "test rax, rax",
+                "jz 2f",
+                "jmp rax",
+                "2: mov eax, {index}",
+                "jmp {first_call}",
+                targets = sym TARGETS,
+                offset = const Function::$symbol as usize * 8,
+                index = const Function::$symbol as usize,
+                first_call = sym first_call,
+            )
+        }
+
+        #[doc = concat!("Interposes `", stringify!($symbol), "`.")]
+        ///
+        /// # Safety
+        /// As the driver's function.
+        #[unsafe(naked)]
+        #[unsafe(no_mangle)]
+        #[allow(non_snake_case)]
+        #[cfg(target_arch = "aarch64")]
+        pub unsafe extern "C" fn $symbol() {
+            naked_asm!(
+                "hint #34", // bti c
+                "adrp x16, {targets}",
+                "add x16, x16, :lo12:{targets}",
+                "ldr x16, [x16, #{offset}]",
+                "cbz x16, 2f",
+                "br x16",
+                "2: mov w16, {index}",
+                "b {first_call}",
+                targets = sym TARGETS,
+                offset = const Function::$symbol as usize * 8,
+                index = const Function::$symbol as usize,
+                first_call = sym first_call,
+            )
+        }
+    };
+}
+functions!(exports);
+
+/// The loader's functions. A module of its own: `shim!` gives each its plain name.
+mod loader {
+    use super::*;
+
+    macro_rules! export {
+        ($name:ident, $decide:path) => {
+            shim!(
+                #[doc = concat!("Interposes `", stringify!($name), "`.")]
+                #[unsafe(no_mangle)]
+                $name,
+                $decide,
+                EXPORT
+            );
+        };
+    }
+    export!(dlsym, lookup::decide_dlsym);
+    export!(dlvsym, lookup::decide_dlvsym);
+    export!(dlopen, open::decide_dlopen);
+    export!(dlclose, open::decide_dlclose);
+}

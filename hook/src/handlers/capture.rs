@@ -1,0 +1,57 @@
+//! Where stream captures begin and end.
+
+use crate::abi::*;
+use crate::guard::Handled;
+use crate::memory::captures;
+use crate::memory::gate::GATE;
+use std::ffi::{c_uint, c_void};
+
+type Begin = unsafe extern "C" fn(CUstream, c_uint) -> Status;
+type BeginToGraph = unsafe extern "C" fn(CUstream, CUgraph, *const c_void, *const c_void, usize, c_uint) -> Status;
+type End = unsafe extern "C" fn(CUstream, *mut CUgraph) -> Status;
+type Destroy = unsafe extern "C" fn(CUstream) -> Status;
+
+/// Begins inside the gate: a mover that has closed it may be waiting for the device.
+fn begin_with(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
+    let _inside = GATE.enter();
+    let status = issue();
+    if status == SUCCESS {
+        captures::begun(stream);
+    }
+    Ok(status)
+}
+
+/// `cuStreamBeginCapture`.
+pub unsafe fn begin(original: Begin, stream: CUstream, mode: c_uint) -> Handled {
+    // SAFETY: the program's own call.
+    begin_with(stream, || unsafe { original(stream, mode) })
+}
+
+/// `cuStreamBeginCaptureToGraph`.
+pub unsafe fn begin_to_graph(
+    original: BeginToGraph,
+    stream: CUstream,
+    graph: CUgraph,
+    dependencies: *const c_void,
+    edges: *const c_void,
+    count: usize,
+    mode: c_uint,
+) -> Handled {
+    // SAFETY: the program's own call.
+    begin_with(stream, || unsafe { original(stream, graph, dependencies, edges, count, mode) })
+}
+
+/// `cuStreamEndCapture`. However it ends, the stream captures no more.
+pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handled {
+    // SAFETY: the program's own call.
+    let status = unsafe { original(stream, graph) };
+    captures::ended(stream);
+    Ok(status)
+}
+
+/// `cuStreamDestroy`. Forgotten first: another thread may be given the same handle right after.
+pub unsafe fn destroy(original: Destroy, stream: CUstream) -> Handled {
+    captures::ended(stream);
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(stream) })
+}

@@ -1,0 +1,73 @@
+//! Ends of contexts: memory goes with the context it was made in.
+
+use crate::abi::*;
+use crate::driver::{Current, Driver};
+use crate::guard::Handled;
+use crate::memory::{self, Memory};
+use std::ptr::null_mut;
+
+type Destroy = unsafe extern "C" fn(CUcontext) -> Status;
+type OfDevice = unsafe extern "C" fn(CUdevice) -> Status;
+
+/// Gives back what a context has, while it is still there: its work is waited for, as its end would.
+fn empty(memory: &Memory, context: CUcontext) {
+    let allocations = memory.detach_context(context);
+    memory.forget_plain_of(context);
+    memory.reap(true);
+    for device in memory.devices() {
+        device.forget_context(context);
+    }
+    if allocations.is_empty() {
+        return;
+    }
+    if let Ok(_current) = Current::push(memory.driver, context) {
+        // SAFETY: waits for a context that is about to end.
+        let _ = unsafe { memory.driver.cuCtxSynchronize() };
+    }
+    allocations.into_iter().for_each(|allocation| memory.release(allocation));
+}
+
+/// `cuCtxDestroy`.
+pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
+    empty(memory::get()?, context);
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(context) })
+}
+
+/// The primary context of a device, if it is active.
+fn primary(driver: &Driver, device: CUdevice) -> Option<CUcontext> {
+    let (mut flags, mut active, mut context) = (0, 0, null_mut());
+    // SAFETY: writes to live locals; what is retained is released at once.
+    unsafe {
+        driver.cuDevicePrimaryCtxGetState(device, &mut flags, &mut active).ok()?;
+        if active == 0 {
+            return None;
+        }
+        driver.cuDevicePrimaryCtxRetain(&mut context, device).ok()?;
+        driver.cuDevicePrimaryCtxRelease_v2(device).ok()?;
+    }
+    Some(context)
+}
+
+/// `cuDevicePrimaryCtxReset`.
+pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
+    let memory = memory::get()?;
+    if let Some(context) = primary(memory.driver, device) {
+        empty(memory, context);
+    }
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(device) })
+}
+
+/// `cuDevicePrimaryCtxRelease`: the last one ends the context, and only the driver counts them.
+pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
+    let memory = memory::get()?;
+    let before = primary(memory.driver, device);
+    // SAFETY: the program's own call.
+    let status = unsafe { original(device) };
+    if let Some(context) = before.filter(|_| primary(memory.driver, device).is_none()) {
+        // The context is gone and all its work is done; mappings outlive it and are ours to undo.
+        empty(memory, context);
+    }
+    Ok(status)
+}

@@ -1,0 +1,58 @@
+//! Copies of rectangles.
+
+use super::cut::{self, Extent, Layout};
+use crate::abi::*;
+use crate::guard::Handled;
+use crate::memory;
+use crate::memory::gate::GATE;
+
+type Copy = unsafe extern "C" fn(*const Memcpy2D) -> Status;
+type CopyAsync = unsafe extern "C" fn(*const Memcpy2D, CUstream) -> Status;
+
+fn layout(side: &Side2D) -> Layout {
+    let base = match side.kind {
+        MEMORY_HOST => side.host as u64,
+        MEMORY_DEVICE | MEMORY_UNIFIED => side.device,
+        _ => return Layout { corner: 0, row: 0, slice: 0 },
+    };
+    let corner = base.wrapping_add((side.x + side.y.wrapping_mul(side.pitch)) as u64);
+    Layout { corner, row: side.pitch, slice: 0 }
+}
+
+/// The part of a copy that an extent names.
+fn part(whole: &Memcpy2D, extent: Extent) -> Memcpy2D {
+    let mut part = *whole;
+    for side in [&mut part.src, &mut part.dst] {
+        side.x += extent.from[0];
+        side.y += extent.from[1];
+    }
+    (part.width, part.height) = (extent.size[0], extent.size[1]);
+    part
+}
+
+unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -> Status) -> Handled {
+    let memory = memory::get()?;
+    let _inside = GATE.enter();
+    // SAFETY: the driver would read the same structure.
+    match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {
+        None => Ok(issue(copy)),
+        Some(whole) => {
+            let sides = [layout(&whole.src), layout(&whole.dst)];
+            Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &sides, [whole.width, whole.height, 1], &mut |extent| {
+                issue(&part(whole, extent))
+            }))
+        }
+    }
+}
+
+/// `cuMemcpy2D`, `cuMemcpy2DUnaligned`.
+pub unsafe fn copy(original: Copy, copy: *const Memcpy2D) -> Handled {
+    // SAFETY: the program's own call, in parts.
+    unsafe { submit(copy, |part| original(part)) }
+}
+
+/// `cuMemcpy2DAsync`.
+pub unsafe fn copy_async(original: CopyAsync, copy: *const Memcpy2D, stream: CUstream) -> Handled {
+    // SAFETY: the program's own call, in parts.
+    unsafe { submit(copy, |part| original(part, stream)) }
+}

@@ -1,0 +1,66 @@
+//! Copies of boxes, also between devices.
+
+use super::cut::{self, Extent, Layout};
+use crate::abi::*;
+use crate::guard::Handled;
+use crate::memory;
+use crate::memory::gate::GATE;
+
+type Copy = unsafe extern "C" fn(*const Memcpy3D) -> Status;
+type CopyAsync = unsafe extern "C" fn(*const Memcpy3D, CUstream) -> Status;
+
+fn layout(side: &Side3D, height: usize) -> Layout {
+    let base = match side.kind {
+        MEMORY_HOST => side.host as u64,
+        MEMORY_DEVICE | MEMORY_UNIFIED => side.device,
+        _ => return Layout { corner: 0, row: 0, slice: 0 },
+    };
+    // A height of 0 in the structure means that slices follow each other without a gap.
+    let slice = side.pitch * if side.height == 0 { height } else { side.height };
+    let offset = side.x + side.y * side.pitch + side.z * slice;
+    Layout { corner: base.wrapping_add(offset as u64), row: side.pitch, slice }
+}
+
+/// The part of a copy that an extent names.
+fn part(whole: &Memcpy3D, extent: Extent) -> Memcpy3D {
+    let mut part = *whole;
+    for side in [&mut part.src, &mut part.dst] {
+        // The part is lower than the whole, whose height a 0 stood for.
+        if side.height == 0 {
+            side.height = whole.height;
+        }
+        side.x += extent.from[0];
+        side.y += extent.from[1];
+        side.z += extent.from[2];
+    }
+    (part.width, part.height, part.depth) = (extent.size[0], extent.size[1], extent.size[2]);
+    part
+}
+
+unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -> Status) -> Handled {
+    let memory = memory::get()?;
+    let _inside = GATE.enter();
+    // SAFETY: the driver would read the same structure.
+    match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {
+        None => Ok(issue(copy)),
+        Some(whole) => {
+            let sides = [layout(&whole.src, whole.height), layout(&whole.dst, whole.height)];
+            let size = [whole.width, whole.height, whole.depth];
+            Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &sides, size, &mut |extent| {
+                if extent.size == size { issue(whole) } else { issue(&part(whole, extent)) }
+            }))
+        }
+    }
+}
+
+/// `cuMemcpy3D`, `cuMemcpy3DPeer`.
+pub unsafe fn copy(original: Copy, copy: *const Memcpy3D) -> Handled {
+    // SAFETY: the program's own call, in parts.
+    unsafe { submit(copy, |part| original(part)) }
+}
+
+/// `cuMemcpy3DAsync`, `cuMemcpy3DPeerAsync`.
+pub unsafe fn copy_async(original: CopyAsync, copy: *const Memcpy3D, stream: CUstream) -> Handled {
+    // SAFETY: the program's own call, in parts.
+    unsafe { submit(copy, |part| original(part, stream)) }
+}

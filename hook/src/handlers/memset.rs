@@ -1,0 +1,109 @@
+//! Fills.
+
+use super::cut::{self, Layout};
+use crate::abi::*;
+use crate::guard::Handled;
+use crate::memory;
+use crate::memory::gate::GATE;
+
+/// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
+/// elements at multiples of their size.
+fn line<T>(dst: CUdeviceptr, count: usize, mut issue: impl FnMut(CUdeviceptr, usize) -> Status) -> Handled {
+    let memory = memory::get()?;
+    let _inside = GATE.enter();
+    let element = size_of::<T>();
+    match count.checked_mul(element) {
+        Some(bytes) if memory.has_seams() => {
+            Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst], bytes, |at, piece| {
+                issue(dst + at as u64, piece / element)
+            }))
+        }
+        _ => Ok(issue(dst, count)),
+    }
+}
+
+/// A fill of `height` rows of `width` elements of `T`.
+fn rectangle<T>(
+    dst: CUdeviceptr,
+    pitch: usize,
+    width: usize,
+    height: usize,
+    mut issue: impl FnMut(CUdeviceptr, usize, usize) -> Status,
+) -> Handled {
+    let memory = memory::get()?;
+    let _inside = GATE.enter();
+    let element = size_of::<T>();
+    match width.checked_mul(element) {
+        Some(row) if memory.has_seams() => {
+            let side = Layout { corner: dst, row: pitch, slice: 0 };
+            Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &[side], [row, height, 1], &mut |part| {
+                let at = dst + (part.from[0] + part.from[1] * pitch) as u64;
+                issue(at, part.size[0] / element, part.size[1])
+            }))
+        }
+        _ => Ok(issue(dst, width, height)),
+    }
+}
+
+macro_rules! fills {
+    ($($line:ident $line_async:ident $rectangle:ident $rectangle_async:ident $type:ty;)+) => { $(
+        #[doc = concat!("A line of `", stringify!($type), "`.")]
+        pub unsafe fn $line(
+            original: unsafe extern "C" fn(CUdeviceptr, $type, usize) -> Status,
+            dst: CUdeviceptr,
+            value: $type,
+            count: usize,
+        ) -> Handled {
+            // SAFETY: the program's own call, in pieces.
+            line::<$type>(dst, count, |at, count| unsafe { original(at, value, count) })
+        }
+
+        #[doc = concat!("A line of `", stringify!($type), "`, on a stream.")]
+        pub unsafe fn $line_async(
+            original: unsafe extern "C" fn(CUdeviceptr, $type, usize, CUstream) -> Status,
+            dst: CUdeviceptr,
+            value: $type,
+            count: usize,
+            stream: CUstream,
+        ) -> Handled {
+            // SAFETY: the program's own call, in pieces.
+            line::<$type>(dst, count, |at, count| unsafe { original(at, value, count, stream) })
+        }
+
+        #[doc = concat!("A rectangle of `", stringify!($type), "`.")]
+        pub unsafe fn $rectangle(
+            original: unsafe extern "C" fn(CUdeviceptr, usize, $type, usize, usize) -> Status,
+            dst: CUdeviceptr,
+            pitch: usize,
+            value: $type,
+            width: usize,
+            height: usize,
+        ) -> Handled {
+            rectangle::<$type>(dst, pitch, width, height, |at, width, height| {
+                // SAFETY: the program's own call, in parts.
+                unsafe { original(at, pitch, value, width, height) }
+            })
+        }
+
+        #[doc = concat!("A rectangle of `", stringify!($type), "`, on a stream.")]
+        pub unsafe fn $rectangle_async(
+            original: unsafe extern "C" fn(CUdeviceptr, usize, $type, usize, usize, CUstream) -> Status,
+            dst: CUdeviceptr,
+            pitch: usize,
+            value: $type,
+            width: usize,
+            height: usize,
+            stream: CUstream,
+        ) -> Handled {
+            rectangle::<$type>(dst, pitch, width, height, |at, width, height| {
+                // SAFETY: the program's own call, in parts.
+                unsafe { original(at, pitch, value, width, height, stream) }
+            })
+        }
+    )+ };
+}
+fills! {
+    d8 d8_async d2d8 d2d8_async u8;
+    d16 d16_async d2d16 d2d16_async u16;
+    d32 d32_async d2d32 d2d32_async u32;
+}

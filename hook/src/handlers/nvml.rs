@@ -1,0 +1,54 @@
+//! NVML's memory figures, consistent with `cuMemGetInfo`.
+
+use crate::abi::*;
+use crate::guard::Handled;
+use crate::memory::device::Device;
+use crate::memory::{self, Memory};
+use crate::real;
+use crate::slot::Library;
+use std::ffi::{CStr, c_char, c_uint, c_void};
+
+type MemoryInfo = unsafe extern "C" fn(*mut c_void, *mut NvmlMemory) -> Status;
+type MemoryInfoV2 = unsafe extern "C" fn(*mut c_void, *mut NvmlMemoryV2) -> Status;
+
+/// The device of an NVML handle, if CUDA has been used on it: NVML counts devices in an order of its own.
+fn device_of(memory: &'static Memory, handle: *mut c_void) -> Option<&'static Device> {
+    let get_uuid = real::symbol(Library::Nvml, c"nvmlDeviceGetUUID");
+    if get_uuid.is_null() {
+        return None;
+    }
+    // SAFETY: NVML exports this symbol with this ABI.
+    let get_uuid: unsafe extern "C" fn(*mut c_void, *mut c_char, c_uint) -> Status =
+        unsafe { std::mem::transmute(get_uuid) };
+    let mut text = [0u8; 96];
+    // SAFETY: the handle is the program's; the buffer is as long as said.
+    if unsafe { get_uuid(handle, text.as_mut_ptr().cast(), text.len() as c_uint) } != SUCCESS {
+        return None;
+    }
+    let uuid = CStr::from_bytes_until_nul(&text).ok()?.to_str().ok()?;
+    memory.devices().find(|device| device.uuid == uuid)
+}
+
+/// `nvmlDeviceGetMemoryInfo`.
+pub unsafe fn memory_info(original: MemoryInfo, handle: *mut c_void, info: *mut NvmlMemory) -> Handled {
+    let memory = memory::get()?;
+    // SAFETY: the program's own call.
+    let status = unsafe { original(handle, info) };
+    // SAFETY: NVML has just filled the structure.
+    if let Some(info) = unsafe { info.as_mut() }.filter(|_| status == SUCCESS) {
+        (info.free, info.total) = memory.report(device_of(memory, handle), info.free, info.total);
+    }
+    Ok(status)
+}
+
+/// `nvmlDeviceGetMemoryInfo_v2`.
+pub unsafe fn memory_info_v2(original: MemoryInfoV2, handle: *mut c_void, info: *mut NvmlMemoryV2) -> Handled {
+    let memory = memory::get()?;
+    // SAFETY: the program's own call.
+    let status = unsafe { original(handle, info) };
+    // SAFETY: NVML has just filled the structure.
+    if let Some(info) = unsafe { info.as_mut() }.filter(|_| status == SUCCESS) {
+        (info.free, info.total) = memory.report(device_of(memory, handle), info.free, info.total);
+    }
+    Ok(status)
+}

@@ -1,0 +1,90 @@
+//! Physical memory that the program creates and maps itself: it stays where it asked for it, and counts.
+
+use crate::abi::*;
+use crate::guard::{Bypass, Handled};
+use crate::memory;
+use crate::memory::vram::Use;
+
+type Create = unsafe extern "C" fn(*mut CUmemGenericAllocationHandle, usize, *const AllocationProp, u64) -> Status;
+type Release = unsafe extern "C" fn(CUmemGenericAllocationHandle) -> Status;
+type Map = unsafe extern "C" fn(CUdeviceptr, usize, usize, CUmemGenericAllocationHandle, u64) -> Status;
+type Unmap = unsafe extern "C" fn(CUdeviceptr, usize) -> Status;
+
+/// `cuMemCreate`. Other locations than a device, and threads without a context, are legal and not ours.
+pub unsafe fn create(
+    original: Create,
+    handle: *mut CUmemGenericAllocationHandle,
+    bytes: usize,
+    prop: *const AllocationProp,
+    flags: u64,
+) -> Handled {
+    // SAFETY: the driver would read the same structure.
+    let location = unsafe { prop.as_ref() }.ok_or(Bypass)?.location;
+    if location.kind != LOCATION_DEVICE || handle.is_null() {
+        return Err(Bypass);
+    }
+    let memory = memory::get()?;
+    let device = memory.device(location.id)?;
+    if !memory.take_vram(device, Use::Mapped, bytes as u64) {
+        // A pool of scratch memory must be in VRAM: there is no substitute to give.
+        device.record.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        return Ok(OUT_OF_MEMORY);
+    }
+    // SAFETY: the program's own call.
+    let status = memory.retry(device, bytes as u64, || unsafe { original(handle, bytes, prop, flags) });
+    if status == SUCCESS {
+        // SAFETY: the driver has just written the handle there.
+        memory.mapped.created(unsafe { handle.read() }, bytes as u64, device.ordinal);
+    } else {
+        device.budget.give_back(Use::Mapped, bytes as u64, device.record);
+    }
+    Ok(status)
+}
+
+/// `cuMemRelease`.
+pub unsafe fn release(original: Release, handle: CUmemGenericAllocationHandle) -> Handled {
+    let memory = memory::get()?;
+    // Before the driver's own, after which another thread may be given the same handle.
+    let freed = memory.mapped.released(handle);
+    // SAFETY: the program's own call.
+    let status = unsafe { original(handle) };
+    give_back(memory, freed);
+    Ok(status)
+}
+
+/// `cuMemMap`.
+pub unsafe fn map(
+    original: Map,
+    at: CUdeviceptr,
+    bytes: usize,
+    offset: usize,
+    handle: CUmemGenericAllocationHandle,
+    flags: u64,
+) -> Handled {
+    let memory = memory::get()?;
+    // SAFETY: the program's own call.
+    let status = unsafe { original(at, bytes, offset, handle, flags) };
+    if status == SUCCESS {
+        memory.mapped.mapped(at, bytes as u64, handle);
+    }
+    Ok(status)
+}
+
+/// `cuMemUnmap`, of many maps in one call.
+pub unsafe fn unmap(original: Unmap, at: CUdeviceptr, bytes: usize) -> Handled {
+    let memory = memory::get()?;
+    // SAFETY: the program's own call.
+    let status = unsafe { original(at, bytes) };
+    if status == SUCCESS {
+        give_back(memory, memory.mapped.unmapped(at, bytes as u64));
+    }
+    Ok(status)
+}
+
+fn give_back(memory: &memory::Memory, freed: impl IntoIterator<Item = (CUdevice, u64)>) {
+    for (ordinal, bytes) in freed {
+        if let Ok(device) = memory.device(ordinal) {
+            device.budget.give_back(Use::Mapped, bytes, device.record);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The GOT layer: in every loaded object, the pointers through which it calls functions we intercept.
+//!
+//! An object is patched once, when it is *settled*: while another thread's `dlopen` still relocates it, the
+//! loader would add to, overwrite or protect what we write. Relocation ends with RELRO being made read-only, which
+//! the page protections show; of an object without RELRO, only entries that already point to code are touched.
+//!
+//! An entry is replaced only if it is what we think it is: unresolved, or the real function, or our own export.
+//! Anything else is somebody's choice.
+
+use super::image::Image;
+use super::maps::Maps;
+use super::shim;
+use super::still::{Changes, Still, still};
+use crate::real::{self, dl::Dl};
+use crate::slot::{self, Slot};
+use goblin::elf::reloc;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// A function of somebody else's to replace in every object that calls it through its PLT: names that are known
+/// only at run time, or belong to a framework and not to the driver.
+#[derive(Debug)]
+pub struct Wanted {
+    /// The symbol.
+    pub name: &'static [u8],
+    /// What calls reach instead.
+    pub replacement: usize,
+    /// Receives the function that would have been called.
+    pub original: AtomicPtr<c_void>,
+}
+
+/// Lists of further functions. Published whole, read without a lock.
+static WANTED: AtomicPtr<Vec<&'static [Wanted]>> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Adds functions to replace, in the objects that are there and those to come.
+pub fn want(list: &'static [Wanted]) {
+    static ADDING: Mutex<()> = Mutex::new(());
+    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
+    // SAFETY: published lists live for ever.
+    let mut all = unsafe { WANTED.load(Ordering::Acquire).as_ref() }.cloned().unwrap_or_default();
+    all.push(list);
+    WANTED.store(Box::into_raw(Box::new(all)), Ordering::Release);
+    GENERATION.fetch_add(1, Ordering::AcqRel);
+    super::look_again();
+    super::renew();
+}
+
+/// Lists published so far: an object patched for fewer is patched again.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static PATCHED: AtomicUsize = AtomicUsize::new(0);
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+/// Entries replaced so far, and entries that could not be written.
+pub fn counts() -> (usize, usize) {
+    (PATCHED.load(Ordering::Acquire), REFUSED.load(Ordering::Acquire))
+}
+
+/// The objects that are done, by base and dynamic section. Touched only while the loader stands still.
+struct Done {
+    objects: Vec<(usize, usize)>,
+    at: Changes,
+    generation: u64,
+}
+
+struct Guarded(std::cell::UnsafeCell<Done>);
+// SAFETY: accessed only inside `still`, which admits one at a time.
+unsafe impl Sync for Guarded {}
+static DONE: Guarded = Guarded(std::cell::UnsafeCell::new(Done {
+    objects: Vec::new(),
+    at: Changes { added: 0, removed: 0 },
+    generation: 0,
+}));
+
+/// What a pass left open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Complete,
+    /// The page protections need more room than they were given.
+    NeedsRoom,
+    /// An object was not settled.
+    Again,
+}
+
+/// Patches what is new. `false`: an object is still being loaded, look again.
+pub fn scan() -> bool {
+    let mut objects = 0;
+    still(|world| {
+        world.each(&mut |_| {
+            objects += 1;
+            true
+        });
+    });
+    let mut maps = Maps::with_room(ROOM);
+    loop {
+        let mut room = Vec::with_capacity(objects + 64);
+        // SAFETY: only here, while the loader stands still.
+        let pass = still(|world| unsafe { patch_all(world, &mut *DONE.0.get(), &mut room, &maps) });
+        match pass {
+            Some(Pass::NeedsRoom) => maps = maps.with_more_room(),
+            Some(Pass::Complete) | None => return true,
+            Some(Pass::Again) => return false,
+        }
+    }
+}
+
+/// Bytes of /proc/self/maps in an ordinary process.
+const ROOM: usize = 128 << 10;
+
+/// `room` is empty memory for the new list of what is done; it comes back with the old one in it.
+fn patch_all(world: &Still, done: &mut Done, room: &mut Vec<(usize, usize)>, maps: &Maps) -> Pass {
+    let generation = GENERATION.load(Ordering::Acquire);
+    if done.at.removed == world.changes().removed && done.generation == generation {
+        room.extend(done.objects.iter().take(room.capacity()));
+    }
+    // Else: an object vanished, and another may have its place; or there are new names to look for.
+    std::mem::swap(&mut done.objects, room);
+    (done.at, done.generation) = (world.changes(), generation);
+
+    let mut pass = Pass::Complete;
+    world.each(&mut |image| {
+        let identity = (image.base, image.dynamic);
+        if done.objects.contains(&identity) {
+            return true;
+        }
+        let one = if is_left_alone(image) { Pass::Complete } else { patch(world, image, maps) };
+        match one {
+            Pass::Complete if done.objects.len() < done.objects.capacity() => done.objects.push(identity),
+            Pass::Complete => {}
+            open => pass = open,
+        }
+        pass != Pass::NeedsRoom
+    });
+    pass
+}
+
+/// Ourselves, the driver, an interposer behind us, and the C library with its loader.
+fn is_left_alone(image: &Image<'_>) -> bool {
+    let system = |name: &[u8]| {
+        let names: [&[u8]; 6] = [b"ld-linux", b"ld64", b"libc.so", b"libdl.so", b"libpthread.so", b"linux-vdso"];
+        names.iter().any(|start| name.starts_with(start))
+    };
+    let start = image.extent().start;
+    system(image.file())
+        || image.soname().is_some_and(system)
+        || real::is_driver(image)
+        || real::is_driver_code(start)
+        || real::is_ours(start)
+}
+
+#[derive(Clone, Copy)]
+enum Target {
+    Slot(&'static Slot),
+    Dl(Dl),
+    Wanted(&'static Wanted),
+}
+
+fn target_of(name: &[u8]) -> Option<Target> {
+    // Some linkers leave the version in the name.
+    let name = name.split(|byte| *byte == b'@').next()?;
+    let known = match name.first()? {
+        b'c' | b'n' => slot::find(name).map(Target::Slot),
+        b'd' => Dl::of(name).map(Target::Dl),
+        _ => None,
+    };
+    // SAFETY: published lists live for ever.
+    let wanted = || unsafe { WANTED.load(Ordering::Acquire).as_ref() };
+    known.or_else(|| {
+        wanted()?.iter().flat_map(|list| list.iter()).find(|wanted| wanted.name == name).map(Target::Wanted)
+    })
+}
+
+impl Target {
+    fn replacement(self) -> usize {
+        match self {
+            Self::Slot(slot) => slot.detour as usize,
+            Self::Dl(function) => shim::got::ALL.of(function) as usize,
+            Self::Wanted(wanted) => wanted.replacement,
+        }
+    }
+
+    /// Whether an entry that points to `value` leads to the function itself.
+    fn is_reached_by(self, value: usize) -> bool {
+        match self {
+            Self::Slot(slot) => value == real::real(slot) || real::is_ours(value),
+            Self::Dl(function) => value == function.real() || value == function.original() || real::is_ours(value),
+            // Whatever the program resolved it to is the original.
+            Self::Wanted(_) => true,
+        }
+    }
+
+    /// Whether an entry that is not resolved yet would lead to the function itself.
+    fn may_be_unresolved(self) -> bool {
+        !matches!(self, Self::Slot(slot) if real::is_preceded(slot))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const KINDS: (u32, u32, u32) = (reloc::R_X86_64_JUMP_SLOT, reloc::R_X86_64_GLOB_DAT, reloc::R_X86_64_64);
+#[cfg(target_arch = "aarch64")]
+const KINDS: (u32, u32, u32) = (reloc::R_AARCH64_JUMP_SLOT, reloc::R_AARCH64_GLOB_DAT, reloc::R_AARCH64_ABS64);
+
+fn patch(world: &Still, image: &Image<'_>, maps: &Maps) -> Pass {
+    let entries = image.plt_relocations().iter().chain(image.data_relocations());
+    for relocation in entries {
+        let (kind, symbol) = (relocation.r_info as u32, (relocation.r_info >> 32) as usize);
+        let (jump, data, absolute) = KINDS;
+        if symbol == 0 || !(kind == jump || kind == data || kind == absolute && relocation.r_addend == 0) {
+            continue;
+        }
+        let Some(name) = image.symbol_name(symbol) else { continue };
+        let Some(target) = target_of(name) else { continue };
+        if !maps.take() {
+            return Pass::NeedsRoom;
+        }
+        if !is_settled(image, maps) {
+            return Pass::Again;
+        }
+        let entry = Entry { address: image.base.wrapping_add(relocation.r_offset as usize), jump: kind == jump, name };
+        patch_entry(world, image, &entry, target, maps);
+    }
+    Pass::Complete
+}
+
+fn is_settled(image: &Image<'_>, maps: &Maps) -> bool {
+    image.relro().is_none_or(|pages| maps.protection(pages.start).is_some_and(|_| !maps.writable(pages.start)))
+}
+
+struct Entry<'a> {
+    address: usize,
+    jump: bool,
+    name: &'a [u8],
+}
+
+fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Target, maps: &Maps) {
+    let address = place.address;
+    if !address.is_multiple_of(align_of::<usize>()) || !image.contains(address) || !image.contains(address + 7) {
+        return;
+    }
+    let Some(protection) = maps.protection(address).filter(|protection| protection & libc::PROT_READ != 0) else {
+        return;
+    };
+    // SAFETY: aligned, inside a segment of an object that stays mapped, readable; the loader and other threads
+    // write such an entry as one word.
+    let entry = unsafe { &*(address as *const AtomicUsize) };
+    let (value, replacement) = (entry.load(Ordering::Acquire), target.replacement());
+    // Zero: a weak symbol nobody has. Not code: not relocated yet, or not a function.
+    if value == replacement || value == 0 || !maps.executable(value) {
+        return;
+    }
+    // An entry still on its way through the PLT points back into the object, unless the object defines the
+    // function itself.
+    let unresolved = place.jump && image.executes(value) && image.find(place.name) != Some(value);
+    if !(if unresolved { target.may_be_unresolved() } else { target.is_reached_by(value) }) {
+        return;
+    }
+    if let Target::Wanted(wanted) = target {
+        let original = if unresolved { resolve(world, wanted.name).unwrap_or(value) } else { value };
+        let _ = wanted.original.compare_exchange(
+            std::ptr::null_mut(),
+            original as *mut c_void,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+    }
+    let written = with_write(address, protection, || entry.store(replacement, Ordering::Release));
+    let count = if written && entry.load(Ordering::Acquire) == replacement { &PATCHED } else { &REFUSED };
+    count.fetch_add(1, Ordering::AcqRel);
+}
+
+/// The function an unresolved entry would be bound to.
+fn resolve(world: &Still, name: &[u8]) -> Option<usize> {
+    let mut found = None;
+    world.each(&mut |image| {
+        found = image.find(name);
+        found.is_none()
+    });
+    found
+}
+
+/// Makes a page writable for the time of `write` where it is not.
+fn with_write(address: usize, protection: i32, write: impl FnOnce()) -> bool {
+    let page = super::page_size();
+    let start = (address & !(page - 1)) as *mut c_void;
+    let change = protection & libc::PROT_WRITE == 0;
+    // SAFETY: adds a right to a page of a settled object; nothing loses access.
+    if change && unsafe { libc::mprotect(start, page, protection | libc::PROT_WRITE) } != 0 {
+        return false;
+    }
+    write();
+    if change {
+        // SAFETY: the protection the page had.
+        unsafe { libc::mprotect(start, page, protection) };
+    }
+    true
+}

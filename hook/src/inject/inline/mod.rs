@@ -1,0 +1,147 @@
+//! The inline layer: patched function bodies.
+//!
+//! Which bodies: the loader's functions, `cuGetProcAddress` once the driver is there, and with the `bodies` layer
+//! every function of the table. How, is an engine's business: the `detour` crate by default, frida-gum behind the
+//! feature `frida`. A body that cannot be patched (too short, code pages that may not be written) is left as it
+//! is; the other layers do not need it.
+
+#[cfg(not(feature = "frida"))]
+mod detour;
+#[cfg(feature = "frida")]
+mod frida;
+
+use super::shim;
+use super::still::{Gate, still};
+use crate::real::{self, dl::Dl};
+use crate::slot::{Function, Library, SLOTS, Slot};
+use std::sync::{Mutex, PoisonError};
+
+/// A body to patch.
+pub struct Patch<'a> {
+    /// What it is called in the log.
+    pub name: &'a str,
+    /// The function.
+    pub target: usize,
+    /// Where calls of it shall go.
+    pub detour: usize,
+    /// Receives the way to the function's old behaviour, before any call goes to the detour; 0 takes it back.
+    pub publish: &'a dyn Fn(usize),
+}
+
+/// Patches bodies of functions while the program may be running.
+pub trait InlineEngine: Sync {
+    /// For the log.
+    fn name(&self) -> &'static str;
+
+    /// Patches what can be patched; answers for each patch what went wrong with it.
+    ///
+    /// # Safety
+    /// Targets are functions, and detours functions of the same ABI.
+    unsafe fn replace(&self, patches: &[Patch<'_>]) -> Vec<Result<(), String>>;
+}
+
+#[cfg(not(feature = "frida"))]
+static ENGINE: &dyn InlineEngine = &detour::DetourEngine;
+#[cfg(feature = "frida")]
+static ENGINE: &dyn InlineEngine = &frida::FridaEngine;
+
+/// What became of each patch. Told only once the loader runs again: a logger may need the loader's locks.
+type Outcome = Vec<(String, Result<(), String>)>;
+
+fn apply(patches: &[Patch<'_>]) -> Outcome {
+    // SAFETY: callers below pair each function with the detour or shim made for it.
+    let results = unsafe { ENGINE.replace(patches) };
+    let told = |(patch, result): (&Patch<'_>, Result<(), String>)| {
+        if result.is_err() {
+            (patch.publish)(0);
+        }
+        (patch.name.to_owned(), result)
+    };
+    patches.iter().zip(results).map(told).collect()
+}
+
+fn tell(outcome: Outcome) {
+    for (name, result) in outcome {
+        match result {
+            Ok(()) => log::debug!("{}: {name} patched", ENGINE.name()),
+            Err(problem) => log::warn!("{}: {name} not patched: {problem}", ENGINE.name()),
+        }
+    }
+}
+
+/// Patches `dlsym` and its kin.
+pub fn patch_loader() {
+    let _gate = Gate::pass();
+    for function in Dl::ALL {
+        let target = function.real();
+        if target != 0 {
+            let outcome = apply(&[Patch {
+                name: std::str::from_utf8(function.name()).unwrap_or_default(),
+                target,
+                detour: shim::code::ALL.of(function) as usize,
+                publish: &|trampoline| function.set_trampoline(trampoline),
+            }]);
+            tell(outcome);
+        }
+    }
+}
+
+/// Addresses patched in each library as it is loaded now.
+static PATCHED: [Mutex<Vec<usize>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
+
+/// Patches `cuGetProcAddress`, or every function of the table, in a library that is loaded. `anew`: its code is as
+/// it came from disk.
+pub fn patch_library(library: Library, all: bool, anew: bool) {
+    // While the loader stands still the library cannot be unmapped under our hands.
+    let outcome = still(|world| match real::is_still_there(library, world) {
+        true => patch_bodies(library, all, anew),
+        false => Vec::new(),
+    });
+    tell(outcome.unwrap_or_default());
+}
+
+fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
+    let resolvers = [Function::cuGetProcAddress.slot(), Function::cuGetProcAddress_v2.slot()];
+    let wanted = |slot: &&'static Slot| {
+        slot.library == library
+            && real::real(slot) != 0
+            // The interposer is the original then, and would be led back to itself.
+            && !real::is_interposed(slot)
+            && (all || resolvers.iter().any(|resolver| std::ptr::eq(*resolver, *slot)))
+    };
+    let mut done = PATCHED[library as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    if anew {
+        done.clear();
+    }
+    // Names that share a body share its patch.
+    let mut bodies: Vec<(usize, Vec<&'static Slot>)> = Vec::new();
+    for slot in SLOTS.iter().filter(wanted) {
+        let body = real::real(slot);
+        match bodies.iter_mut().find(|(known, _)| *known == body) {
+            Some((_, slots)) => slots.push(slot),
+            None if !done.contains(&body) => bodies.push((body, vec![slot])),
+            None => {}
+        }
+    }
+    done.extend(bodies.iter().map(|(body, _)| *body));
+    let publish: Vec<_> = bodies
+        .iter()
+        .map(|(body, slots)| {
+            move |trampoline: usize| {
+                let original = if trampoline == 0 { *body } else { trampoline };
+                slots.iter().for_each(|slot| slot.set_original(original as *const std::ffi::c_void));
+            }
+        })
+        .collect();
+    let patches: Vec<_> = bodies
+        .iter()
+        .zip(&publish)
+        .map(|((target, slots), publish)| Patch {
+            name: slots[0].symbol.to_str().unwrap_or_default(),
+            target: *target,
+            detour: slots[0].detour as usize,
+            publish,
+        })
+        .collect();
+    apply(&patches)
+}

@@ -1,0 +1,199 @@
+//! What `dlsym` and `dlvsym` answer.
+//!
+//! Nearly all names are not ours and leave after a few comparisons. For the rest: the real look-up decides, and
+//! a pointer that turns out to be the driver's function becomes the detour. Who asks matters twice:
+//!
+//! * the driver, and an interposer behind us, get what they ask for;
+//! * `RTLD_NEXT` is left to the original, which finds what comes after the *caller*. Answering it would hand an
+//!   interposer to itself.
+//!
+//! This library exports the names it looks for, so a search of the global scope finds it even on a machine
+//! without a driver. Such a find is no find.
+
+use super::shim::Decision;
+use super::{PROBED, errno, is_on, open, renew};
+use crate::activate;
+use crate::real::{self, dl, dl::Dl};
+use crate::slot::{self, Slot};
+use std::cell::Cell;
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::null;
+use std::sync::atomic::Ordering;
+
+/// The name of no function. Asked for by the self-test of a layer.
+pub const PROBE: &CStr = c"cuGreenBoostProbe";
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a name can be one of ours: `cu` or `nvml` and a capital letter (not `cublas`, `cudbg`).
+///
+/// # Safety
+/// `name` is null or a C string.
+#[inline]
+unsafe fn may_be_ours(name: *const c_char) -> bool {
+    let byte = |at: usize| {
+        // SAFETY: read in order, so that no byte behind the terminator is read.
+        unsafe { *name.cast::<u8>().add(at) }
+    };
+    if name.is_null() {
+        return false;
+    }
+    match byte(0) {
+        b'c' => byte(1) == b'u' && byte(2).is_ascii_uppercase(),
+        b'n' => byte(1) == b'v' && byte(2) == b'm' && byte(3) == b'l' && byte(4).is_ascii_uppercase(),
+        _ => false,
+    }
+}
+
+/// Decides a `dlsym`.
+///
+/// # Safety
+/// The arguments of a call of `dlsym`, and its return address.
+pub unsafe extern "C" fn decide_dlsym(
+    handle: *mut c_void,
+    name: *const c_char,
+    _unused: usize,
+    caller: usize,
+    via: u32,
+) -> Decision {
+    // SAFETY: the caller's promise.
+    unsafe { decide(Dl::Sym, handle, name, null(), caller, via) }
+}
+
+/// Decides a `dlvsym`.
+///
+/// # Safety
+/// The arguments of a call of `dlvsym`, and its return address.
+pub unsafe extern "C" fn decide_dlvsym(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+    caller: usize,
+    via: u32,
+) -> Decision {
+    // SAFETY: the caller's promise.
+    unsafe { decide(Dl::Vsym, handle, name, version, caller, via) }
+}
+
+#[inline]
+unsafe fn decide(
+    function: Dl,
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+    caller: usize,
+    via: u32,
+) -> Decision {
+    // SAFETY: the program's own argument.
+    if !unsafe { may_be_ours(name) } {
+        open::later();
+        return Decision::pass(function.onward(via));
+    }
+    activate::ensure();
+    if !is_on(via) || INSIDE.replace(true) {
+        return Decision::pass(function.onward(via));
+    }
+    // SAFETY: the program's arguments; a name that may be ours is not null.
+    let question = Question { handle, name: unsafe { CStr::from_ptr(name) }, version, caller };
+    let saved = errno::save();
+    let answer = catch_unwind(AssertUnwindSafe(|| question.answer(via))).unwrap_or(None);
+    errno::restore(saved);
+    INSIDE.set(false);
+    answer.map_or_else(|| Decision::pass(function.onward(via)), Decision::answer)
+}
+
+struct Question<'a> {
+    handle: *mut c_void,
+    name: &'a CStr,
+    version: *const c_char,
+    caller: usize,
+}
+
+impl Question<'_> {
+    /// The answer; `None` leaves it to the original.
+    fn answer(&self, via: u32) -> Option<usize> {
+        if self.name == PROBE && real::is_ours(self.caller) {
+            PROBED.fetch_or(via, Ordering::AcqRel);
+            return None;
+        }
+        let slot = slot::find(self.name.to_bytes())?;
+        if real::real(slot) == 0 || open::may_have_changed() {
+            renew();
+        }
+        if real::is_driver_code(self.caller) {
+            return None;
+        }
+        let implicit = self.handle == libc::RTLD_DEFAULT || self.handle == libc::RTLD_NEXT;
+        if !implicit {
+            let found = self.ask(self.handle);
+            return Some(self.replace(slot, found));
+        }
+        let next = self.handle == libc::RTLD_NEXT;
+        if real::is_preceded(slot) {
+            // Whose turn it is depends on the caller's place among those that export it.
+            return None;
+        }
+        if real::real(slot) == 0 && !real::is_interposed(slot) {
+            // Nobody there has it but our export. The search behind us finds what would be found without us, or
+            // leaves the message that belongs to nothing in dlerror.
+            let found = self.ask(libc::RTLD_NEXT);
+            return (!next || found == 0).then_some(found);
+        }
+        (!next).then_some(slot.detour as usize)
+    }
+
+    fn ask(&self, handle: *mut c_void) -> usize {
+        // SAFETY: the program's own arguments, or RTLD_NEXT for its handle.
+        unsafe {
+            if self.version.is_null() {
+                dl::sym(handle, self.name.as_ptr())
+            } else {
+                dl::vsym(handle, self.name.as_ptr(), self.version)
+            }
+        }
+    }
+
+    fn replace(&self, slot: &Slot, found: usize) -> usize {
+        if found == 0 {
+            return 0;
+        }
+        if found == real::real(slot) {
+            return slot.detour as usize;
+        }
+        if real::is_ours(found) {
+            // A handle whose scope holds this library, such as the executable's.
+            let there = real::real(slot) != 0 || real::is_interposed(slot);
+            return if there { slot.detour as usize } else { self.ask(libc::RTLD_NEXT) };
+        }
+        real::detour_of_real(found as *const c_void).map_or(found, |detour| detour as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_driver_names_are_looked_at() {
+        for (name, ours) in [
+            (c"cuInit", true),
+            (c"nvmlInit", true),
+            (c"cublasCreate", false),
+            (c"cudbgMain", false),
+            (c"c", false),
+            (c"cu", false),
+            (c"", false),
+            (c"nvml", false),
+            (c"nvmlinit", false),
+            (c"malloc", false),
+        ] {
+            // SAFETY: C strings.
+            assert_eq!(unsafe { may_be_ours(name.as_ptr()) }, ours, "{name:?}");
+        }
+        // SAFETY: null is allowed.
+        assert!(!unsafe { may_be_ours(null()) });
+    }
+}

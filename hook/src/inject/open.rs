@@ -1,0 +1,105 @@
+//! What happens around `dlopen` and `dlclose`.
+//!
+//! After either, objects have come or gone and are looked at anew. To do that, `dlopen` would have to be called
+//! from here; but it searches by its caller: RUNPATH and RPATH, `$ORIGIN`. Where that could matter, the shim jumps on to
+//! the original instead, and the look happens at the next question of any kind ([`later`]).
+//!
+//! No lock of ours is held while the loader runs constructors or destructors.
+
+use super::shim::Decision;
+use super::{CODE, errno, is_on, renew};
+use crate::activate;
+use crate::real::{self, dl, dl::Dl};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+static LATER: AtomicBool = AtomicBool::new(false);
+
+/// Catches up on a `dlopen` whose end was not seen. One load when there was none.
+#[inline]
+pub fn later() {
+    if LATER.load(Ordering::Relaxed) {
+        catch_up();
+    }
+}
+
+#[cold]
+fn catch_up() {
+    if renew() {
+        LATER.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Calls of the loader that are under way: their constructors may ask while we have not looked yet.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether objects may have come or gone without a look. `false` only while every call of the loader passes
+/// through here.
+#[inline]
+pub fn may_have_changed() -> bool {
+    let unseen = !is_on(CODE) || !Dl::Open.is_patched() || !Dl::Close.is_patched();
+    unseen || LATER.load(Ordering::Acquire) || UNDER_WAY.load(Ordering::Acquire) > 0
+}
+
+fn look() {
+    let saved = errno::save();
+    let _ = catch_unwind(AssertUnwindSafe(renew));
+    errno::restore(saved);
+}
+
+/// Decides a `dlopen`.
+///
+/// # Safety
+/// The arguments of a call of `dlopen`, and its return address.
+pub unsafe extern "C" fn decide_dlopen(
+    file: *const c_char,
+    mode: c_int,
+    _unused: usize,
+    caller: usize,
+    via: u32,
+) -> Decision {
+    activate::ensure();
+    // The executable's own handle loads nothing; the driver's loads are its own affair.
+    if !is_on(via) || file.is_null() || real::is_driver_code(caller) {
+        return Decision::pass(Dl::Open.onward(via));
+    }
+    // SAFETY: the program's own argument, not null.
+    let name = unsafe { CStr::from_ptr(file) }.to_bytes();
+    if via != CODE && Dl::Open.is_followed() || !super::origin::is_plain(name, caller) {
+        LATER.store(true, Ordering::Relaxed);
+        return Decision::pass(Dl::Open.onward(via));
+    }
+    UNDER_WAY.fetch_add(1, Ordering::AcqRel);
+    // SAFETY: the program's own call.
+    let handle = unsafe { dl::open(file, mode) };
+    if !handle.is_null() {
+        look();
+    }
+    UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
+    Decision::answer(handle as usize)
+}
+
+/// Decides a `dlclose`.
+///
+/// # Safety
+/// The arguments of a call of `dlclose`, and its return address.
+pub unsafe extern "C" fn decide_dlclose(
+    handle: *mut c_void,
+    _one: usize,
+    _two: usize,
+    _caller: usize,
+    via: u32,
+) -> Decision {
+    activate::ensure();
+    if !is_on(via) || handle.is_null() || (via != CODE && Dl::Close.is_followed()) {
+        return Decision::pass(Dl::Close.onward(via));
+    }
+    UNDER_WAY.fetch_add(1, Ordering::AcqRel);
+    // SAFETY: the program's own call.
+    let status = unsafe { dl::close(handle) };
+    look();
+    UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
+    // The register holds an int; what is above it is not looked at.
+    Decision::answer(status as isize as usize)
+}

@@ -1,0 +1,168 @@
+//! Spanning allocations: one device address over chunks that have homes in VRAM or RAM.
+
+use super::backing::{HostBacking, HostChunk};
+use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
+use std::collections::BTreeMap;
+
+/// Where a chunk's bytes are.
+pub enum Home {
+    /// VRAM, by its driver handle.
+    Vram(CUmemGenericAllocationHandle),
+    /// RAM of a backing.
+    Ram(&'static dyn HostBacking, HostChunk),
+}
+
+/// A part of an allocation with one home.
+pub struct Chunk {
+    /// Device address, inside the allocation's reservation.
+    pub at: CUdeviceptr,
+    /// Bytes, a multiple of 2 MiB.
+    pub bytes: u64,
+    /// Where its bytes are.
+    pub home: Home,
+}
+
+impl Chunk {
+    /// Whether copies across its borders must be cut.
+    fn has_seams(&self) -> bool {
+        matches!(&self.home, Home::Ram(backing, _) if backing.has_seams())
+    }
+}
+
+/// One reservation, filled with chunks from its base without gaps.
+pub struct Allocation {
+    /// The address the program has.
+    pub base: CUdeviceptr,
+    /// Bytes the program asked for.
+    pub size: u64,
+    /// Bytes reserved: `size` rounded up to 2 MiB.
+    pub span: u64,
+    /// The device whose memory it counts as.
+    pub device: CUdevice,
+    /// The context it was made in.
+    pub context: CUcontext,
+    /// Unique in the process, for `CU_POINTER_ATTRIBUTE_BUFFER_ID`.
+    pub serial: u64,
+    /// In order of address.
+    pub chunks: Vec<Chunk>,
+}
+
+// SAFETY: a context handle is a name that any thread may use; everything else is plain data.
+unsafe impl Send for Allocation {}
+// SAFETY: as above.
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    /// Bytes that are in VRAM.
+    pub fn in_vram(&self) -> u64 {
+        self.chunks.iter().filter(|chunk| matches!(chunk.home, Home::Vram(_))).map(|chunk| chunk.bytes).sum()
+    }
+
+    /// The first address inside `(from, from + bytes)` at which a copy must be cut.
+    fn first_seam(&self, from: CUdeviceptr, bytes: u64) -> Option<CUdeviceptr> {
+        let end = from.saturating_add(bytes);
+        let first = self.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
+        self.chunks[first..]
+            .windows(2)
+            .take_while(|pair| pair[1].at < end)
+            .find(|pair| pair[0].has_seams() || pair[1].has_seams())
+            .map(|pair| pair[1].at)
+    }
+}
+
+/// All spanning allocations of the process, by base address.
+#[derive(Default)]
+pub struct Table(BTreeMap<CUdeviceptr, Allocation>);
+
+impl Table {
+    /// The allocation that an address lies in.
+    pub fn find(&self, address: CUdeviceptr) -> Option<&Allocation> {
+        let (_, allocation) = self.0.range(..=address).next_back()?;
+        (address < allocation.base + allocation.span).then_some(allocation)
+    }
+
+    /// Whether there is an allocation at exactly this base.
+    pub fn has(&self, base: CUdeviceptr) -> bool {
+        self.0.contains_key(&base)
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, allocation: Allocation) {
+        self.0.insert(allocation.base, allocation);
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, base: CUdeviceptr) -> Option<Allocation> {
+        self.0.remove(&base)
+    }
+
+    /// Takes out all that `gone` says.
+    pub fn take(&mut self, gone: impl Fn(&Allocation) -> bool) -> Vec<Allocation> {
+        let bases: Vec<_> = self.0.values().filter(|allocation| gone(allocation)).map(|it| it.base).collect();
+        bases.into_iter().filter_map(|base| self.0.remove(&base)).collect()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Allocation> {
+        self.0.values()
+    }
+
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
+        self.0.values_mut()
+    }
+
+    /// Bytes from `from` on, at most `bytes`, that one copy may touch; less than `bytes` only at a seam.
+    pub fn run(&self, from: CUdeviceptr, bytes: u64) -> u64 {
+        let seam = self.find(from).and_then(|allocation| allocation.first_seam(from, bytes));
+        seam.map_or(bytes, |seam| seam - from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backing::BACKINGS;
+    use super::*;
+
+    const M: u64 = 2 << 20;
+
+    /// Chunks of 2 MiB at 16 MiB: V for VRAM, N for host-numa, F for memfd.
+    fn allocation(homes: &str) -> Allocation {
+        let ram = |at: usize| Home::Ram(BACKINGS[at], HostChunk { token: 0, bytes: M });
+        let home = |letter| match letter {
+            'N' => ram(0),
+            'F' => ram(1),
+            _ => Home::Vram(1),
+        };
+        let (base, span) = (8 * M, homes.len() as u64 * M);
+        let chunks = (0..).zip(homes.chars()).map(|(at, it)| Chunk { at: base + at * M, bytes: M, home: home(it) });
+        let context = std::ptr::null_mut();
+        Allocation { base, size: span - 1, span, device: 0, context, serial: 1, chunks: chunks.collect() }
+    }
+
+    #[test]
+    fn addresses_belong_to_an_allocation_up_to_its_reserved_end() {
+        let mut table = Table::default();
+        table.insert(allocation("VV"));
+        assert!(table.find(8 * M - 1).is_none() && table.find(10 * M).is_none());
+        assert!(table.find(8 * M).is_some() && table.find(10 * M - 1).is_some());
+        assert_eq!(table.take(|it| it.device == 0).len(), 1);
+        assert!(table.find(8 * M).is_none());
+    }
+
+    #[test]
+    fn copies_are_cut_where_registered_memory_begins_or_ends_and_nowhere_else() {
+        let mut table = Table::default();
+        table.insert(allocation("VVNFFV"));
+        let base = 8 * M;
+        // Within VRAM and the driver's own RAM there is no seam, up to the first registered chunk.
+        assert_eq!(table.run(base + 5, 6 * M - 5), 3 * M - 5);
+        // Two registrations side by side are two pieces.
+        assert_eq!(table.run(base + 3 * M, 3 * M), M);
+        assert_eq!(table.run(base + 4 * M + 1, M), M - 1);
+        assert_eq!(table.run(base + 5 * M, M), M);
+        // Ending exactly at a seam is not crossing it.
+        assert_eq!(table.run(base, 3 * M), 3 * M);
+        assert_eq!(table.run(1, 100), 100);
+    }
+}

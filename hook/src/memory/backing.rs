@@ -1,0 +1,78 @@
+//! RAM that the GPU can use at a device address: the trait, and the list of what there is.
+//!
+//! A chunk of RAM goes through five steps. `create` and `fill` happen while its bytes are still in VRAM,
+//! so that the moment without a home (`cuMemUnmap` to `map`) is as short as a remap:
+//!
+//! ```text
+//!   create -> fill (from VRAM, when moving) -> map at the device address -> ... -> unmap -> destroy
+//! ```
+
+use super::host_numa::HostNuma;
+use super::memfd::Memfd;
+use crate::abi::{CUdevice, CUdeviceptr, Status};
+use crate::driver::Driver;
+use greenboost_contract::settings::BACKING_NAMES;
+
+/// Memory of a backing: its own name for it (a driver handle, a file descriptor) and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostChunk {
+    /// The backing's name for the memory.
+    pub token: u64,
+    /// Bytes, a multiple of 2 MiB.
+    pub bytes: u64,
+}
+
+/// One way to put system memory behind a device address. Addresses lie inside a reservation of ours
+/// (`cuMemAddressReserve`), sizes are multiples of 2 MiB, a context of the device is current, and nothing is
+/// using the range when it changes.
+pub trait HostBacking: Send + Sync {
+    /// The name it has in settings, logs and the status record.
+    fn name(&self) -> &'static str;
+
+    /// Whether copies and fills that cross the border of a chunk must be cut there.
+    fn has_seams(&self) -> bool;
+
+    /// Makes memory that is not mapped anywhere yet.
+    ///
+    /// # Errors
+    /// The driver's status; `CUDA_ERROR_OUT_OF_MEMORY` when there is no more.
+    fn create(&self, driver: &Driver, device: CUdevice, bytes: u64) -> Result<HostChunk, Status>;
+
+    /// Copies a chunk's worth of device bytes into memory that is not mapped yet; done when it returns.
+    ///
+    /// # Errors
+    /// The driver's status; the source is untouched.
+    fn fill(&self, driver: &Driver, device: CUdevice, chunk: HostChunk, from: CUdeviceptr) -> Result<(), Status>;
+
+    /// Makes the memory what the device sees at `at`.
+    ///
+    /// # Errors
+    /// The driver's status; nothing is mapped then.
+    fn map(&self, driver: &Driver, device: CUdevice, chunk: &mut HostChunk, at: CUdeviceptr) -> Result<(), Status>;
+
+    /// Undoes `map`; the address is reserved and empty again, and mapped memory of a file is gone with it.
+    fn unmap(&self, driver: &Driver, chunk: HostChunk, at: CUdeviceptr);
+
+    /// Gives the memory back.
+    fn destroy(&self, driver: &Driver, chunk: HostChunk);
+}
+
+/// Every backing, in the order of [`BACKING_NAMES`], which is also that of the status record.
+pub static BACKINGS: [&dyn HostBacking; BACKING_NAMES.len()] = [&HostNuma, &Memfd];
+
+/// Position of a backing in [`BACKINGS`].
+pub fn index(backing: &dyn HostBacking) -> usize {
+    BACKINGS.iter().position(|known| known.name() == backing.name()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_settings() {
+        let names: Vec<_> = BACKINGS.iter().map(|backing| backing.name()).collect();
+        assert_eq!(names, BACKING_NAMES);
+        assert!(BACKINGS.iter().enumerate().all(|(at, backing)| index(*backing) == at));
+    }
+}

@@ -1,0 +1,49 @@
+//! Stream captures in progress. While there is one, nothing is moved: moving waits for the device, and a wait
+//! during capture fails it.
+
+use crate::abi::CUstream;
+use crate::driver::Driver;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+
+/// `CU_STREAM_PER_THREAD`: the name of another stream on every thread, so it can only be counted.
+const PER_THREAD: usize = 2;
+
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static STREAMS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+/// A capture has begun on a stream.
+pub fn begun(stream: CUstream) {
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    streams.push(stream as usize);
+    COUNT.store(streams.len(), SeqCst);
+}
+
+/// A stream captures no more: ended, failed, or destroyed.
+pub fn ended(stream: CUstream) {
+    if COUNT.load(SeqCst) == 0 {
+        return;
+    }
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(at) = streams.iter().position(|known| *known == stream as usize) {
+        streams.swap_remove(at);
+    }
+    COUNT.store(streams.len(), SeqCst);
+}
+
+/// Whether any stream is capturing. Asks the driver about those that should be, because a capture also ends
+/// when something invalid happens in it.
+pub fn any(driver: &Driver) -> bool {
+    if COUNT.load(SeqCst) == 0 {
+        return false;
+    }
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    streams.retain(|stream| {
+        let mut state = 0;
+        // SAFETY: the stream exists (its destruction is seen too); writes to a live local.
+        let asked = unsafe { driver.cuStreamIsCapturing(*stream as CUstream, &mut state) };
+        *stream == PER_THREAD || asked.is_err() || state != 0
+    });
+    COUNT.store(streams.len(), SeqCst);
+    !streams.is_empty()
+}

@@ -1,0 +1,163 @@
+//! One GPU as this process uses it: budget, backing, record.
+
+use super::backing::{BACKINGS, HostBacking};
+use super::probe;
+use super::vram::VramBudget;
+use crate::abi::{CUcontext, CUdevice, Status};
+use crate::driver::{Driver, RelaxedCapture};
+use greenboost_contract::record::{DeviceRecord, Record};
+use greenboost_contract::{Settings, Spill, format_size};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+/// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
+const ATTRIBUTE_VMM: u32 = 102;
+
+/// The reserve is never more than this part of what is free: a small card is not given away whole.
+const MAX_RESERVE_SHARE: u64 = 8;
+
+/// A device.
+pub struct Device {
+    /// The driver's ordinal in this process.
+    pub ordinal: CUdevice,
+    /// `GPU-...`, which names the device whatever CUDA_VISIBLE_DEVICES renumbers.
+    pub uuid: String,
+    /// Bytes the driver says it has.
+    pub total: u64,
+    /// What may be taken of it.
+    pub budget: VramBudget,
+    /// Whether device memory can be mapped in chunks at all.
+    pub can_map: bool,
+    /// Its part of the status record.
+    pub record: &'static DeviceRecord,
+    backing: OnceLock<Option<&'static dyn HostBacking>>,
+    contexts: Mutex<Vec<usize>>,
+}
+
+impl Device {
+    /// Looks a device up. A context of it must be current when the budget depends on what is free.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub fn open(
+        driver: &Driver,
+        ordinal: CUdevice,
+        settings: &Settings,
+        record: &'static DeviceRecord,
+    ) -> Result<Self, Status> {
+        let (mut total, mut uuid, mut can_map) = (0usize, [0u8; 16], 0);
+        // SAFETY: each call writes to a live local of the size that it expects.
+        unsafe {
+            driver.cuDeviceTotalMem_v2(&mut total, ordinal)?;
+            driver.cuDeviceGetUuid(&mut uuid, ordinal)?;
+            driver.cuDeviceGetAttribute(&mut can_map, ATTRIBUTE_VMM, ordinal)?;
+        }
+        let limit = match settings.vram {
+            Some(wanted) => wanted.min(total as u64),
+            None => {
+                let (mut free, mut installed) = (0usize, 0usize);
+                // SAFETY: as above.
+                unsafe { driver.cuMemGetInfo_v2(&mut free, &mut installed) }?;
+                let free = free as u64;
+                free - settings.vram_reserve.min(free / MAX_RESERVE_SHARE)
+            }
+        };
+        let uuid = uuid_text(&uuid);
+        record.uuid.set(&uuid);
+        record.vram_budget.store(limit, Relaxed);
+        log::info!("device {ordinal} ({uuid}): VRAM budget {} of {}", format_size(limit), format_size(total as u64));
+        Ok(Self {
+            ordinal,
+            uuid,
+            total: total as u64,
+            budget: VramBudget::new(limit),
+            can_map: can_map != 0,
+            record,
+            backing: OnceLock::new(),
+            contexts: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The RAM backing to use: the first of the settings that a kernel on this device can read and write.
+    /// Probed at the first call. `None` when there is none or memory is not to leave VRAM.
+    pub fn backing(&self, driver: &Driver, settings: &Settings, record: &Record) -> Option<&'static dyn HostBacking> {
+        *self.backing.get_or_init(|| {
+            let _relaxed = RelaxedCapture::enter(driver);
+            let (chosen, reason) = choose(driver, self, settings);
+            log::info!("device {}: {reason}", self.ordinal);
+            record.backing_reason.set(&reason);
+            chosen
+        })
+    }
+
+    /// Whether the backing has been chosen, so that asking for it costs nothing and waits for nothing.
+    pub fn is_probed(&self) -> bool {
+        self.backing.get().is_some()
+    }
+
+    /// Remembers a context that memory of this device was made in: work in it may use the memory.
+    pub fn remember_context(&self, context: CUcontext) {
+        let mut contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !contexts.contains(&(context as usize)) {
+            contexts.push(context as usize);
+        }
+    }
+
+    /// Forgets a context that is gone.
+    pub fn forget_context(&self, context: CUcontext) {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != context as usize);
+    }
+
+    /// The contexts that may have work in flight on this device's memory.
+    pub fn contexts(&self) -> Vec<CUcontext> {
+        let contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.iter().map(|context| *context as CUcontext).collect()
+    }
+}
+
+fn choose(driver: &Driver, device: &Device, settings: &Settings) -> (Option<&'static dyn HostBacking>, String) {
+    if settings.spill == Spill::Never {
+        return (None, "memory does not leave VRAM: spill is \"never\"".to_owned());
+    }
+    if !device.can_map {
+        return (None, "this device cannot map memory in chunks".to_owned());
+    }
+    let mut refused = Vec::new();
+    for name in &settings.backings {
+        let Some(backing) = BACKINGS.iter().copied().find(|backing| backing.name() == name) else { continue };
+        let started = Instant::now();
+        match probe::run(driver, device.ordinal, backing) {
+            Ok(()) => {
+                let mut reason = format!("{name}: a kernel reads and writes it");
+                refused.iter().for_each(|other| reason.push_str(&format!("; {other}")));
+                log::debug!("probing {name} took {:?}", started.elapsed());
+                return (Some(backing), reason);
+            }
+            Err(why) => refused.push(format!("not {name}: {why}")),
+        }
+    }
+    (None, format!("no RAM backing works: {}", refused.join("; ")))
+}
+
+fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = String::from("GPU-");
+    for (at, byte) in bytes.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_written_as_nvml_writes_it() {
+        let bytes = std::array::from_fn(|at| at as u8);
+        assert_eq!(uuid_text(&bytes), "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f");
+    }
+}

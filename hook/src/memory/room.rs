@@ -1,0 +1,161 @@
+//! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
+
+use super::allocations::{Allocation, Chunk, Home};
+use super::device::Device;
+use super::gate::GATE;
+use super::vram::Use;
+use super::{Memory, captures};
+use crate::abi::*;
+use crate::driver::{Current, RelaxedCapture};
+use greenboost_contract::format_size;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Memory {
+    /// Takes `bytes` of VRAM from the budget, making room where needed and possible.
+    pub fn take_vram(&self, device: &Device, what: Use, bytes: u64) -> bool {
+        loop {
+            if device.budget.take(what, bytes, device.record) {
+                return true;
+            }
+            let short = bytes.saturating_sub(device.budget.left());
+            // Another thread may take what was freed: again, as long as there is something to move.
+            if bytes > device.budget.limit() || self.make_room(device, short.max(1), 0) == 0 {
+                return false;
+            }
+        }
+    }
+
+    /// Runs a driver call that needs VRAM of its own; when the driver has none, makes room once and runs it
+    /// again. `bytes` is what the call needs, or a guess.
+    pub fn retry(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
+        let status = call();
+        if status != OUT_OF_MEMORY {
+            return status;
+        }
+        self.reap(true);
+        if self.make_room(device, bytes.max(self.settings.chunk), 0) == 0 {
+            return status;
+        }
+        let status = call();
+        if status == SUCCESS {
+            device.record.retries.fetch_add(1, Relaxed);
+        }
+        status
+    }
+
+    /// Moves at least `needed` bytes of chunks from VRAM to RAM, of allocations larger than `larger_than`.
+    /// Returns the bytes moved: 0 when there is nothing to move, nowhere to move it, or no moment for it.
+    pub fn make_room(&self, device: &Device, needed: u64, larger_than: u64) -> u64 {
+        let _relaxed = RelaxedCapture::enter(self.driver);
+        let _placing = self.placing();
+        self.make_room_placing(device, needed, larger_than)
+    }
+
+    /// [`Memory::make_room`] for those that hold the lock.
+    pub(super) fn make_room_placing(&self, device: &Device, needed: u64, larger_than: u64) -> u64 {
+        let movable = |allocation: &Allocation| {
+            allocation.device == device.ordinal && allocation.size > larger_than && allocation.in_vram() > 0
+        };
+        // Looked at first, so that the gate is not closed in vain.
+        if !self.table().iter().any(movable) || captures::any(self.driver) {
+            return 0;
+        }
+        let Some(_closed) = GATE.close() else { return 0 };
+        // Nobody submits work from here on; what was submitted is waited for.
+        if captures::any(self.driver) || !self.wait_for(device) {
+            return 0;
+        }
+        let mut table = self.table_mut();
+        let mut victims: Vec<_> = table.iter_mut().filter(|allocation| movable(allocation)).collect();
+        victims.sort_by_key(|allocation| std::cmp::Reverse(allocation.size));
+        let mut moved = 0;
+        'room: for allocation in victims {
+            let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
+            // From the end: what is read first keeps its place longest.
+            for chunk in allocation.chunks.iter_mut().rev() {
+                if moved >= needed {
+                    break 'room;
+                }
+                if let Home::Vram(handle) = chunk.home {
+                    match self.move_to_ram(device, chunk, handle) {
+                        Ok(()) => moved += chunk.bytes,
+                        Err(status) => {
+                            log::warn!("a chunk stays in VRAM: moving it to RAM failed with {status}");
+                            break 'room;
+                        }
+                    }
+                }
+            }
+        }
+        device.record.moved_out.fetch_add(moved, Relaxed);
+        if moved > 0 {
+            log::info!("moved {} from VRAM to RAM to make room for {}", format_size(moved), format_size(needed));
+        }
+        moved
+    }
+
+    /// Waits for all work on a device; false when that is not possible.
+    fn wait_for(&self, device: &Device) -> bool {
+        device.contexts().into_iter().all(|context| {
+            let Ok(_current) = Current::push(self.driver, context) else {
+                device.forget_context(context);
+                return true;
+            };
+            // SAFETY: no stream is capturing, as the caller has seen.
+            unsafe { self.driver.cuCtxSynchronize() }.is_ok()
+        })
+    }
+
+    fn move_to_ram(
+        &self,
+        device: &Device,
+        chunk: &mut Chunk,
+        handle: CUmemGenericAllocationHandle,
+    ) -> Result<(), Status> {
+        let backing = device.backing(self.driver, self.settings, self.record).ok_or(OUT_OF_MEMORY)?;
+        if !self.ram.take(chunk.bytes, self.record) {
+            return Err(OUT_OF_MEMORY);
+        }
+        let moved = backing.create(self.driver, device.ordinal, chunk.bytes).and_then(|mut memory| {
+            backing
+                .fill(self.driver, device.ordinal, memory, chunk.at)
+                .and_then(|()| self.exchange(device, chunk, handle, backing, &mut memory))
+                .map(|()| memory)
+                .inspect_err(|_| backing.destroy(self.driver, memory))
+        });
+        let memory = moved.inspect_err(|_| self.ram.give_back(chunk.bytes, self.record))?;
+        chunk.home = Home::Ram(backing, memory);
+        // SAFETY: the handle is mapped nowhere any more.
+        if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
+            log::error!("VRAM of a moved chunk could not be given back: status {status}");
+        }
+        device.budget.give_back(Use::Chunks, chunk.bytes, device.record);
+        self.note_ram(device, backing, chunk.bytes);
+        Ok(())
+    }
+
+    /// Puts filled RAM in the place of VRAM. When that fails, the VRAM is put back.
+    fn exchange(
+        &self,
+        device: &Device,
+        chunk: &Chunk,
+        handle: CUmemGenericAllocationHandle,
+        backing: &dyn super::backing::HostBacking,
+        memory: &mut super::backing::HostChunk,
+    ) -> Result<(), Status> {
+        let (bytes, access) = (chunk.bytes as usize, AccessDesc::read_write(device.ordinal));
+        // SAFETY: the device is idle and nobody can submit work; the range is exactly one mapping of ours.
+        unsafe { self.driver.cuMemUnmap(chunk.at, bytes) }?;
+        backing.map(self.driver, device.ordinal, memory, chunk.at).inspect_err(|status| {
+            // SAFETY: the range is empty again, the handle still holds the bytes.
+            let restored = unsafe {
+                self.driver
+                    .cuMemMap(chunk.at, bytes, 0, handle, 0)
+                    .and_then(|()| self.driver.cuMemSetAccess(chunk.at, bytes, &access, 1))
+            };
+            if let Err(lost) = restored {
+                log::error!("a chunk at {:#x} is unmapped: RAM refused with {status}, VRAM with {lost}", chunk.at);
+            }
+        })
+    }
+}

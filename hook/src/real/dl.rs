@@ -1,0 +1,225 @@
+//! The loader's own functions, found without asking by name.
+//!
+//! This library exports `dlsym` and its kin itself, so that naming them here would reach our own. Their
+//! addresses are read from the symbol tables of the loaded objects.
+
+use crate::inject::image::Image;
+use crate::inject::still::still;
+use crate::inject::{CODE, is_on};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// The loader's functions that are intercepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Dl {
+    /// `dlsym`.
+    Sym,
+    /// `dlvsym`.
+    Vsym,
+    /// `dlopen`.
+    Open,
+    /// `dlclose`.
+    Close,
+}
+
+impl Dl {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sym, Self::Vsym, Self::Open, Self::Close];
+
+    /// The symbol.
+    pub fn name(self) -> &'static [u8] {
+        match self {
+            Self::Sym => b"dlsym",
+            Self::Vsym => b"dlvsym",
+            Self::Open => b"dlopen",
+            Self::Close => b"dlclose",
+        }
+    }
+
+    /// The function of a name.
+    pub fn of(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|function| function.name() == name)
+    }
+
+    /// The C library's function, as everybody else sees it; 0 when there is none.
+    pub fn real(self) -> usize {
+        self.locate();
+        FOUND[self as usize].real.load(Ordering::Acquire)
+    }
+
+    /// What a call has to go to that must not come back to us: the trampoline when the function's body is
+    /// patched, else the function.
+    #[inline]
+    pub fn original(self) -> usize {
+        let trampoline = FOUND[self as usize].trampoline.load(Ordering::Acquire);
+        if trampoline == 0 { self.real() } else { trampoline }
+    }
+
+    /// Where a call that came to a shim through a layer goes on to. A layer that is off leads to the next
+    /// library's function as everybody sees it, which need not be the C library's (another tool preloaded
+    /// behind us) and whose body another layer may have patched. A layer that is on has had its say, and goes
+    /// around our own patch.
+    #[inline]
+    pub fn onward(self, via: u32) -> usize {
+        if via == CODE {
+            return self.original();
+        }
+        match (self.is_followed(), is_on(via)) {
+            (true, _) => FOUND[self as usize].next.load(Ordering::Acquire),
+            (false, true) => self.original(),
+            (false, false) => self.real(),
+        }
+    }
+
+    /// Whether another library's function of this name comes between ours and the C library's.
+    #[inline]
+    pub fn is_followed(self) -> bool {
+        let real = self.real();
+        let next = FOUND[self as usize].next.load(Ordering::Acquire);
+        next != 0 && next != real
+    }
+
+    /// Sets the way around a patched body, or takes it back (0).
+    pub fn set_trampoline(self, trampoline: usize) {
+        FOUND[self as usize].trampoline.store(trampoline, Ordering::Release);
+    }
+
+    /// Whether its body leads to us.
+    #[inline]
+    pub fn is_patched(self) -> bool {
+        FOUND[self as usize].trampoline.load(Ordering::Acquire) != 0
+    }
+
+    #[inline]
+    fn locate(self) {
+        if !LOCATED.load(Ordering::Acquire) {
+            locate();
+        }
+    }
+}
+
+struct Found {
+    real: AtomicUsize,
+    next: AtomicUsize,
+    trampoline: AtomicUsize,
+}
+
+static FOUND: [Found; 4] =
+    [const { Found { real: AtomicUsize::new(0), next: AtomicUsize::new(0), trampoline: AtomicUsize::new(0) } }; 4];
+static LOCATED: AtomicBool = AtomicBool::new(false);
+
+/// glibc 2.34 moved the functions from libdl to libc; until then libc has only private ones.
+fn is_c_library(image: &Image<'_>) -> bool {
+    matches!(image.soname(), Some(b"libc.so.6" | b"libdl.so.2"))
+}
+
+#[cold]
+fn locate() {
+    let here = locate as *const () as usize;
+    let done = still(|world| {
+        let mut behind = false;
+        world.each(&mut |image| {
+            if image.contains(here) {
+                behind = true;
+                return true;
+            }
+            for function in Dl::ALL {
+                let found = &FOUND[function as usize];
+                let wanted = [(behind, &found.next), (is_c_library(image), &found.real)];
+                for (_, place) in wanted.iter().filter(|(wanted, place)| *wanted && place.load(Ordering::Relaxed) == 0)
+                {
+                    place.store(image.find(function.name()).unwrap_or(0), Ordering::Release);
+                }
+            }
+            true
+        });
+    });
+    // Refused only to a look from inside another one, whose outer look has located everything.
+    if done.is_some() {
+        LOCATED.store(true, Ordering::Release);
+    }
+}
+
+/// `dlsym` as called from here: of explicit handles, and for `RTLD_NEXT` of what comes behind this library.
+///
+/// # Safety
+/// As `dlsym`.
+pub unsafe fn sym(handle: *mut c_void, name: *const c_char) -> usize {
+    type Function = unsafe extern "C" fn(*mut c_void, *const c_char) -> usize;
+    match Dl::Sym.original() {
+        0 => 0,
+        // SAFETY: the address is dlsym's, or the trampoline to it; arguments are the caller's.
+        address => unsafe { std::mem::transmute::<usize, Function>(address)(handle, name) },
+    }
+}
+
+/// `dlvsym` as called from here.
+///
+/// # Safety
+/// As `dlvsym`.
+pub unsafe fn vsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> usize {
+    type Function = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> usize;
+    match Dl::Vsym.original() {
+        0 => 0,
+        // SAFETY: the address is dlvsym's, or the trampoline to it; arguments are the caller's.
+        address => unsafe { std::mem::transmute::<usize, Function>(address)(handle, name, version) },
+    }
+}
+
+/// `dlopen` as called from here.
+///
+/// # Safety
+/// As `dlopen`: constructors of what is loaded run.
+pub unsafe fn open(file: *const c_char, mode: c_int) -> *mut c_void {
+    type Function = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
+    match Dl::Open.original() {
+        0 => std::ptr::null_mut(),
+        // SAFETY: the address is dlopen's, or the trampoline to it; arguments are the caller's.
+        address => unsafe { std::mem::transmute::<usize, Function>(address)(file, mode) },
+    }
+}
+
+/// `dlclose` as called from here.
+///
+/// # Safety
+/// As `dlclose`.
+pub unsafe fn close(handle: *mut c_void) -> c_int {
+    type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
+    match Dl::Close.original() {
+        0 => -1,
+        // SAFETY: the address is dlclose's, or the trampoline to it; the argument is the caller's.
+        address => unsafe { std::mem::transmute::<usize, Function>(address)(handle) },
+    }
+}
+
+/// Whether the program at large, not only we, finds `name` in this very library.
+pub fn finds_ours(name: &CStr) -> bool {
+    // SAFETY: opening nothing: the handle of the executable and what was loaded with it.
+    let program = unsafe { open(std::ptr::null(), libc::RTLD_LAZY) };
+    if program.is_null() {
+        return false;
+    }
+    // SAFETY: an open handle and a C string.
+    let found = unsafe { sym(program, name.as_ptr()) };
+    // SAFETY: the handle opened above.
+    unsafe { close(program) };
+    super::is_ours(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loaders_functions_are_found_and_work() {
+        for function in Dl::ALL {
+            assert_ne!(function.real(), 0, "{function:?}");
+            assert_eq!(Dl::of(function.name()), Some(function));
+        }
+        // SAFETY: plain look-ups.
+        let (found, missing) =
+            unsafe { (sym(libc::RTLD_DEFAULT, c"malloc".as_ptr()), sym(libc::RTLD_DEFAULT, c"cuNone".as_ptr())) };
+        assert!(found != 0 && missing == 0);
+    }
+}

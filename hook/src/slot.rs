@@ -1,0 +1,210 @@
+//! A slot per intercepted symbol: its names, its detour, and the original behind it.
+
+use crate::abi::{NOT_FOUND, NVML_FUNCTION_NOT_FOUND, Status};
+use crate::table::functions;
+use std::ffi::{CStr, c_void};
+use std::ptr::null;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+/// The library a function belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Library {
+    /// `libcuda.so.1`.
+    Cuda,
+    /// `libnvidia-ml.so.1`.
+    Nvml,
+}
+
+impl Library {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Cuda, Self::Nvml];
+
+    /// The name to open it by.
+    pub fn soname(self) -> &'static CStr {
+        match self {
+            Self::Cuda => c"libcuda.so.1",
+            Self::Nvml => c"libnvidia-ml.so.1",
+        }
+    }
+
+    /// What a call returns when the library or the function is not there.
+    pub fn absent(self) -> Status {
+        match self {
+            Self::Cuda => NOT_FOUND,
+            Self::Nvml => NVML_FUNCTION_NOT_FOUND,
+        }
+    }
+}
+
+/// One intercepted symbol.
+#[derive(Debug)]
+pub struct Slot {
+    /// The exported symbol, `cuMemcpyHtoDAsync_v2_ptsz`.
+    pub symbol: &'static CStr,
+    /// The library that has it.
+    pub library: Library,
+    /// The CUDA version from which `cuGetProcAddress` answers with exactly this symbol; 0 for NVML.
+    pub since: i32,
+    /// Our replacement, of the same ABI.
+    pub detour: *const c_void,
+    original: AtomicPtr<c_void>,
+    /// Calls that reached the detour.
+    pub calls: AtomicU64,
+}
+
+// SAFETY: `detour` is the address of a function; everything else is atomic or immutable.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    const fn new(symbol: &'static CStr, library: Library, since: i32, detour: *const c_void) -> Self {
+        let (original, calls) = (AtomicPtr::new(std::ptr::null_mut()), AtomicU64::new(0));
+        Self { symbol, library, since, detour, original, calls }
+    }
+
+    /// The symbol without version and stream suffixes: the name `cuGetProcAddress` is asked for.
+    pub fn base(&self) -> &'static str {
+        let symbol = self.symbol.to_str().unwrap_or_default();
+        let symbol = symbol.strip_suffix("_ptsz").or(symbol.strip_suffix("_ptds")).unwrap_or(symbol);
+        match symbol.rsplit_once("_v") {
+            Some((base, version)) if version.bytes().all(|byte| byte.is_ascii_digit()) => base,
+            _ => symbol,
+        }
+    }
+
+    /// Whether this is the form for per-thread default streams.
+    pub fn per_thread(&self) -> bool {
+        let symbol = self.symbol.to_bytes();
+        symbol.ends_with(b"_ptsz") || symbol.ends_with(b"_ptds")
+    }
+
+    /// The original function, resolved on first need; null when the library or the symbol is not there.
+    #[inline]
+    pub fn original(&self) -> *const c_void {
+        let known = self.original.load(Ordering::Acquire);
+        if known.is_null() { self.resolve() } else { known }
+    }
+
+    /// The original function if it is known already.
+    pub fn known_original(&self) -> *const c_void {
+        self.original.load(Ordering::Acquire)
+    }
+
+    /// Sets the original: the real function, or the trampoline to it once its body is patched.
+    pub fn set_original(&self, original: *const c_void) {
+        self.original.store(original.cast_mut(), Ordering::Release);
+    }
+
+    #[cold]
+    fn resolve(&self) -> *const c_void {
+        if !crate::real::attach(self.library) {
+            return null();
+        }
+        self.original.load(Ordering::Acquire)
+    }
+}
+
+macro_rules! slots {
+    ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
+        /// Position of each symbol in [`SLOTS`].
+        #[allow(non_camel_case_types)]
+        #[allow(missing_docs)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Function { $($($symbol),+),+ }
+
+        impl Function {
+            /// The symbol's slot.
+            #[inline]
+            pub fn slot(self) -> &'static Slot {
+                &SLOTS[self as usize]
+            }
+        }
+
+        const SYMBOLS: &[&str] = &[$($(stringify!($symbol)),+),+];
+
+        /// Every intercepted symbol, in the order of the table.
+        pub static SLOTS: [Slot; SYMBOLS.len()] = [$($(
+            Slot::new(
+                // The literal ends with the terminator that CStr wants.
+                match CStr::from_bytes_with_nul(concat!(stringify!($symbol), "\0").as_bytes()) {
+                    Ok(symbol) => symbol,
+                    Err(_) => panic!("a symbol holds no NUL"),
+                },
+                Library::$library,
+                $since,
+                crate::detours::$symbol as *const c_void,
+            )
+        ),+),+];
+    };
+}
+functions!(slots);
+
+/// Places in the name index: a power of two, at least half of them empty.
+const PLACES: usize = (2 * SYMBOLS.len()).next_power_of_two();
+
+/// FNV-1a, folded to a place.
+const fn place(name: &[u8]) -> usize {
+    let (mut hash, mut at) = (0xcbf2_9ce4_8422_2325_u64, 0);
+    while at < name.len() {
+        hash = (hash ^ name[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    (hash ^ hash >> 32) as usize % PLACES
+}
+
+/// Symbols by name, made by the compiler: a look-up is in the path of every `dlsym` of a driver name. Each place
+/// holds a position in [`SLOTS`] plus one; what does not fit goes to the next place.
+static BY_NAME: [u16; PLACES] = {
+    let mut index = [0; PLACES];
+    let mut at = 0;
+    while at < SYMBOLS.len() {
+        let mut place = place(SYMBOLS[at].as_bytes());
+        while index[place] != 0 {
+            place = (place + 1) % PLACES;
+        }
+        at += 1;
+        index[place] = at as u16;
+    }
+    index
+};
+
+/// The slot of an exported symbol.
+pub fn find(symbol: &[u8]) -> Option<&'static Slot> {
+    let mut place = place(symbol);
+    loop {
+        let at = (BY_NAME[place] as usize).checked_sub(1)?;
+        if SYMBOLS[at].as_bytes() == symbol {
+            return Some(&SLOTS[at]);
+        }
+        place = (place + 1) % PLACES;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_symbol_is_declared_once_and_found() {
+        let names: HashSet<_> = SLOTS.iter().map(|slot| slot.symbol).collect();
+        assert_eq!(names.len(), SLOTS.len());
+        for slot in &SLOTS {
+            assert!(std::ptr::eq(find(slot.symbol.to_bytes()).expect("declared"), slot));
+        }
+        assert!(find(b"cuMemAlloc").is_none(), "the 32-bit form must not be replaced");
+    }
+
+    #[test]
+    fn base_names_are_what_programs_ask_for() {
+        for (symbol, base, per_thread) in [
+            (Function::cuMemAlloc_v2, "cuMemAlloc", false),
+            (Function::cuMemcpyHtoDAsync_v2_ptsz, "cuMemcpyHtoDAsync", true),
+            (Function::cuMemcpy_ptds, "cuMemcpy", true),
+            (Function::cuMemsetD2D8Async, "cuMemsetD2D8Async", false),
+            (Function::cuGetProcAddress_v2, "cuGetProcAddress", false),
+        ] {
+            assert_eq!((symbol.slot().base(), symbol.slot().per_thread()), (base, per_thread));
+        }
+    }
+}
