@@ -1,0 +1,223 @@
+//! Contexts: what a thread works in, what a sticky error poisons, what dies with a reset.
+
+use crate::alloc;
+use crate::driver;
+use crate::env::options;
+use crate::errors::{Error, Result};
+use crate::handles::Handles;
+use crate::stream::{Kind, Stream};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A context.
+pub struct Context {
+    /// Its `CUcontext`.
+    pub handle: usize,
+    ordinal: usize,
+    flags: u32,
+    version: u32,
+    primary: bool,
+    error: AtomicU32,
+    destroyed: AtomicBool,
+    peers: Mutex<HashSet<usize>>,
+    streams: Mutex<Streams>,
+    order: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Streams {
+    legacy: Option<Arc<Stream>>,
+    per_thread: HashMap<i32, Arc<Stream>>,
+    all: Vec<Arc<Stream>>,
+    retired: Vec<Arc<Stream>>,
+}
+
+/// The live contexts.
+pub static CONTEXTS: Handles<Context> = Handles::new(1, Error::INVALID_CONTEXT);
+
+thread_local! {
+    static STACK: RefCell<Vec<Arc<Context>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Changes the calling thread's stack of contexts.
+pub fn with_stack<R>(change: impl FnOnce(&mut Vec<Arc<Context>>) -> R) -> Result<R> {
+    // The stack is gone while a thread ends; such a thread has no context any more.
+    STACK.try_with(|stack| change(&mut stack.borrow_mut())).map_err(|_| Error::INVALID_CONTEXT)
+}
+
+/// The calling thread's context.
+pub fn current() -> Option<Arc<Context>> {
+    with_stack(|stack| stack.last().cloned()).ok().flatten()
+}
+
+impl Context {
+    /// Makes a context; it takes its overhead of VRAM.
+    pub fn create(ordinal: usize, flags: u32, version: u32, primary: bool) -> Result<Arc<Context>> {
+        driver::devices()[ordinal].charge(options().context_overhead)?;
+        Ok(CONTEXTS.insert(|handle| Context {
+            handle,
+            ordinal,
+            flags,
+            version,
+            primary,
+            error: AtomicU32::new(0),
+            destroyed: AtomicBool::new(false),
+            peers: Mutex::default(),
+            streams: Mutex::default(),
+            order: Mutex::default(),
+        }))
+    }
+
+    /// Its device.
+    pub fn device(&self) -> &'static crate::device::Device {
+        &driver::devices()[self.ordinal]
+    }
+
+    /// The device's ordinal.
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
+    /// What it was created with.
+    pub fn flags(&self) -> u32 {
+        self.flags
+    }
+
+    /// The API version it was created for.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Whether it is a device's primary context.
+    pub fn primary(&self) -> bool {
+        self.primary
+    }
+
+    /// Opens or closes the ordinary memory of another device.
+    pub fn set_peer(&self, device: usize, on: bool) -> Result {
+        let mut peers = lock(&self.peers);
+        match (on, peers.contains(&device)) {
+            (true, true) => return Err(Error::PEER_ACCESS_ALREADY_ENABLED),
+            (false, false) => return Err(Error::PEER_ACCESS_NOT_ENABLED),
+            (true, false) => peers.insert(device),
+            (false, true) => peers.remove(&device),
+        };
+        Ok(())
+    }
+
+    /// Fails once the context is destroyed or an earlier operation left a sticky error.
+    pub fn healthy(&self) -> Result {
+        if self.destroyed.load(Ordering::Acquire) {
+            return Err(Error::CONTEXT_IS_DESTROYED);
+        }
+        match self.error.load(Ordering::Acquire) {
+            0 => Ok(()),
+            code => Err(Error(code)),
+        }
+    }
+
+    /// Poisons the context: the first error stays.
+    pub fn fail(&self, error: Error) {
+        let _ = self.error.compare_exchange(0, error.0, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Whether kernels of this context may touch another device's ordinary memory.
+    pub fn reaches(&self, device: usize) -> bool {
+        device == self.ordinal || lock(&self.peers).contains(&device)
+    }
+
+    /// Held while work is submitted, so that the legacy stream's mutual waits see one order.
+    pub fn order(&self) -> MutexGuard<'_, ()> {
+        lock(&self.order)
+    }
+
+    /// Every stream of the context, the implicit ones included.
+    pub fn streams(&self) -> Vec<Arc<Stream>> {
+        let streams = lock(&self.streams);
+        streams.all.iter().chain(&streams.retired).cloned().collect()
+    }
+
+    /// Adds a stream of the program's.
+    pub fn adopt(&self, stream: Arc<Stream>) {
+        lock(&self.streams).all.push(stream);
+    }
+
+    /// Forgets a stream.
+    pub fn disown(&self, stream: &Arc<Stream>) {
+        lock(&self.streams).all.retain(|other| !Arc::ptr_eq(other, stream));
+    }
+
+    /// Keeps a destroyed stream until its work is done: the device is not idle before.
+    pub fn retire(&self, stream: Arc<Stream>) {
+        let mut streams = lock(&self.streams);
+        streams.all.retain(|other| !Arc::ptr_eq(other, &stream));
+        streams.retired.retain(|other| !other.idle());
+        streams.retired.push(stream);
+    }
+
+    /// The legacy default stream.
+    pub fn legacy_stream(self: &Arc<Context>) -> Arc<Stream> {
+        let mut streams = lock(&self.streams);
+        if let Some(stream) = &streams.legacy {
+            return stream.clone();
+        }
+        let stream = Stream::create(self, Kind::Legacy, 0, 0);
+        streams.all.push(stream.clone());
+        streams.legacy = Some(stream.clone());
+        stream
+    }
+
+    /// The legacy stream if anything ever used it.
+    pub fn legacy_if_used(&self) -> Option<Arc<Stream>> {
+        lock(&self.streams).legacy.clone()
+    }
+
+    /// The calling thread's default stream.
+    pub fn per_thread_stream(self: &Arc<Context>) -> Arc<Stream> {
+        // SAFETY: gettid has no preconditions.
+        let thread = unsafe { libc::gettid() };
+        let mut streams = lock(&self.streams);
+        if let Some(stream) = streams.per_thread.get(&thread) {
+            return stream.clone();
+        }
+        let stream = Stream::create(self, Kind::PerThread, 0, 0);
+        streams.all.push(stream.clone());
+        streams.per_thread.insert(thread, stream.clone());
+        stream
+    }
+
+    /// Waits for everything submitted to this context.
+    pub fn wait(&self) {
+        for stream in self.streams() {
+            stream.wait_all();
+        }
+    }
+
+    /// Ends the context once its work is done, and frees what belongs to it.
+    pub fn destroy(&self) {
+        self.wait();
+        if self.destroyed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        for stream in self.streams() {
+            stream.close();
+        }
+        *lock(&self.streams) = Streams::default();
+        alloc::release_context(self.handle);
+        self.device().uncharge(options().context_overhead);
+        let _ = CONTEXTS.remove(self.handle);
+    }
+}
+
+/// Waits for all work on a device, whatever its context.
+pub fn wait_for_device(ordinal: usize) {
+    for context in CONTEXTS.all().iter().filter(|context| context.ordinal == ordinal) {
+        context.wait();
+    }
+}

@@ -1,0 +1,208 @@
+//! How the simulated GPU reaches memory: translation through the page table, piece by piece, when it happens.
+
+use crate::context::Context;
+use crate::env::{HostNuma, options};
+use crate::errors::{Error, Result};
+use crate::physical::{Physical, Place};
+use crate::va::{self, Backing, Mapping, Origin, READ, READ_WRITE};
+use std::sync::Arc;
+
+/// Pieces of this size at most are translated at once: a remap under running work shows soon.
+const PIECE: u64 = 4 << 20;
+const SCRATCH: usize = 2 << 20;
+
+/// What reaches for memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// A running kernel.
+    Kernel,
+    /// The copy engine.
+    Copy,
+}
+
+/// A device at work for a context.
+pub struct Gpu<'a> {
+    context: &'a Context,
+    engine: Engine,
+}
+
+/// Consecutive bytes the GPU may touch.
+pub struct Window {
+    /// First address.
+    pub start: u64,
+    /// First address behind it.
+    pub end: u64,
+    /// Whether the bytes lie across the link.
+    pub host: bool,
+    base: *mut u8,
+    generation: u64,
+    _memory: Option<Arc<Physical>>,
+}
+
+impl Window {
+    /// The simulator's own address of a byte.
+    pub fn at(&self, address: u64) -> *mut u8 {
+        debug_assert!((self.start..self.end).contains(&address));
+        // SAFETY: within the window.
+        unsafe { self.base.add((address - self.start) as usize) }
+    }
+
+    /// Whether a range still translates as when the window was made.
+    pub fn covers(&self, address: u64, len: u64) -> bool {
+        address >= self.start && address + len <= self.end && self.generation == va::generation()
+    }
+}
+
+impl<'a> Gpu<'a> {
+    /// The device of a context.
+    pub fn new(context: &'a Context, engine: Engine) -> Gpu<'a> {
+        Gpu { context, engine }
+    }
+
+    fn may(&self, mapping: &Mapping, write: bool) -> bool {
+        let ordinal = self.context.ordinal();
+        let wanted = if write { READ_WRITE } else { READ };
+        match mapping.origin {
+            Origin::Vmm(_) | Origin::Pool(_) => {
+                let own = mapping.rights[ordinal];
+                // The copy engine of the device that owns the memory can serve a copy as well.
+                let owner = mapping.device().filter(|_| self.engine == Engine::Copy);
+                let rights = own | owner.map_or(0, |device| mapping.rights[device]);
+                rights & wanted == wanted
+            }
+            Origin::Alloc | Origin::Graph | Origin::Ipc => {
+                self.engine == Engine::Copy || mapping.device().is_some_and(|device| self.context.reaches(device))
+            }
+            Origin::HostAlloc(_) | Origin::Managed => true,
+            Origin::Registered(flags) => !write || flags & crate::host::READ_ONLY == 0,
+        }
+    }
+
+    /// Translates an address; the window reaches to the end of its mapping.
+    pub fn window(&self, address: u64, write: bool) -> Result<Window> {
+        let space = va::read();
+        let mapping = space.find(address).ok_or(Error::ILLEGAL_ADDRESS)?;
+        if !self.may(mapping, write) {
+            return Err(Error::ILLEGAL_ADDRESS);
+        }
+        let (start, end) = (mapping.start, mapping.end());
+        let generation = va::generation();
+        match &mapping.backing {
+            Backing::Host => Ok(Window { start, end, host: true, base: start as *mut u8, generation, _memory: None }),
+            Backing::Pending => Err(Error::ILLEGAL_ADDRESS),
+            Backing::Physical(memory, offset) => {
+                let host = matches!(memory.place, Place::Host(_));
+                let numa = if host && self.engine == Engine::Kernel { options().host_numa } else { HostNuma::Ok };
+                match numa {
+                    HostNuma::Unreadable => Err(Error::ILLEGAL_ADDRESS),
+                    HostNuma::Stale => Ok(stale(address, end, generation)),
+                    _ => {
+                        let base = memory.at(*offset);
+                        Ok(Window { start, end, host, base, generation, _memory: Some(memory.clone()) })
+                    }
+                }
+            }
+        }
+    }
+
+    /// Visits a range piece by piece: offset into the range, the simulator's pointer, length.
+    pub fn each(&self, address: u64, len: u64, write: bool, mut visit: impl FnMut(u64, *mut u8, usize)) -> Result {
+        let mut done = 0;
+        while done < len {
+            let window = self.window(address.wrapping_add(done), write)?;
+            let here = (len - done).min(window.end - (address + done)).min(PIECE);
+            visit(done, window.at(address + done), here as usize);
+            if window.host && self.engine == Engine::Kernel {
+                self.carry(here);
+            }
+            done += here;
+        }
+        Ok(())
+    }
+
+    /// Takes the link's time for some bytes.
+    pub fn carry(&self, bytes: u64) {
+        self.context.device().link.carry(bytes);
+    }
+
+    /// Reads a range.
+    pub fn read(&self, address: u64, len: u64) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        self.each(address, len, false, |offset, from, here| {
+            // SAFETY: a window of at least `here` bytes, copied into a vector of `len`.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr().add(offset as usize), here) };
+        })?;
+        Ok(bytes)
+    }
+
+    /// Reads a little-endian number.
+    pub fn read_u32(&self, address: u64) -> Result<u32> {
+        let bytes = self.read(address, 4)?;
+        Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+    }
+
+    /// Writes a range.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result {
+        self.each(address, bytes.len() as u64, true, |offset, to, here| {
+            // SAFETY: a window of at least `here` bytes, filled from inside `bytes`.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr().add(offset as usize), to, here) };
+        })
+    }
+
+    /// Writes a number as `cuStreamWriteValue` does.
+    pub fn write_value(&self, address: u64, value: u64, wide: bool) -> Result {
+        self.write(address, &value.to_le_bytes()[..if wide { 8 } else { 4 }])
+    }
+
+    /// Whether a `cuStreamWaitValue` condition holds.
+    pub fn value_holds(&self, address: u64, value: u64, wait: ValueWait, wide: bool) -> Result<bool> {
+        let mut bytes = [0; 8];
+        let len = if wide { 8 } else { 4 };
+        bytes[..len].copy_from_slice(&self.read(address, len as u64)?);
+        let now = u64::from_le_bytes(bytes);
+        let mask = if wide { u64::MAX } else { u32::MAX.into() };
+        Ok(match wait {
+            ValueWait::AtLeast if wide => now.wrapping_sub(value) as i64 >= 0,
+            ValueWait::AtLeast => (now as u32).wrapping_sub(value as u32) as i32 >= 0,
+            ValueWait::Equal => now == value & mask,
+            ValueWait::AnyBit => now & value != 0,
+            ValueWait::NotAll => !(now | value) & mask != 0,
+        })
+    }
+}
+
+/// The conditions of `cuStreamWaitValue`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ValueWait {
+    /// Cyclically at least.
+    AtLeast,
+    /// Equal.
+    Equal,
+    /// A common bit.
+    AnyBit,
+    /// A bit that neither has.
+    NotAll,
+}
+
+impl ValueWait {
+    /// Reads `CUstreamWaitValue_flags`.
+    pub fn from_flags(flags: u32) -> Option<ValueWait> {
+        Some(match flags & !(1 << 30) {
+            0 => ValueWait::AtLeast,
+            1 => ValueWait::Equal,
+            2 => ValueWait::AnyBit,
+            3 => ValueWait::NotAll,
+            _ => return None,
+        })
+    }
+}
+
+/// Memory a kernel believes it reads and writes, and does not.
+fn stale(address: u64, end: u64, generation: u64) -> Window {
+    thread_local! {
+        static SCRATCH_MEMORY: *mut u8 = Box::leak(vec![0u8; SCRATCH].into_boxed_slice()).as_mut_ptr();
+    }
+    let base = SCRATCH_MEMORY.with(|memory| *memory);
+    let end = end.min(address + SCRATCH as u64);
+    Window { start: address, end, host: true, base, generation, _memory: None }
+}

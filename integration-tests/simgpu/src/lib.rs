@@ -1,0 +1,80 @@
+//! A simulated CUDA driver (libcuda.so.1) for machines without a GPU.
+//!
+//! GreenBoost is tested against this library, so it behaves as the real driver does wherever GreenBoost depends on
+//! it, errors included, and is stricter where a program could get away with a mistake: streams really run apart,
+//! device memory really is out of the host's reach, and an address is translated when the work runs.
+//!
+//! # Environment
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `SIMGPU_DEVICES` | boards in the machine | 1 |
+//! | `SIMGPU_VRAM` | bytes of VRAM, `512MiB`, `4GiB`; a list gives each board its own | `1GiB` |
+//! | `SIMGPU_CTX_OVERHEAD` | VRAM a context takes | 0 |
+//! | `SIMGPU_SEED` | seed of the delays, and of the order of independent graph nodes | 0 |
+//! | `SIMGPU_DELAY_US` | longest random delay before an operation of a stream, in microseconds | 20 |
+//! | `SIMGPU_LINK_GBPS` | speed of the link to the host, for copies and kernels that read host memory | no limit |
+//! | `SIMGPU_DRIVER_VERSION` | what `cuDriverGetVersion` says, and the newest functions there are | 13000 |
+//! | `SIMGPU_VMM` | 0: no virtual memory management | 1 |
+//! | `SIMGPU_HOST_NUMA` | `ok`; `unreadable`: kernels fault on host chunks; `stale`: they read zeroes and their writes are lost; `unsupported`: `cuMemCreate` refuses | `ok` |
+//! | `SIMGPU_HOST_REGISTER` | `ok`, or `fail`: `cuMemHostRegister` is not supported | `ok` |
+//! | `SIMGPU_FAIL` | `cuMemCreate:3,cuMemMap:1:999`: the Nth call of a function (symbol or base name) fails with a code | out of memory |
+//! | `SIMGPU_TRACE` | a file that gets a line `name(arguments) = code` for every call | none |
+//! | `SIMGPU_TWINS` | 1: `cuGetProcAddress` returns other addresses than the exported symbols; calls through them are traced as `name@twin` | 0 |
+//! | `SIMGPU_SHM` | a file all processes of one simulated machine share: VRAM is then theirs together, and NVML sees it | none |
+//! | `CUDA_VISIBLE_DEVICES` | indices or UUIDs, as ever | all |
+//!
+//! # What it does not do
+//!
+//! It runs only the kernels of [`kernels`], whatever code the PTX has. The export tables the CUDA runtime wants are
+//! missing, so a real libcudart does not start on it. There are no arrays, textures, multicast or external memory.
+//! Kernels of one stream never overlap, also with programmatic serialisation. An allocation of 1 MiB or more is
+//! accounted in steps of 2 MiB, a smaller one in steps of 512 bytes; the real driver's small allocations share
+//! 2 MiB blocks. Memory from `cuMemCreate` survives the reset of a context. Pages the program unmaps while they
+//! are registered are gone, where a real driver would still have them pinned.
+#![allow(non_snake_case)]
+// Nothing here is a Rust API: the crate is a library only so that its own tests can link it.
+pub mod alloc;
+pub mod arguments;
+pub mod capture;
+pub mod context;
+pub mod context_calls;
+pub mod copy;
+pub mod device;
+pub mod driver;
+pub mod edge;
+pub mod entry;
+pub mod env;
+pub mod errors;
+pub mod event;
+pub mod function;
+pub mod gpu;
+pub mod graph;
+pub mod graph_build;
+pub mod graph_exec;
+pub mod graph_nodes;
+pub mod handles;
+pub mod host;
+pub mod kernels;
+pub mod launch;
+pub mod link;
+pub mod memcpy;
+pub mod memcpy_shaped;
+pub mod memset;
+pub mod module;
+pub mod physical;
+pub mod pointer;
+pub mod pool;
+pub mod pool_calls;
+pub mod primary;
+pub mod ptx;
+pub mod share;
+pub mod stream;
+pub mod stream_calls;
+pub mod trace;
+pub mod unsupported;
+pub mod v1;
+pub mod va;
+pub mod vmm;
+pub mod work;
+pub mod world;

@@ -1,0 +1,169 @@
+//! Fills.
+
+use crate::capture;
+use crate::context::Context;
+use crate::copy::{Declared, Kind, classify};
+use crate::edge::{Call, driver};
+use crate::errors::{Error, Result};
+use crate::gpu::{Engine, Gpu};
+use crate::work::Work;
+
+/// A fill; also the layout of `CUDA_MEMSET_NODE_PARAMS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// First byte.
+    pub address: u64,
+    /// Bytes from row to row.
+    pub pitch: usize,
+    /// The element.
+    pub value: u32,
+    /// Its size: 1, 2 or 4.
+    pub element: u32,
+    /// Elements in a row.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+}
+
+const _: () = assert!(size_of::<Fill>() == size_of::<cudarc::driver::sys::CUDA_MEMSET_NODE_PARAMS>());
+
+impl Fill {
+    fn row_bytes(&self) -> u64 {
+        self.width as u64 * u64::from(self.element)
+    }
+
+    /// Checks the fill as the driver does at the call.
+    pub fn check(&self) -> Result<Kind> {
+        let element = u64::from(self.element);
+        let aligned = matches!(element, 1 | 2 | 4) && self.address.is_multiple_of(element);
+        let pitched =
+            self.height <= 1 || self.pitch as u64 >= self.row_bytes() && (self.pitch as u64).is_multiple_of(element);
+        if !aligned || !pitched {
+            return Err(Error::INVALID_VALUE);
+        }
+        let rows = (self.height.max(1) as u64 - 1).checked_mul(self.pitch as u64);
+        let extent = rows.and_then(|rows| rows.checked_add(self.row_bytes())).ok_or(Error::INVALID_VALUE)?;
+        classify(self.address, extent, Declared::Device)
+    }
+
+    /// Does it.
+    pub fn run(&self, context: &Context) -> Result {
+        let gpu = Gpu::new(context, Engine::Copy);
+        let row = self.row_bytes();
+        if self.height == 1 || self.pitch as u64 == row {
+            return self.run_row(&gpu, self.address, row * self.height as u64);
+        }
+        (0..self.height as u64).try_for_each(|index| self.run_row(&gpu, self.address + index * self.pitch as u64, row))
+    }
+
+    fn run_row(&self, gpu: &Gpu, address: u64, len: u64) -> Result {
+        let size = self.element as usize;
+        let pattern = self.value.to_le_bytes();
+        gpu.each(address, len, true, |offset, to, here| {
+            // SAFETY: a writable window of `here` bytes.
+            let target = unsafe { std::slice::from_raw_parts_mut(to, here) };
+            if size == 1 {
+                target.fill(pattern[0]);
+            } else {
+                // Windows end on page borders, so every piece starts with a whole element.
+                debug_assert!(offset.is_multiple_of(size as u64));
+                for element in target.chunks_mut(size) {
+                    let len = element.len();
+                    element.copy_from_slice(&pattern[..len]);
+                }
+            }
+        })
+    }
+}
+
+fn start(call: &Call, stream: Option<usize>, fill: Fill) -> Result {
+    let target = call.stream(stream.unwrap_or(0))?;
+    if stream.is_none() {
+        target.forbid_capturing()?;
+        capture::forbid_unsafe()?;
+    }
+    if fill.width == 0 || fill.height == 0 {
+        return Ok(());
+    }
+    let kind = fill.check()?;
+    let fence = target.enqueue(Work::Fill(fill))?;
+    // Filling VRAM does not hold the host up; filling host memory does.
+    if let (Some(fence), true, true) = (fence, stream.is_none(), kind == Kind::Pinned) {
+        fence.wait();
+        target.context()?.healthy()?;
+    }
+    Ok(())
+}
+
+fn line(address: u64, value: u32, element: u32, width: usize) -> Fill {
+    Fill { address, pitch: 0, value, element, width, height: 1 }
+}
+
+driver! {
+    [ctx] "cuMemsetD8" 3020 cuMemsetD8_v2 | 7000 cuMemsetD8_v2_ptds(call, to: u64, value: u8, n: usize) {
+        start(call, None, line(to, value.into(), 1, n))
+    }
+
+    [ctx] "cuMemsetD16" 3020 cuMemsetD16_v2 | 7000 cuMemsetD16_v2_ptds(call, to: u64, value: u16, n: usize) {
+        start(call, None, line(to, value.into(), 2, n))
+    }
+
+    [ctx] "cuMemsetD32" 3020 cuMemsetD32_v2 | 7000 cuMemsetD32_v2_ptds(call, to: u64, value: u32, n: usize) {
+        start(call, None, line(to, value, 4, n))
+    }
+
+    [ctx] "cuMemsetD8Async" 3020 cuMemsetD8Async | 7000 cuMemsetD8Async_ptsz(
+        call, to: u64, value: u8, n: usize, stream: usize,
+    ) {
+        start(call, Some(stream), line(to, value.into(), 1, n))
+    }
+
+    [ctx] "cuMemsetD16Async" 3020 cuMemsetD16Async | 7000 cuMemsetD16Async_ptsz(
+        call, to: u64, value: u16, n: usize, stream: usize,
+    ) {
+        start(call, Some(stream), line(to, value.into(), 2, n))
+    }
+
+    [ctx] "cuMemsetD32Async" 3020 cuMemsetD32Async | 7000 cuMemsetD32Async_ptsz(
+        call, to: u64, value: u32, n: usize, stream: usize,
+    ) {
+        start(call, Some(stream), line(to, value, 4, n))
+    }
+
+    [ctx] "cuMemsetD2D8" 3020 cuMemsetD2D8_v2 | 7000 cuMemsetD2D8_v2_ptds(
+        call, address: u64, pitch: usize, value: u8, width: usize, height: usize,
+    ) {
+        start(call, None, Fill { address, pitch, value: value.into(), element: 1, width, height })
+    }
+
+    [ctx] "cuMemsetD2D16" 3020 cuMemsetD2D16_v2 | 7000 cuMemsetD2D16_v2_ptds(
+        call, address: u64, pitch: usize, value: u16, width: usize, height: usize,
+    ) {
+        start(call, None, Fill { address, pitch, value: value.into(), element: 2, width, height })
+    }
+
+    [ctx] "cuMemsetD2D32" 3020 cuMemsetD2D32_v2 | 7000 cuMemsetD2D32_v2_ptds(
+        call, address: u64, pitch: usize, value: u32, width: usize, height: usize,
+    ) {
+        start(call, None, Fill { address, pitch, value, element: 4, width, height })
+    }
+
+    [ctx] "cuMemsetD2D8Async" 3020 cuMemsetD2D8Async | 7000 cuMemsetD2D8Async_ptsz(
+        call, address: u64, pitch: usize, value: u8, width: usize, height: usize, stream: usize,
+    ) {
+        start(call, Some(stream), Fill { address, pitch, value: value.into(), element: 1, width, height })
+    }
+
+    [ctx] "cuMemsetD2D16Async" 3020 cuMemsetD2D16Async | 7000 cuMemsetD2D16Async_ptsz(
+        call, address: u64, pitch: usize, value: u16, width: usize, height: usize, stream: usize,
+    ) {
+        start(call, Some(stream), Fill { address, pitch, value: value.into(), element: 2, width, height })
+    }
+
+    [ctx] "cuMemsetD2D32Async" 3020 cuMemsetD2D32Async | 7000 cuMemsetD2D32Async_ptsz(
+        call, address: u64, pitch: usize, value: u32, width: usize, height: usize, stream: usize,
+    ) {
+        start(call, Some(stream), Fill { address, pitch, value, element: 4, width, height })
+    }
+}

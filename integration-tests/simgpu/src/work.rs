@@ -1,0 +1,171 @@
+//! What a stream does: every operation as data, so that it can run now, later, or many times as a node of a graph.
+
+use crate::context::Context;
+use crate::copy::Plan;
+use crate::errors::Result;
+use crate::event::{Event, Stamp};
+use crate::gpu::{Engine, Gpu, ValueWait};
+use crate::graph_exec::ExecNode;
+use crate::launch::Launch;
+use crate::memset::Fill;
+use crate::pool::GraphMemory;
+use crate::stream::Random;
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// `CUhostFn`
+pub type HostFunction = Option<unsafe extern "C" fn(*mut c_void)>;
+
+/// A host function with its argument.
+#[derive(Clone, Copy)]
+pub struct HostCall {
+    /// The program's function.
+    pub function: unsafe extern "C" fn(*mut c_void),
+    /// Its argument.
+    pub data: usize,
+}
+
+/// One operation.
+#[derive(Clone)]
+pub enum Work {
+    /// An empty node, or a pure wait.
+    Nothing,
+    /// A kernel.
+    Kernel(Arc<Launch>),
+    /// A copy.
+    Copy(Arc<Plan>),
+    /// A memset.
+    Fill(Fill),
+    /// `cuLaunchHostFunc`
+    Host(HostCall),
+    /// `cuStreamAddCallback`
+    Callback {
+        /// The program's function.
+        callback: unsafe extern "C" fn(usize, u32, *mut c_void),
+        /// The handle it is told.
+        stream: usize,
+        /// Its argument.
+        data: usize,
+    },
+    /// An event was recorded here.
+    Stamp(Arc<Stamp>),
+    /// An event record node of a graph.
+    RecordNode(Arc<Event>),
+    /// An event wait node of a graph.
+    WaitNode(Arc<Event>),
+    /// Frees memory in stream order.
+    Free(u64),
+    /// A memory node of a graph.
+    GraphAlloc(Arc<GraphMemory>),
+    /// Its counterpart.
+    GraphFree(u64),
+    /// `cuStreamWriteValue`
+    WriteValue {
+        /// Where.
+        address: u64,
+        /// What.
+        value: u64,
+        /// 8 bytes instead of 4.
+        wide: bool,
+    },
+    /// `cuStreamWaitValue`
+    WaitValue {
+        /// Where.
+        address: u64,
+        /// Compared with what.
+        value: u64,
+        /// And how.
+        wait: ValueWait,
+        /// 8 bytes instead of 4.
+        wide: bool,
+    },
+    /// A whole graph.
+    Graph(Arc<Vec<ExecNode>>),
+}
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread runs a host function of a stream: those must not call the driver.
+pub fn in_callback() -> bool {
+    IN_CALLBACK.try_with(Cell::get).unwrap_or(false)
+}
+
+fn calling_back(call: impl FnOnce()) {
+    IN_CALLBACK.with(|flag| flag.set(true));
+    call();
+    IN_CALLBACK.with(|flag| flag.set(false));
+}
+
+impl Work {
+    /// Does it. An error poisons the context.
+    pub fn run(&self, context: &Arc<Context>, random: &mut Random) -> Result {
+        match self {
+            Work::Nothing => Ok(()),
+            Work::Kernel(launch) => launch.run(context),
+            Work::Copy(plan) => plan.run(context),
+            Work::Fill(fill) => fill.run(context),
+            Work::Host(host) => {
+                // SAFETY: the program handed over this function and this argument for exactly this call.
+                calling_back(|| unsafe { (host.function)(host.data as *mut c_void) });
+                Ok(())
+            }
+            Work::Callback { callback, stream, data } => {
+                // SAFETY: as above.
+                calling_back(|| unsafe { callback(*stream, 0, *data as *mut c_void) });
+                Ok(())
+            }
+            Work::Stamp(stamp) => {
+                let _ = stamp.0.set(Instant::now());
+                Ok(())
+            }
+            Work::RecordNode(event) => {
+                event.stamp_now();
+                Ok(())
+            }
+            Work::WaitNode(event) => {
+                if let Some(fence) = event.fence() {
+                    fence.wait();
+                }
+                Ok(())
+            }
+            Work::Free(address) => crate::pool::free_now(*address),
+            Work::GraphAlloc(memory) => {
+                memory.appear();
+                Ok(())
+            }
+            Work::GraphFree(address) => crate::pool::disappear(*address),
+            Work::WriteValue { address, value, wide } => {
+                Gpu::new(context, Engine::Copy).write_value(*address, *value, *wide)
+            }
+            Work::WaitValue { address, value, wait, wide } => {
+                let gpu = Gpu::new(context, Engine::Copy);
+                while context.healthy().is_ok() && !gpu.value_holds(*address, *value, *wait, *wide)? {
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+                Ok(())
+            }
+            Work::Graph(nodes) => crate::graph_exec::run(nodes, context, random),
+        }
+    }
+
+    /// The `CUgraphNodeType` it is as a node.
+    pub fn node_type(&self) -> u32 {
+        match self {
+            Work::Kernel(_) => 0,
+            Work::Copy(_) => 1,
+            Work::Fill(_) => 2,
+            Work::Host(_) | Work::Callback { .. } => 3,
+            Work::Graph(_) => 4,
+            Work::Nothing | Work::Stamp(_) => 5,
+            Work::WaitNode(_) => 6,
+            Work::RecordNode(_) => 7,
+            Work::GraphAlloc(_) => 10,
+            Work::GraphFree(_) | Work::Free(_) => 11,
+            Work::WriteValue { .. } | Work::WaitValue { .. } => 12,
+        }
+    }
+}
