@@ -3,6 +3,7 @@
 //! One reservation with such chunks behaves as one allocation for kernels, copies and fills. The price is
 //! creation: the driver zeroes at about 5 GB/s.
 
+use super::access;
 use super::backing::{HostBacking, HostChunk};
 use crate::abi::*;
 use crate::driver::Driver;
@@ -22,12 +23,12 @@ fn node(driver: &Driver, device: CUdevice) -> c_int {
     if known.is_ok() { node.max(0) } else { 0 }
 }
 
-fn attach(driver: &Driver, device: CUdevice, chunk: HostChunk, at: CUdeviceptr) -> Result<(), Status> {
-    let (bytes, access) = (chunk.bytes as usize, AccessDesc::read_write(device));
+fn attach(driver: &Driver, chunk: HostChunk, at: CUdeviceptr) -> Result<(), Status> {
+    let bytes = chunk.bytes as usize;
     // SAFETY: `at` is an empty part of a reservation of ours, `token` a live handle of this size.
     unsafe {
         driver.cuMemMap(at, bytes, 0, chunk.token, 0)?;
-        driver.cuMemSetAccess(at, bytes, &access, 1).inspect_err(|_| {
+        access::open_ram(driver, at, chunk.bytes).inspect_err(|_| {
             let _ = driver.cuMemUnmap(at, bytes);
         })
     }
@@ -50,13 +51,13 @@ impl HostBacking for HostNuma {
         Ok(HostChunk { token, bytes })
     }
 
-    fn fill(&self, driver: &Driver, device: CUdevice, chunk: HostChunk, from: CUdeviceptr) -> Result<(), Status> {
+    fn fill(&self, driver: &Driver, _: CUdevice, chunk: HostChunk, from: CUdeviceptr) -> Result<(), Status> {
         // The memory needs an address to be copied to; it is a passing one.
         let (bytes, mut window) = (chunk.bytes as usize, 0);
         // SAFETY: the window is ours alone from reservation to release; the source is mapped VRAM of this size.
         unsafe {
             driver.cuMemAddressReserve(&mut window, bytes, 0, 0, 0)?;
-            let filled = attach(driver, device, chunk, window).and_then(|()| {
+            let filled = attach(driver, chunk, window).and_then(|()| {
                 let copied = driver.cuMemcpyDtoD_v2(window, from, bytes).and_then(|()| driver.cuCtxSynchronize());
                 let _ = driver.cuMemUnmap(window, bytes);
                 copied
@@ -66,8 +67,8 @@ impl HostBacking for HostNuma {
         }
     }
 
-    fn map(&self, driver: &Driver, device: CUdevice, chunk: &mut HostChunk, at: CUdeviceptr) -> Result<(), Status> {
-        attach(driver, device, *chunk, at)
+    fn map(&self, driver: &Driver, _: CUdevice, chunk: &mut HostChunk, at: CUdeviceptr) -> Result<(), Status> {
+        attach(driver, *chunk, at)
     }
 
     fn unmap(&self, driver: &Driver, chunk: HostChunk, at: CUdeviceptr) {

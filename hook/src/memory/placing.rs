@@ -1,5 +1,6 @@
 //! Making and releasing spanning allocations.
 
+use super::access;
 use super::allocations::{Allocation, Chunk, Home};
 use super::backing;
 use super::device::Device;
@@ -113,14 +114,13 @@ impl Memory {
     }
 
     fn vram_home(&self, device: &Device, at: CUdeviceptr, bytes: u64) -> Result<Home, Status> {
-        let (prop, access) =
-            (AllocationProp::pinned(LOCATION_DEVICE, device.ordinal), AccessDesc::read_write(device.ordinal));
+        let prop = AllocationProp::pinned(LOCATION_DEVICE, device.ordinal);
         let (mut handle, length) = (0, bytes as usize);
         // SAFETY: `at` is an empty part of a reservation of ours; what succeeds is undone when the next step fails.
         unsafe {
             self.driver.cuMemCreate(&mut handle, length, &prop, 0)?;
             let mapped = self.driver.cuMemMap(at, length, 0, handle, 0).and_then(|()| {
-                self.driver.cuMemSetAccess(at, length, &access, 1).inspect_err(|_| {
+                access::open_vram(self.driver, device.ordinal, at, bytes).inspect_err(|_| {
                     let _ = self.driver.cuMemUnmap(at, length);
                 })
             });

@@ -4,6 +4,7 @@
 //! cannot read. The probe runs in a context of its own, because a kernel that faults leaves the context it ran
 //! in unusable.
 
+use super::access;
 use super::backing::HostBacking;
 use crate::abi::*;
 use crate::driver::Driver;
@@ -74,8 +75,7 @@ fn in_context(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> R
             return Err(failed("cuMemMap of VRAM", status));
         }
         bench.vram = Some(handle);
-        let access = AccessDesc::read_write(device);
-        driver.cuMemSetAccess(bench.base, granule, &access, 1).map_err(|status| failed("cuMemSetAccess", status))?;
+        access::open_vram(driver, device, bench.base, GRANULE).map_err(|status| failed("cuMemSetAccess", status))?;
     }
     let mut chunk = backing.create(driver, device, GRANULE).map_err(|status| failed("creating memory", status))?;
     if let Err(status) = backing.map(driver, device, &mut chunk, bench.base + GRANULE) {

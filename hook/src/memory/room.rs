@@ -1,5 +1,6 @@
 //! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
 
+use super::access;
 use super::allocations::{Allocation, Chunk, Home};
 use super::device::Device;
 use super::gate::GATE;
@@ -143,7 +144,7 @@ impl Memory {
         backing: &dyn super::backing::HostBacking,
         memory: &mut super::backing::HostChunk,
     ) -> Result<(), Status> {
-        let (bytes, access) = (chunk.bytes as usize, AccessDesc::read_write(device.ordinal));
+        let bytes = chunk.bytes as usize;
         // SAFETY: the device is idle and nobody can submit work; the range is exactly one mapping of ours.
         unsafe { self.driver.cuMemUnmap(chunk.at, bytes) }?;
         backing.map(self.driver, device.ordinal, memory, chunk.at).inspect_err(|status| {
@@ -151,7 +152,7 @@ impl Memory {
             let restored = unsafe {
                 self.driver
                     .cuMemMap(chunk.at, bytes, 0, handle, 0)
-                    .and_then(|()| self.driver.cuMemSetAccess(chunk.at, bytes, &access, 1))
+                    .and_then(|()| access::open_vram(self.driver, device.ordinal, chunk.at, chunk.bytes))
             };
             if let Err(lost) = restored {
                 log::error!("a chunk at {:#x} is unmapped: RAM refused with {status}, VRAM with {lost}", chunk.at);

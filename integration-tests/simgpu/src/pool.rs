@@ -172,7 +172,7 @@ pub fn or_trim<T>(take: impl Fn() -> Result<T>) -> Result<T> {
 
 /// A free that has reached its turn.
 pub fn free_now(address: u64) -> Result {
-    let Ok(mapping) = crate::alloc::forget(address, |origin| matches!(origin, Origin::Pool(_))) else {
+    let Ok(mapping) = crate::alloc::forget(address, |origin| matches!(origin, Origin::Pool(_) | Origin::Alloc)) else {
         return Ok(());
     };
     if let (Backing::Physical(memory, _), Origin::Pool(pool)) = (mapping.backing, mapping.origin)
@@ -281,7 +281,8 @@ driver! {
         let stream = call.stream(stream)?;
         let origin = va::read().at(address).map(|mapping| mapping.origin);
         let work = match origin {
-            Some(Origin::Pool(_)) => Work::Free(address),
+            // Memory of cuMemAlloc may be freed in stream order too; it belongs to no pool.
+            Some(Origin::Pool(_) | Origin::Alloc) => Work::Free(address),
             Some(Origin::Graph) => Work::GraphFree(address),
             _ => return Err(Error::INVALID_VALUE),
         };

@@ -41,6 +41,10 @@ impl Variables {
         let is_ours = |name: &str| user.get(name).is_none();
         let marks = marks(own.iter().filter(|(name, _)| is_ours(name)).map(|(name, value)| (&**name, &**value)));
         own.push((LAUNCHED.to_owned(), marks));
+        // The entry point of a container becomes the command, and stays process 1.
+        if std::process::id() == 1 {
+            own.push((settings::AS_INIT.to_owned(), "1".to_owned()));
+        }
 
         let mut set: Vec<_> = own.into_iter().map(|(name, value)| (name, OsString::from(value))).collect();
         let existing = user.own.get(OsStr::new(PRELOAD)).map(OsString::as_os_str);
