@@ -9,7 +9,7 @@ mod journal;
 
 use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
-use crate::{guard, inject};
+use crate::{ggml, guard, inject};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, DISABLE, EXCLUDE, INCLUDE};
 use greenboost_contract::{Layers, Settings};
 use std::ffi::CString;
@@ -102,6 +102,7 @@ fn start() {
     // SAFETY: the handlers take and release gates, and read atomics.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);
+    ggml::install();
     log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
     let any = inject::standing() != Layers::NONE;
     let _ = SETTINGS.set(settings);

@@ -77,6 +77,9 @@ driver! {
     cuMemcpyHtoD_v2(dst: CUdeviceptr, src: *const c_void, bytes: usize);
     cuMemcpyDtoH_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize);
     cuMemcpyDtoD_v2(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize);
+    cuMemsetD8_v2(dst: CUdeviceptr, value: u8, count: usize);
+    cuMemsetD16_v2(dst: CUdeviceptr, value: u16, count: usize);
+    cuMemsetD32_v2(dst: CUdeviceptr, value: u32, count: usize);
     cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
     cuEventCreate(event: *mut CUevent, flags: c_uint);
     cuEventRecord(event: CUevent, stream: CUstream);

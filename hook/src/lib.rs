@@ -19,6 +19,7 @@ pub mod detours;
 pub mod driver;
 #[cfg(all(feature = "preload", not(test)))]
 pub mod exports;
+pub mod ggml;
 pub mod guard;
 pub mod handlers;
 pub mod inject;

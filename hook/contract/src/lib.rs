@@ -2,11 +2,13 @@
 //!
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
+//! * [`place`]: rules that say where a model's tensors should be;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
 //!
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
 
+pub mod place;
 pub mod probe;
 pub mod record;
 pub mod settings;

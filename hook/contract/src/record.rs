@@ -18,7 +18,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -103,13 +103,17 @@ pub struct Record {
     pub ram_used: AtomicU64,
     /// Kernel launches seen.
     pub launches: AtomicU64,
+    /// Weight tensors known by name.
+    pub tensors: AtomicU64,
+    /// How memory is placed: by tensor, or why not.
+    pub placement: Text<96>,
     /// The devices.
     pub devices: [DeviceRecord; MAX_DEVICES],
 }
 
 const _: () = assert!(size_of::<DeviceRecord>() == 48 + 13 * 8);
 const _: () =
-    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 160 + 3 * 8 + MAX_DEVICES * size_of::<DeviceRecord>());
+    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 160 + 4 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>());
 
 /// A mapped record; unmapped when dropped.
 #[derive(Debug)]

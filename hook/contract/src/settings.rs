@@ -4,6 +4,7 @@
 //! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
 
+use crate::place::{self, PlaceRule};
 use crate::size::parse_size;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -45,6 +46,10 @@ pub const REPORT_TOTAL: &str = "GREENBOOST_REPORT_TOTAL";
 pub const BACKINGS: &str = "GREENBOOST_BACKINGS";
 /// Whether memory may leave VRAM at all: see [`Spill`].
 pub const SPILL: &str = "GREENBOOST_SPILL";
+/// Placement rules by tensor name, as [`crate::place`] writes them.
+pub const PLACE: &str = "GREENBOOST_PLACE";
+/// File that the tier map is written to whenever it has changed; without it none is written.
+pub const MAP: &str = "GREENBOOST_MAP";
 
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;
@@ -189,6 +194,10 @@ pub struct Settings {
     pub backings: Vec<String>,
     /// Whether memory may leave VRAM.
     pub spill: Spill,
+    /// Where tensors should be; the first rule that fits decides.
+    pub place: Vec<PlaceRule>,
+    /// The tier map's file, if any.
+    pub map: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -209,6 +218,8 @@ impl Default for Settings {
             report_total: ReportTotal::default(),
             backings: BACKING_NAMES.iter().map(|name| (*name).to_owned()).collect(),
             spill: Spill::default(),
+            place: Vec::new(),
+            map: None,
         }
     }
 }
@@ -239,8 +250,10 @@ impl Settings {
             (REPORT_TOTAL, self.report_total.name().to_owned()),
             (BACKINGS, self.backings.join(",")),
             (SPILL, self.spill.name().to_owned()),
+            (PLACE, place::to_text(&self.place)),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
+        env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
         env
@@ -266,6 +279,8 @@ impl Settings {
         REPORT_TOTAL,
         BACKINGS,
         SPILL,
+        PLACE,
+        MAP,
     ];
 
     /// Reads the settings through `get`, a look-up of environment variables. Unset or empty variables take
@@ -285,6 +300,7 @@ impl Settings {
         settings.include = get(INCLUDE).unwrap_or_default();
         settings.exclude = get(EXCLUDE).unwrap_or_default();
         settings.log = get(LOG).map(PathBuf::from);
+        settings.map = get(MAP).map(PathBuf::from);
         settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
         if let Some(value) = get(LAYERS) {
             settings.layers = Layers::from_names(&value)
@@ -301,6 +317,9 @@ impl Settings {
         settings.report_free = one_of(REPORT_FREE, get(REPORT_FREE), ReportFree::from_name, ReportFree::NAMES)?;
         settings.report_total = one_of(REPORT_TOTAL, get(REPORT_TOTAL), ReportTotal::from_name, ReportTotal::NAMES)?;
         settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
+        if let Some(value) = get(PLACE) {
+            settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
+        }
         if let Some(value) = get(BACKINGS) {
             settings.backings = value.split(',').map(|name| name.trim().to_owned()).collect();
             if let Some(unknown) = settings.backings.iter().find(|name| !BACKING_NAMES.contains(&name.as_str())) {
@@ -351,6 +370,8 @@ mod tests {
             report_total: ReportTotal::Budget,
             backings: vec!["memfd".to_owned()],
             spill: Spill::Never,
+            place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
+            map: Some("/tmp/map.json".into()),
         };
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
         let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();
@@ -371,6 +392,7 @@ mod tests {
             (REPORT_FREE, "all", "extended"),
             (BACKINGS, "floppy", "memfd"),
             (SPILL, "maybe", "never"),
+            (PLACE, "ffn", "five fields"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");

@@ -40,6 +40,9 @@ type BatchV2 = unsafe extern "C" fn(
 /// Submits a copy between two addresses (device or host: the seams are those of the table alone).
 fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, mut issue: impl FnMut(usize, usize) -> Status) -> Handled {
     let memory = memory::get()?;
+    if memory.has_late() {
+        memory.touch(&[dst, src]);
+    }
     let _inside = GATE.enter();
     if memory.has_seams() {
         return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, issue));
@@ -132,6 +135,15 @@ pub unsafe fn device_to_host_async(
     submit(dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece, stream) })
 }
 
+/// A batch can name any address.
+fn settle_before_batch() {
+    if let Ok(memory) = memory::get()
+        && memory.has_late()
+    {
+        memory.settle_all();
+    }
+}
+
 /// A batch with copies across seams replaced by their pieces.
 struct Pieces {
     dsts: Vec<CUdeviceptr>,
@@ -194,6 +206,7 @@ pub unsafe fn batch(
     failed: *mut usize,
     stream: CUstream,
 ) -> Handled {
+    settle_before_batch();
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
@@ -232,6 +245,7 @@ pub unsafe fn batch_v2(
     attribute_count: usize,
     stream: CUstream,
 ) -> Handled {
+    settle_before_batch();
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {

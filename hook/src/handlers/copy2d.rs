@@ -32,6 +32,10 @@ fn part(whole: &Memcpy2D, extent: Extent) -> Memcpy2D {
 
 unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -> Status) -> Handled {
     let memory = memory::get()?;
+    // SAFETY: the driver would read the same structure.
+    if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_late()) {
+        memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
+    }
     let _inside = GATE.enter();
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {

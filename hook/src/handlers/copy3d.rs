@@ -39,6 +39,10 @@ fn part(whole: &Memcpy3D, extent: Extent) -> Memcpy3D {
 
 unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -> Status) -> Handled {
     let memory = memory::get()?;
+    // SAFETY: the driver would read the same structure.
+    if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_late()) {
+        memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
+    }
     let _inside = GATE.enter();
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {

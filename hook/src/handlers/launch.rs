@@ -4,6 +4,7 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::gate::GATE;
+use crate::memory::room::Request;
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -41,6 +42,9 @@ type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;
 fn submit(issue: impl Fn() -> Status) -> Handled {
     let memory = memory::get()?;
     memory.record.launches.fetch_add(1, Relaxed);
+    if memory.has_late() {
+        memory.settle_all();
+    }
     let status = {
         let _inside = GATE.enter();
         issue()
@@ -51,7 +55,7 @@ fn submit(issue: impl Fn() -> Status) -> Handled {
 #[cold]
 fn after_room(memory: &memory::Memory, issue: impl Fn() -> Status) -> Handled {
     let Ok(device) = memory.current_device() else { return Ok(OUT_OF_MEMORY) };
-    if memory.make_room(device, memory.settings.chunk, 0) == 0 {
+    if memory.make_room(device, memory.settings.chunk, Request::MUST) == 0 {
         return Ok(OUT_OF_MEMORY);
     }
     let _inside = GATE.enter();

@@ -2,14 +2,29 @@
 
 use super::cut::{self, Layout};
 use crate::abi::*;
+use crate::ggml;
 use crate::guard::Handled;
 use crate::memory;
+use crate::memory::allocations::Fill;
 use crate::memory::gate::GATE;
 
 /// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
 /// elements at multiples of their size.
-fn line<T>(dst: CUdeviceptr, count: usize, mut issue: impl FnMut(CUdeviceptr, usize) -> Status) -> Handled {
+fn line<T: Into<u32>>(
+    dst: CUdeviceptr,
+    value: T,
+    count: usize,
+    mut issue: impl FnMut(CUdeviceptr, usize) -> Status,
+) -> Handled {
     let memory = memory::get()?;
+    if memory.has_late() {
+        // ggml clears a tensor's padding before it says what the buffer is for.
+        let fill = Fill { at: dst, value: value.into(), width: size_of::<T>(), count };
+        if ggml::is_allocating_tensor() && memory.defer(fill) {
+            return Ok(SUCCESS);
+        }
+        memory.touch(&[dst]);
+    }
     let _inside = GATE.enter();
     let element = size_of::<T>();
     match count.checked_mul(element) {
@@ -31,6 +46,9 @@ fn rectangle<T>(
     mut issue: impl FnMut(CUdeviceptr, usize, usize) -> Status,
 ) -> Handled {
     let memory = memory::get()?;
+    if memory.has_late() {
+        memory.touch(&[dst]);
+    }
     let _inside = GATE.enter();
     let element = size_of::<T>();
     match width.checked_mul(element) {
@@ -55,7 +73,7 @@ macro_rules! fills {
             count: usize,
         ) -> Handled {
             // SAFETY: the program's own call, in pieces.
-            line::<$type>(dst, count, |at, count| unsafe { original(at, value, count) })
+            line::<$type>(dst, value, count, |at, count| unsafe { original(at, value, count) })
         }
 
         #[doc = concat!("A line of `", stringify!($type), "`, on a stream.")]
@@ -67,7 +85,7 @@ macro_rules! fills {
             stream: CUstream,
         ) -> Handled {
             // SAFETY: the program's own call, in pieces.
-            line::<$type>(dst, count, |at, count| unsafe { original(at, value, count, stream) })
+            line::<$type>(dst, value, count, |at, count| unsafe { original(at, value, count, stream) })
         }
 
         #[doc = concat!("A rectangle of `", stringify!($type), "`.")]

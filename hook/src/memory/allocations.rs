@@ -2,6 +2,8 @@
 
 use super::backing::{HostBacking, HostChunk};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
+use greenboost_contract::place::{DEFAULT_PRIORITY, MAX_PRIORITY, Tier};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 /// Where a chunk's bytes are.
@@ -12,6 +14,43 @@ pub enum Home {
     Ram(&'static dyn HostBacking, HostChunk),
 }
 
+/// How much some bytes want to be in VRAM; the greater gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wish {
+    /// What a rule says.
+    pub tier: Tier,
+    /// Among equals: who keeps VRAM longest.
+    pub priority: u8,
+}
+
+impl Wish {
+    /// Bytes that nothing is known of but that they are many.
+    pub const BLIND: Self = Self { tier: Tier::Auto, priority: DEFAULT_PRIORITY };
+    /// What is read and written with every token: KV cache, scratch. Above every rule.
+    pub const HOT: Self = Self { tier: Tier::Vram, priority: MAX_PRIORITY + 1 };
+
+    fn rank(self) -> (u8, u8) {
+        let tier = match self.tier {
+            Tier::Ram => 0,
+            Tier::Auto => 1,
+            Tier::Vram => 2,
+        };
+        (tier, self.priority)
+    }
+}
+
+impl Ord for Wish {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
+}
+
+impl PartialOrd for Wish {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 /// A part of an allocation with one home.
 pub struct Chunk {
     /// Device address, inside the allocation's reservation.
@@ -20,6 +59,8 @@ pub struct Chunk {
     pub bytes: u64,
     /// Where its bytes are.
     pub home: Home,
+    /// How much it wants to be in VRAM.
+    pub wish: Wish,
 }
 
 impl Chunk {
@@ -27,6 +68,30 @@ impl Chunk {
     fn has_seams(&self) -> bool {
         matches!(&self.home, Home::Ram(backing, _) if backing.has_seams())
     }
+}
+
+/// An allocation without homes yet: what was taken for it, and what was written to it meanwhile.
+#[derive(Debug, Default)]
+pub struct Late {
+    /// Bytes of the VRAM budget.
+    pub vram: u64,
+    /// Bytes of the RAM budget.
+    pub ram: u64,
+    /// Fills to be made up for.
+    pub fills: Vec<Fill>,
+}
+
+/// A fill of consecutive elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fill {
+    /// First address.
+    pub at: CUdeviceptr,
+    /// The element's value.
+    pub value: u32,
+    /// Bytes of an element: 1, 2 or 4.
+    pub width: usize,
+    /// Elements.
+    pub count: usize,
 }
 
 /// One reservation, filled with chunks from its base without gaps.
@@ -43,8 +108,10 @@ pub struct Allocation {
     pub context: CUcontext,
     /// Unique in the process, for `CU_POINTER_ATTRIBUTE_BUFFER_ID`.
     pub serial: u64,
-    /// In order of address.
+    /// In order of address; none while [`Self::late`] is set.
     pub chunks: Vec<Chunk>,
+    /// Set until homes are assigned.
+    pub late: Option<Late>,
 }
 
 // SAFETY: a context handle is a name that any thread may use; everything else is plain data.
@@ -86,6 +153,11 @@ impl Table {
         self.0.contains_key(&base)
     }
 
+    /// The allocation at exactly this base, to be changed.
+    pub fn get_mut(&mut self, base: CUdeviceptr) -> Option<&mut Allocation> {
+        self.0.get_mut(&base)
+    }
+
     /// Adds one.
     pub fn insert(&mut self, allocation: Allocation) {
         self.0.insert(allocation.base, allocation);
@@ -105,11 +177,6 @@ impl Table {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Allocation> {
         self.0.values()
-    }
-
-    /// All of them, to be changed.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
-        self.0.values_mut()
     }
 
     /// Bytes from `from` on, at most `bytes`, that one copy may touch; less than `bytes` only at a seam.
@@ -135,9 +202,18 @@ mod tests {
             _ => Home::Vram(1),
         };
         let (base, span) = (8 * M, homes.len() as u64 * M);
-        let chunks = (0..).zip(homes.chars()).map(|(at, it)| Chunk { at: base + at * M, bytes: M, home: home(it) });
+        let chunk = |(at, it)| Chunk { at: base + at * M, bytes: M, home: home(it), wish: Wish::BLIND };
+        let chunks = (0..).zip(homes.chars()).map(chunk);
         let context = std::ptr::null_mut();
-        Allocation { base, size: span - 1, span, device: 0, context, serial: 1, chunks: chunks.collect() }
+        Allocation { base, size: span - 1, span, device: 0, context, serial: 1, chunks: chunks.collect(), late: None }
+    }
+
+    #[test]
+    fn hot_memory_is_above_every_rule_and_ram_below() {
+        let rule = |tier, priority| Wish { tier, priority };
+        let order =
+            [rule(Tier::Ram, 100), rule(Tier::Auto, 0), Wish::BLIND, rule(Tier::Vram, 0), rule(Tier::Vram, 100)];
+        assert!(order.is_sorted() && order.iter().all(|wish| *wish < Wish::HOT));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One GPU as this process uses it: budget, backing, record.
 
 use super::backing::{BACKINGS, HostBacking};
-use super::probe;
+use super::probe::{self, Verdict};
 use super::vram::VramBudget;
 use crate::abi::{CUcontext, CUdevice, Status};
 use crate::driver::{Driver, RelaxedCapture};
@@ -32,6 +32,7 @@ pub struct Device {
     /// Its part of the status record.
     pub record: &'static DeviceRecord,
     backing: OnceLock<Option<&'static dyn HostBacking>>,
+    probing: Mutex<()>,
     contexts: Mutex<Vec<usize>>,
 }
 
@@ -75,20 +76,29 @@ impl Device {
             can_map: can_map != 0,
             record,
             backing: OnceLock::new(),
+            probing: Mutex::new(()),
             contexts: Mutex::new(Vec::new()),
         })
     }
 
     /// The RAM backing to use: the first of the settings that a kernel on this device can read and write.
-    /// Probed at the first call. `None` when there is none or memory is not to leave VRAM.
+    /// Probed at the first call, and again as long as there was no room to find out. `None` when there is none or
+    /// memory is not to leave VRAM.
     pub fn backing(&self, driver: &Driver, settings: &Settings, record: &Record) -> Option<&'static dyn HostBacking> {
-        *self.backing.get_or_init(|| {
+        if let Some(chosen) = self.backing.get() {
+            return *chosen;
+        }
+        let _one_at_a_time = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.backing.get().is_none() {
             let _relaxed = RelaxedCapture::enter(driver);
-            let (chosen, reason) = choose(driver, self, settings);
-            log::info!("device {}: {reason}", self.ordinal);
-            record.backing_reason.set(&reason);
-            chosen
-        })
+            let choice = choose(driver, self, settings);
+            log::info!("device {}: {}", self.ordinal, choice.reason);
+            record.backing_reason.set(&choice.reason);
+            if choice.is_final {
+                let _ = self.backing.set(choice.backing);
+            }
+        }
+        *self.backing.get().unwrap_or(&None)
     }
 
     /// Whether the backing has been chosen, so that asking for it costs nothing and waits for nothing.
@@ -116,28 +126,40 @@ impl Device {
     }
 }
 
-fn choose(driver: &Driver, device: &Device, settings: &Settings) -> (Option<&'static dyn HostBacking>, String) {
+struct Choice {
+    backing: Option<&'static dyn HostBacking>,
+    reason: String,
+    is_final: bool,
+}
+
+fn choose(driver: &Driver, device: &Device, settings: &Settings) -> Choice {
+    let none = |reason: String, is_final| Choice { backing: None, reason, is_final };
     if settings.spill == Spill::Never {
-        return (None, "memory does not leave VRAM: spill is \"never\"".to_owned());
+        return none("memory does not leave VRAM: spill is \"never\"".to_owned(), true);
     }
     if !device.can_map {
-        return (None, "this device cannot map memory in chunks".to_owned());
+        return none("this device cannot map memory in chunks".to_owned(), true);
     }
-    let mut refused = Vec::new();
+    let (mut refused, mut is_final) = (Vec::new(), true);
     for name in &settings.backings {
         let Some(backing) = BACKINGS.iter().copied().find(|backing| backing.name() == name) else { continue };
         let started = Instant::now();
-        match probe::run(driver, device.ordinal, backing) {
-            Ok(()) => {
+        let why = match probe::run(driver, device.ordinal, backing) {
+            Verdict::Works => {
                 let mut reason = format!("{name}: a kernel reads and writes it");
                 refused.iter().for_each(|other| reason.push_str(&format!("; {other}")));
                 log::debug!("probing {name} took {:?}", started.elapsed());
-                return (Some(backing), reason);
+                return Choice { backing: Some(backing), reason, is_final: true };
             }
-            Err(why) => refused.push(format!("not {name}: {why}")),
-        }
+            Verdict::Fails(why) => why,
+            Verdict::NoRoom(why) => {
+                is_final = false;
+                why
+            }
+        };
+        refused.push(format!("not {name}: {why}"));
     }
-    (None, format!("no RAM backing works: {}", refused.join("; ")))
+    none(format!("no RAM backing works: {}", refused.join("; ")), is_final)
 }
 
 fn uuid_text(bytes: &[u8; 16]) -> String {

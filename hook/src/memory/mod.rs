@@ -10,8 +10,11 @@ pub mod backing;
 pub mod captures;
 pub mod device;
 pub mod gate;
+mod homes;
 mod host_numa;
+mod late;
 pub mod ledger;
+mod map;
 mod memfd;
 pub mod pending;
 pub mod placing;
@@ -22,13 +25,14 @@ pub mod vram;
 
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr};
 use crate::driver::{self, Driver};
+use crate::ggml::placement::Rules;
 use crate::{activate, guard::Bypass};
 use allocations::Table;
 use device::Device;
 use greenboost_contract::record::{MAX_BACKINGS, MAX_DEVICES, Mapped};
 use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
 use ram::RamBudget;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// All that is known of this process's memory.
@@ -52,6 +56,8 @@ pub struct Memory {
     placing: Mutex<()>,
     table: RwLock<Table>,
     seams: AtomicBool,
+    late: AtomicUsize,
+    rules: Rules,
 }
 
 /// The process's memory; `Err(Bypass)` when the hook is off or the driver is not usable for it.
@@ -89,6 +95,8 @@ impl Memory {
             placing: Mutex::new(()),
             table: RwLock::default(),
             seams: AtomicBool::new(false),
+            late: AtomicUsize::new(0),
+            rules: Rules::new(&settings.place),
         })
     }
 

@@ -4,7 +4,6 @@
 //! cannot read. The probe runs in a context of its own, because a kernel that faults leaves the context it ran
 //! in unusable.
 
-use super::access;
 use super::backing::HostBacking;
 use crate::abi::*;
 use crate::driver::Driver;
@@ -15,104 +14,106 @@ use std::ptr::null_mut;
 
 const WORDS: usize = 1024;
 
-/// Tries a backing beside VRAM in one reservation.
-///
-/// # Errors
-/// What went wrong, for the log and the status record.
-pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> Result<(), String> {
+/// What a probe came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// A kernel reads and writes the memory.
+    Works,
+    /// It does not, and why.
+    Fails(String),
+    /// There was not even the memory to find out: to be asked again.
+    NoRoom(String),
+}
+
+/// Tries a backing. Takes no VRAM beyond what a context and a small kernel need: the card may be full.
+pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> Verdict {
     let mut context = null_mut();
     // SAFETY: creates and makes current a context that is destroyed below.
-    unsafe { driver.cuCtxCreate_v2(&mut context, 0, device) }.map_err(|status| failed("cuCtxCreate", status))?;
-    let result = in_context(driver, device, backing);
-    // SAFETY: the context is ours and current on this thread; destroying it makes the former one current.
-    let _ = unsafe { driver.cuCtxDestroy_v2(context) };
-    result
+    let result = match unsafe { driver.cuCtxCreate_v2(&mut context, 0, device) } {
+        Err(status) => Err(("cuCtxCreate", status)),
+        Ok(()) => {
+            let result = in_context(driver, device, backing);
+            // SAFETY: the context is ours and current on this thread; destroying it makes the former one current.
+            let _ = unsafe { driver.cuCtxDestroy_v2(context) };
+            result
+        }
+    };
+    match result {
+        Ok(Ok(())) => Verdict::Works,
+        Ok(Err(wrong)) => Verdict::Fails(wrong.to_owned()),
+        Err((what, OUT_OF_MEMORY)) => Verdict::NoRoom(format!("{what}: out of memory")),
+        Err((what, status)) => Verdict::Fails(format!("{what} failed with {status}")),
+    }
 }
 
-fn failed(what: &str, status: Status) -> String {
-    format!("{what} failed with {status}")
-}
+/// A driver call that failed.
+type Failed = (&'static str, Status);
 
-/// One VRAM granule with a RAM granule behind it; both and the reservation are given back when dropped.
+/// One granule of RAM in a reservation; both are given back when dropped.
 struct Bench<'a> {
     driver: &'a Driver,
     backing: &'a dyn HostBacking,
     base: CUdeviceptr,
-    vram: Option<CUmemGenericAllocationHandle>,
     ram: Option<super::backing::HostChunk>,
 }
 
 impl Drop for Bench<'_> {
     fn drop(&mut self) {
-        let granule = GRANULE as usize;
         if let Some(chunk) = self.ram {
-            self.backing.unmap(self.driver, chunk, self.base + GRANULE);
+            self.backing.unmap(self.driver, chunk, self.base);
             self.backing.destroy(self.driver, chunk);
         }
-        // SAFETY: everything here was made by `in_context` and is used no more.
-        unsafe {
-            if let Some(handle) = self.vram {
-                let _ = self.driver.cuMemUnmap(self.base, granule);
-                let _ = self.driver.cuMemRelease(handle);
-            }
-            let _ = self.driver.cuMemAddressFree(self.base, 2 * granule);
-        }
+        // SAFETY: the reservation was made by `in_context`, is empty, and is used no more.
+        let _ = unsafe { self.driver.cuMemAddressFree(self.base, GRANULE as usize) };
     }
 }
 
-fn in_context(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> Result<(), String> {
-    let granule = GRANULE as usize;
-    let mut bench = Bench { driver, backing, base: 0, vram: None, ram: None };
-    // SAFETY: all pointers are to live locals, sizes are those of what is passed, and `bench` undoes it all.
-    unsafe {
-        driver
-            .cuMemAddressReserve(&mut bench.base, 2 * granule, granule, 0, 0)
-            .map_err(|status| failed("cuMemAddressReserve", status))?;
-        let (mut handle, prop) = (0, AllocationProp::pinned(LOCATION_DEVICE, device));
-        driver.cuMemCreate(&mut handle, granule, &prop, 0).map_err(|status| failed("cuMemCreate of VRAM", status))?;
-        if let Err(status) = driver.cuMemMap(bench.base, granule, 0, handle, 0) {
-            let _ = driver.cuMemRelease(handle);
-            return Err(failed("cuMemMap of VRAM", status));
-        }
-        bench.vram = Some(handle);
-        access::open_vram(driver, device, bench.base, GRANULE).map_err(|status| failed("cuMemSetAccess", status))?;
-    }
-    let mut chunk = backing.create(driver, device, GRANULE).map_err(|status| failed("creating memory", status))?;
-    if let Err(status) = backing.map(driver, device, &mut chunk, bench.base + GRANULE) {
+fn in_context(
+    driver: &Driver,
+    device: CUdevice,
+    backing: &dyn HostBacking,
+) -> Result<Result<(), &'static str>, Failed> {
+    let mut base = 0;
+    // SAFETY: writes an address to a live local.
+    unsafe { driver.cuMemAddressReserve(&mut base, GRANULE as usize, GRANULE as usize, 0, 0) }
+        .map_err(|status| ("cuMemAddressReserve", status))?;
+    let mut bench = Bench { driver, backing, base, ram: None };
+    let mut chunk = backing.create(driver, device, GRANULE).map_err(|status| ("creating memory", status))?;
+    if let Err(status) = backing.map(driver, device, &mut chunk, base) {
         backing.destroy(driver, chunk);
-        return Err(failed("mapping memory", status));
+        return Err(("mapping memory", status));
     }
     bench.ram = Some(chunk);
-    kernel_reads_and_writes(driver, bench.base + GRANULE, bench.base)
+    kernel_reads_and_writes(driver, base, base + GRANULE / 2).map_err(|status| ("the probe kernel", status))
 }
 
-/// Runs the kernel with `ram` as its source and `vram` as its target and compares every word.
-fn kernel_reads_and_writes(driver: &Driver, ram: CUdeviceptr, vram: CUdeviceptr) -> Result<(), String> {
+/// Runs the kernel from one half of the granule to the other and compares every word.
+fn kernel_reads_and_writes(
+    driver: &Driver,
+    from: CUdeviceptr,
+    to: CUdeviceptr,
+) -> Result<Result<(), &'static str>, Status> {
     let pattern: Vec<u32> = (0..WORDS as u32).map(|word| word.wrapping_mul(2_654_435_761)).collect();
     let (mut seen, mut left) = (vec![0u32; WORDS], vec![0u32; WORDS]);
     let bytes = WORDS * size_of::<u32>();
-    let (mut source, mut target, mut count) = (ram, vram, WORDS as u32);
+    let (mut source, mut target, mut count) = (from, to, WORDS as u32);
     let mut params: [*mut c_void; 3] = [(&raw mut source).cast(), (&raw mut target).cast(), (&raw mut count).cast()];
     let (mut module, mut function) = (null_mut(), null_mut());
     // SAFETY: buffers are of `bytes` bytes; the parameters are those of the kernel; the module goes with the context.
-    let ran = unsafe {
-        driver
-            .cuModuleLoadData(&mut module, kernel::PTX.as_ptr().cast())
-            .and_then(|()| driver.cuModuleGetFunction(&mut function, module, kernel::ENTRY.as_ptr()))
-            .and_then(|()| driver.cuMemcpyHtoD_v2(ram, pattern.as_ptr().cast(), bytes))
-            .and_then(|()| {
-                driver.cuLaunchKernel(function, 4, 1, 1, 256, 1, 1, 0, null_mut(), params.as_mut_ptr(), null_mut())
-            })
-            .and_then(|()| driver.cuCtxSynchronize())
-            .and_then(|()| driver.cuMemcpyDtoH_v2(seen.as_mut_ptr().cast(), vram, bytes))
-            .and_then(|()| driver.cuMemcpyDtoH_v2(left.as_mut_ptr().cast(), ram, bytes))
-    };
-    ran.map_err(|status| failed("the probe kernel", status))?;
+    unsafe {
+        driver.cuModuleLoadData(&mut module, kernel::PTX.as_ptr().cast())?;
+        driver.cuModuleGetFunction(&mut function, module, kernel::ENTRY.as_ptr())?;
+        driver.cuMemcpyHtoD_v2(from, pattern.as_ptr().cast(), bytes)?;
+        driver.cuLaunchKernel(function, 4, 1, 1, 256, 1, 1, 0, null_mut(), params.as_mut_ptr(), null_mut())?;
+        driver.cuCtxSynchronize()?;
+        driver.cuMemcpyDtoH_v2(seen.as_mut_ptr().cast(), to, bytes)?;
+        driver.cuMemcpyDtoH_v2(left.as_mut_ptr().cast(), from, bytes)?;
+    }
     let read = pattern.iter().zip(&seen).all(|(before, word)| kernel::copied(*before) == *word);
     let written = pattern.iter().zip(&left).all(|(before, word)| kernel::left(*before) == *word);
     match (read, written) {
-        (true, true) => Ok(()),
-        (false, _) => Err("the kernel read other bytes than were there".to_owned()),
-        (true, false) => Err("the kernel's writes did not arrive".to_owned()),
+        (true, true) => Ok(Ok(())),
+        (false, _) => Ok(Err("the kernel read other bytes than were there, or wrote them nowhere")),
+        (true, false) => Ok(Err("the kernel's writes did not arrive")),
     }
 }

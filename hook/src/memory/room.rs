@@ -1,7 +1,7 @@
 //! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
 
 use super::access;
-use super::allocations::{Allocation, Chunk, Home};
+use super::allocations::{Chunk, Home, Wish};
 use super::device::Device;
 use super::gate::GATE;
 use super::vram::Use;
@@ -9,7 +9,26 @@ use super::{Memory, captures};
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
 use greenboost_contract::format_size;
+use std::cmp::Reverse;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Who asks for room: only what wants VRAM less makes way, and among equals only what belongs to a larger allocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// How much the newcomer wants to be in VRAM.
+    pub wish: Wish,
+    /// Bytes of the newcomer.
+    pub size: u64,
+}
+
+impl Request {
+    /// What can live in VRAM only, such as scratch that the program maps itself.
+    pub const MUST: Self = Self { wish: Wish::HOT, size: 0 };
+
+    fn beats(&self, wish: Wish, size: u64) -> bool {
+        wish < self.wish || wish == self.wish && size > self.size
+    }
+}
 
 impl Memory {
     /// Takes `bytes` of VRAM from the budget, making room where needed and possible.
@@ -20,7 +39,7 @@ impl Memory {
             }
             let short = bytes.saturating_sub(device.budget.left());
             // Another thread may take what was freed: again, as long as there is something to move.
-            if bytes > device.budget.limit() || self.make_room(device, short.max(1), 0) == 0 {
+            if bytes > device.budget.limit() || self.make_room(device, short.max(1), Request::MUST) == 0 {
                 return false;
             }
         }
@@ -34,7 +53,7 @@ impl Memory {
             return status;
         }
         self.reap(true);
-        if self.make_room(device, bytes.max(self.settings.chunk), 0) == 0 {
+        if self.make_room(device, bytes.max(self.settings.chunk), Request::MUST) == 0 {
             return status;
         }
         let status = call();
@@ -44,21 +63,19 @@ impl Memory {
         status
     }
 
-    /// Moves at least `needed` bytes of chunks from VRAM to RAM, of allocations larger than `larger_than`.
+    /// Moves at least `needed` bytes of chunks from VRAM to RAM, of those that `request` may displace.
     /// Returns the bytes moved: 0 when there is nothing to move, nowhere to move it, or no moment for it.
-    pub fn make_room(&self, device: &Device, needed: u64, larger_than: u64) -> u64 {
+    pub fn make_room(&self, device: &Device, needed: u64, request: Request) -> u64 {
         let _relaxed = RelaxedCapture::enter(self.driver);
         let _placing = self.placing();
-        self.make_room_placing(device, needed, larger_than)
+        self.make_room_placing(device, needed, request)
     }
 
     /// [`Memory::make_room`] for those that hold the lock.
-    pub(super) fn make_room_placing(&self, device: &Device, needed: u64, larger_than: u64) -> u64 {
-        let movable = |allocation: &Allocation| {
-            allocation.device == device.ordinal && allocation.size > larger_than && allocation.in_vram() > 0
-        };
+    pub(super) fn make_room_placing(&self, device: &Device, needed: u64, request: Request) -> u64 {
         // Looked at first, so that the gate is not closed in vain.
-        if !self.table().iter().any(movable) || captures::any(self.driver) {
+        let movable = self.movable(device, request);
+        if movable.is_empty() || captures::any(self.driver) {
             return 0;
         }
         let Some(_closed) = GATE.close() else { return 0 };
@@ -66,33 +83,46 @@ impl Memory {
         if captures::any(self.driver) || !self.wait_for(device) {
             return 0;
         }
-        let mut table = self.table_mut();
-        let mut victims: Vec<_> = table.iter_mut().filter(|allocation| movable(allocation)).collect();
-        victims.sort_by_key(|allocation| std::cmp::Reverse(allocation.size));
-        let mut moved = 0;
-        'room: for allocation in victims {
+        let (mut table, mut moved) = (self.table_mut(), 0);
+        for (base, at) in movable {
+            if moved >= needed {
+                break;
+            }
+            let Some(allocation) = table.get_mut(base) else { continue };
             let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
-            // From the end: what is read first keeps its place longest.
-            for chunk in allocation.chunks.iter_mut().rev() {
-                if moved >= needed {
-                    break 'room;
-                }
-                if let Home::Vram(handle) = chunk.home {
-                    match self.move_to_ram(device, chunk, handle) {
-                        Ok(()) => moved += chunk.bytes,
-                        Err(status) => {
-                            log::warn!("a chunk stays in VRAM: moving it to RAM failed with {status}");
-                            break 'room;
-                        }
-                    }
+            let chunk = &mut allocation.chunks[at];
+            let Home::Vram(handle) = chunk.home else { continue };
+            match self.move_to_ram(device, chunk, handle) {
+                Ok(()) => moved += chunk.bytes,
+                Err(status) => {
+                    log::warn!("a chunk stays in VRAM: moving it to RAM failed with {status}");
+                    break;
                 }
             }
         }
+        drop(table);
         device.record.moved_out.fetch_add(moved, Relaxed);
         if moved > 0 {
             log::info!("moved {} from VRAM to RAM to make room for {}", format_size(moved), format_size(needed));
+            self.draw_map();
         }
         moved
+    }
+
+    /// Chunks in VRAM that make way, the first to go first: by allocation and position. What wants VRAM least, then
+    /// what belongs to the largest allocation, then the end: what is read first keeps its place longest.
+    fn movable(&self, device: &Device, request: Request) -> Vec<(CUdeviceptr, usize)> {
+        let table = self.table();
+        let mut found = Vec::new();
+        for allocation in table.iter().filter(|allocation| allocation.device == device.ordinal) {
+            for (at, chunk) in allocation.chunks.iter().enumerate() {
+                if matches!(chunk.home, Home::Vram(_)) && request.beats(chunk.wish, allocation.size) {
+                    found.push((chunk.wish, allocation.size, allocation.base, at));
+                }
+            }
+        }
+        found.sort_by_key(|(wish, size, base, at)| (*wish, Reverse(*size), Reverse(*base), Reverse(*at)));
+        found.into_iter().map(|(_, _, base, at)| (base, at)).collect()
     }
 
     /// Waits for all work on a device; false when that is not possible.

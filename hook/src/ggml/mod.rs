@@ -1,0 +1,75 @@
+//! Knowing the tensors: what llama.cpp's own library calls tell about the memory behind them.
+//!
+//! The driver sees bytes; ggml knows which tensor they are. Its libraries call each other through the PLT, so the
+//! GOT layer can put these in between:
+//!
+//! | call | tells |
+//! |---|---|
+//! | `ggml_backend_tensor_alloc` | a tensor's name, address and size |
+//! | `ggml_backend_buffer_set_usage` | that a buffer holds weights, or scratch |
+//!
+//! Tensors and buffers are opaque: they are read through accessors that ggml exports, never by offset. A program
+//! without these symbols (linked into one file, or another framework) is placed allocation by allocation.
+
+mod accessors;
+mod detours;
+pub mod placement;
+pub mod registry;
+
+use crate::inject;
+use crate::inject::got::{self, Wanted};
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// The functions of ggml that are replaced, in the order of [`Hook`].
+static WANTED: OnceLock<Vec<Wanted>> = OnceLock::new();
+
+/// Position in the list.
+#[derive(Debug, Clone, Copy)]
+enum Hook {
+    TensorAlloc,
+    SetUsage,
+}
+
+/// Asks the GOT layer to lead ggml's calls to us. Does nothing where that layer does not stand.
+pub fn install() {
+    if !inject::is_on(inject::GOT) {
+        return;
+    }
+    let row =
+        |name: &'static [u8], replacement: usize| Wanted { name, replacement, original: AtomicPtr::new(null_mut()) };
+    let wanted = WANTED.get_or_init(|| {
+        vec![
+            row(b"ggml_backend_tensor_alloc", detours::tensor_alloc as *const () as usize),
+            row(b"ggml_backend_buffer_set_usage", detours::buffer_set_usage as *const () as usize),
+        ]
+    });
+    got::want(wanted);
+}
+
+/// The function behind a replacement; 0 before any object that calls it was seen.
+fn original(hook: Hook) -> usize {
+    WANTED.get().map_or(0, |wanted| wanted[hook as usize].original.load(Ordering::Acquire) as usize)
+}
+
+/// Whether this process's allocations will be explained by ggml: both calls are caught and all accessors are there.
+/// An allocation may then wait for its explanation before it gets a home.
+pub fn explains() -> bool {
+    original(Hook::TensorAlloc) != 0 && original(Hook::SetUsage) != 0 && accessors::get().is_some()
+}
+
+/// Why tensors are known, or not: for the status record and doctor.
+pub fn reason() -> &'static str {
+    match (original(Hook::TensorAlloc) != 0, original(Hook::SetUsage) != 0) {
+        (true, true) if accessors::get().is_some() => "by tensor",
+        (true, true) => "by allocation: this ggml lacks an accessor",
+        (false, false) => "by allocation: no calls of ggml's libraries are seen",
+        _ => "by allocation: not all calls of ggml's libraries are seen",
+    }
+}
+
+/// Whether this thread is inside ggml's allocation of a tensor, whose padding it clears.
+pub fn is_allocating_tensor() -> bool {
+    detours::is_allocating_tensor()
+}

@@ -1,0 +1,153 @@
+//! From rules and tensors to homes: a pure calculation.
+
+use super::registry::Tensor;
+use crate::memory::allocations::Wish;
+use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
+use greenboost_contract::settings::GRANULE;
+use regex::Regex;
+
+/// Rules with their patterns compiled.
+pub struct Rules(Vec<(Regex, PlaceRule)>);
+
+impl Rules {
+    /// Compiles rules. One whose pattern is none is left out and logged: the launcher has checked them before.
+    pub fn new(rules: &[PlaceRule]) -> Self {
+        let compiled = rules.iter().filter_map(|rule| match Regex::new(&rule.tensor) {
+            Ok(pattern) => Some((pattern, rule.clone())),
+            Err(error) => {
+                log::error!("placement rule left out: {error}");
+                None
+            }
+        });
+        Self(compiled.collect())
+    }
+
+    /// What the first rule that fits says of a tensor.
+    fn wish(&self, name: &str, bytes: u64) -> Wish {
+        let fits = |(pattern, rule): &&(Regex, PlaceRule)| {
+            bytes >= rule.at_least
+                && rule
+                    .layers
+                    .is_none_or(|(first, last)| layer(name).is_some_and(|layer| (first..=last).contains(&layer)))
+                && pattern.is_match(name)
+        };
+        let found = self.0.iter().find(fits);
+        found.map_or(Wish { tier: Tier::Auto, priority: DEFAULT_PRIORITY }, |(_, rule)| Wish {
+            tier: rule.tier,
+            priority: rule.priority,
+        })
+    }
+}
+
+/// The number behind `blk.`.
+fn layer(name: &str) -> Option<u32> {
+    let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    number.parse().ok()
+}
+
+/// A stretch of an allocation with one home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// Bytes, a multiple of 2 MiB.
+    pub bytes: u64,
+    /// Whether it is to be in VRAM.
+    pub in_vram: bool,
+    /// Who moves to RAM first when something hotter comes: the lowest.
+    pub wish: Wish,
+}
+
+/// Homes for the `span` bytes at `base` that hold `tensors`, with `vram` bytes of VRAM to give. A granule that
+/// several tensors share goes by the one that wants VRAM most.
+pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram: u64) -> Vec<Stretch> {
+    let mut granules = vec![None::<Wish>; (span / GRANULE) as usize];
+    for (address, tensor) in tensors {
+        let wish = rules.wish(&tensor.name, tensor.bytes);
+        let (first, last) = ((address - base) / GRANULE, (address - base + tensor.bytes - 1) / GRANULE);
+        for granule in granules.iter_mut().take(last as usize + 1).skip(first as usize) {
+            *granule = Some(granule.map_or(wish, |known| known.max(wish)));
+        }
+    }
+    // What no tensor is in is padding: nobody reads it.
+    let wishes: Vec<_> =
+        granules.into_iter().map(|wish| wish.unwrap_or(Wish { tier: Tier::Auto, priority: 0 })).collect();
+    let mut order: Vec<_> = (0..wishes.len()).filter(|at| wishes[*at].tier != Tier::Ram).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(wishes[*at]));
+    let mut in_vram = vec![false; wishes.len()];
+    order.into_iter().take((vram / GRANULE) as usize).for_each(|at| in_vram[at] = true);
+
+    let mut stretches: Vec<Stretch> = Vec::new();
+    for (wish, in_vram) in wishes.into_iter().zip(in_vram) {
+        match stretches.last_mut() {
+            Some(last) if last.in_vram == in_vram && last.wish == wish => last.bytes += GRANULE,
+            _ => stretches.push(Stretch { bytes: GRANULE, in_vram, wish }),
+        }
+    }
+    stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: u64 = 10 * GRANULE;
+
+    fn rule(tensor: &str, tier: Tier, priority: u8) -> PlaceRule {
+        PlaceRule { tensor: tensor.into(), layers: None, at_least: 0, tier, priority }
+    }
+
+    /// Tensors of whole granules, one after another.
+    fn tensors(all: &[(&str, u64)]) -> Vec<(u64, Tensor)> {
+        let mut at = BASE;
+        all.iter()
+            .map(|(name, granules)| {
+                let tensor = Tensor { name: (*name).into(), bytes: granules * GRANULE, is_weight: true };
+                at += tensor.bytes;
+                (at - tensor.bytes, tensor)
+            })
+            .collect()
+    }
+
+    /// One letter a granule: V or R.
+    fn map(stretches: &[Stretch]) -> String {
+        stretches.iter().flat_map(|it| (0..it.bytes / GRANULE).map(|_| if it.in_vram { 'V' } else { 'R' })).collect()
+    }
+
+    #[test]
+    fn priority_decides_who_gets_vram_and_ram_means_ram() {
+        let rules =
+            Rules::new(&[rule("exps", Tier::Auto, 10), rule("norm", Tier::Vram, 50), rule("embd", Tier::Ram, 50)]);
+        let all = tensors(&[("token_embd", 2), ("ffn_up_exps", 3), ("attn_q", 2), ("norm", 1)]);
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 4 * GRANULE)), "RRVRRVVV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, GRANULE)), "RRRRRRRV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 100 * GRANULE)), "RRVVVVVV");
+    }
+
+    #[test]
+    fn layers_and_sizes_limit_a_rule_and_the_first_that_fits_decides() {
+        let mut low = rule("ffn", Tier::Ram, 0);
+        low.layers = Some((1, 2));
+        let mut large = rule(".", Tier::Ram, 0);
+        large.at_least = 3 * GRANULE;
+        let rules = Rules::new(&[low, rule("ffn", Tier::Vram, 0), large]);
+        let all = tensors(&[("blk.0.ffn", 1), ("blk.2.ffn", 1), ("blk.3.ffn", 4), ("big", 3), ("small", 2)]);
+        assert_eq!(map(&plan(&rules, &all, BASE, 11 * GRANULE, 100 * GRANULE)), "VRVVVVRRRVV");
+    }
+
+    #[test]
+    fn a_shared_granule_follows_the_tensor_that_wants_vram_most() {
+        let rules = Rules::new(&[rule("cold", Tier::Ram, 0), rule("hot", Tier::Vram, 0)]);
+        let half = GRANULE / 2;
+        let tensor = |name: &str, bytes| Tensor { name: name.into(), bytes, is_weight: true };
+        let all = [(BASE, tensor("cold", GRANULE + half)), (BASE + GRANULE + half, tensor("hot", half))];
+        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE)), "RV");
+    }
+
+    #[test]
+    fn stretches_cover_the_span_and_differ_from_their_neighbours() {
+        let rules = Rules::new(&[rule("a", Tier::Auto, 90)]);
+        let all = tensors(&[("a", 3), ("b", 2), ("a2", 2)]);
+        let stretches = plan(&rules, &all, BASE, 9 * GRANULE, 4 * GRANULE);
+        assert_eq!(stretches.iter().map(|it| it.bytes).sum::<u64>(), 9 * GRANULE);
+        assert!(stretches.windows(2).all(|pair| (pair[0].in_vram, pair[0].wish) != (pair[1].in_vram, pair[1].wish)));
+    }
+}

@@ -1,0 +1,86 @@
+//! The tier map: where every byte of every spanning allocation is, as a file that a person or a test reads.
+//!
+//! Written only when the launcher names a file, whenever homes have changed. The file is replaced whole, so that a
+//! reader never sees half of it.
+
+use super::Memory;
+use super::allocations::Home;
+use crate::ggml::registry;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+impl Memory {
+    /// Writes the map, if there is a file for it. Called without `table` held.
+    pub(super) fn draw_map(&self) {
+        if let Some(path) = &self.settings.map
+            && let Err(error) = replace(path, &self.map_text())
+        {
+            log::warn!("the tier map could not be written to {}: {error}", path.display());
+        }
+    }
+
+    fn map_text(&self) -> String {
+        let table = self.table();
+        let allocations: Vec<_> = table
+            .iter()
+            .map(|allocation| {
+                let chunks: Vec<_> = allocation
+                    .chunks
+                    .iter()
+                    .map(|chunk| {
+                        let home = match &chunk.home {
+                            Home::Vram(_) => "vram",
+                            Home::Ram(backing, _) => backing.name(),
+                        };
+                        format!("{{\"at\":{},\"bytes\":{},\"home\":\"{home}\"}}", chunk.at, chunk.bytes)
+                    })
+                    .collect();
+                format!(
+                    "{{\"base\":{},\"size\":{},\"device\":{},\"chunks\":[{}]}}",
+                    allocation.base,
+                    allocation.size,
+                    allocation.device,
+                    chunks.join(",")
+                )
+            })
+            .collect();
+        let tensors: Vec<_> = registry::weights()
+            .into_iter()
+            .map(|(at, tensor)| format!("{{\"name\":{},\"at\":{at},\"bytes\":{}}}", quoted(&tensor.name), tensor.bytes))
+            .collect();
+        format!("{{\"allocations\":[\n{}\n],\"tensors\":[\n{}\n]}}\n", allocations.join(",\n"), tensors.join(",\n"))
+    }
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            control if control < ' ' => {
+                let _ = write!(quoted, "\\u{:04x}", control as u32);
+            }
+            other => quoted.push(other),
+        }
+    }
+    quoted + "\""
+}
+
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(format!(".{}", std::process::id()));
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_odd_characters_stay_one_json_string() {
+        assert_eq!(quoted("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
+    }
+}
