@@ -1,5 +1,6 @@
 //! What the injected hook and the programs around it agree on.
 //!
+//! * [`choices`]: the words that some settings are made of;
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`place`]: rules that say where a model's tensors should be;
@@ -8,11 +9,13 @@
 //!
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
 
+pub mod choices;
 pub mod place;
 pub mod probe;
 pub mod record;
 pub mod settings;
 pub mod size;
 
-pub use settings::{Layers, ReportFree, ReportTotal, Settings, Spill};
+pub use choices::{Layers, ReportFree, ReportTotal, Spill};
+pub use settings::Settings;
 pub use size::{format_size, parse_size};

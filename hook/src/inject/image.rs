@@ -1,7 +1,7 @@
 //! An object the loader has mapped, read in place: its dynamic section, symbols and relocations.
 //!
 //! Nothing is trusted but what the program headers say is mapped readable: every table is looked up through
-//! [`Image::slice`], so that a damaged or hand-made object gives `None` and never a wild read. Section headers
+//! `Image::slice`, so that a damaged or hand-made object gives `None` and never a wild read. Section headers
 //! and files are not needed; deleted files and the vDSO are read like any other object.
 
 use goblin::elf::dynamic::{

@@ -1,0 +1,105 @@
+//! Settings that are one of a few words, or some of them.
+
+/// What `cuMemGetInfo` and NVML say is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReportFree {
+    /// VRAM left in the budget plus RAM left in the budget, also when that exceeds the total.
+    #[default]
+    Extended,
+    /// The same, never more than the reported total.
+    Clamped,
+    /// VRAM left in the budget alone.
+    Vram,
+}
+
+/// What `cuMemGetInfo`, `cuDeviceTotalMem` and NVML say the device has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ReportTotal {
+    /// What the driver says. Programs derive other choices from it (Ollama: the context length).
+    #[default]
+    Physical,
+    /// The VRAM budget, where it is smaller than what the driver says.
+    Budget,
+}
+
+/// Whether memory may be placed outside VRAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Spill {
+    /// RAM takes what VRAM cannot hold.
+    #[default]
+    Allow,
+    /// Out of VRAM is out of memory.
+    Never,
+}
+
+/// Gives an enum its written names, once, for the environment, profiles and messages alike.
+macro_rules! written {
+    ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+        impl $type {
+            /// The allowed spellings.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// How this value is written.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            /// The value of a spelling, if it is one.
+            pub fn from_name(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
+written!(ReportTotal { Physical = "physical", Budget = "budget" });
+written!(Spill { Allow = "allow", Never = "never" });
+
+/// Which interception layers may be used. Each is tried and tested at start; a layer that cannot work on
+/// this machine is left out and logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layers {
+    /// Inline hooks on `dlsym` and `cuGetProcAddress`.
+    pub inline: bool,
+    /// GOT/PLT entries of every loaded object.
+    pub got: bool,
+    /// Plain LD_PRELOAD interposition.
+    pub preload: bool,
+    /// Inline hooks on the bodies of the driver's functions, for calls whose address was taken before any
+    /// other layer stood. Off by default: the other layers together miss none of the known programs.
+    pub bodies: bool,
+}
+
+impl Default for Layers {
+    fn default() -> Self {
+        Self { inline: true, got: true, preload: true, bodies: false }
+    }
+}
+
+impl Layers {
+    /// No layer at all.
+    pub const NONE: Self = Self { inline: false, got: false, preload: false, bodies: false };
+
+    /// Reads a comma-separated list; `None` when a name is unknown.
+    pub fn from_names(text: &str) -> Option<Self> {
+        let mut layers = Self::NONE;
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name {
+                "inline" => layers.inline = true,
+                "got" => layers.got = true,
+                "preload" => layers.preload = true,
+                "bodies" => layers.bodies = true,
+                "none" => {}
+                _ => return None,
+            }
+        }
+        Some(layers)
+    }
+
+    /// The comma-separated list that [`Layers::from_names`] reads.
+    pub fn names(self) -> String {
+        let all = [(self.inline, "inline"), (self.got, "got"), (self.preload, "preload"), (self.bodies, "bodies")];
+        let on: Vec<_> = all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+        if on.is_empty() { "none".to_owned() } else { on.join(",") }
+    }
+}
