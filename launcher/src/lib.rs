@@ -2,12 +2,14 @@
 //!
 //! * [`launch`]: from a command line to `exec` with the hook preloaded;
 //! * [`status`]: what the hooked processes of this machine hold;
-//! * [`doctor`]: what this machine can do, what it cannot, and what to do about it.
+//! * [`doctor`]: what this machine can do, what it cannot, and what to do about it;
+//! * [`plan`]: how fast a model will be on this machine, which way is fastest, and how to get it.
 //!
 //! Nothing here links CUDA: every machine can run all of it, and is told what is missing.
 
 pub mod doctor;
 pub mod launch;
+pub mod plan;
 pub mod status;
 
 mod elf;

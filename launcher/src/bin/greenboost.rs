@@ -1,7 +1,7 @@
-//! `greenboost status` and `greenboost doctor`.
+//! `greenboost status`, `greenboost doctor` and `greenboost plan`.
 
 use clap::{Parser, Subcommand};
-use greenboost_launcher::{doctor, status};
+use greenboost_launcher::{doctor, plan, status};
 use std::process::ExitCode;
 
 /// Look after GreenBoost: what runs with it, and what this machine can do.
@@ -18,9 +18,14 @@ enum Command {
     Status(status::Options),
     /// Check this machine: driver, GPU, link, memory, and what to do about each.
     Doctor(doctor::Options),
+    /// Predict how fast a model will be here, and say which way is fastest.
+    Plan(plan::Options),
     /// The part of `doctor` that talks to the driver, in a process of its own.
     #[command(hide = true)]
     Probe,
+    /// The part of `plan` that talks to the driver, in a process of its own.
+    #[command(hide = true)]
+    Measure(plan::MeasureOptions),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +34,8 @@ fn main() -> ExitCode {
     match Options::parse().command {
         Command::Status(options) => status::run(&options),
         Command::Doctor(options) => doctor::run(&options),
-        Command::Probe => doctor::probe(),
+        Command::Plan(options) => plan::run(&options),
+        Command::Probe => doctor::run_probe(),
+        Command::Measure(options) => plan::run_measurement(&options),
     }
 }

@@ -6,6 +6,10 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 /// The driver's library.
 pub const FILE: &str = "libcuda.so.1";
 
+/// Highest clock of the multiprocessors, in kHz.
+pub const CLOCK: c_int = 13;
+/// Multiprocessors.
+pub const MULTIPROCESSORS: c_int = 16;
 /// Compute capability, major.
 pub const COMPUTE_MAJOR: c_int = 75;
 /// Compute capability, minor.
@@ -187,5 +191,13 @@ functions! {
             block_x: c_uint, block_y: c_uint, block_z: c_uint, shared: c_uint,
             stream: *mut c_void, parameters: *mut *mut c_void, extra: *mut *mut c_void
         );
+    }
+}
+
+functions! {
+    /// What measuring needs beyond [`Calls`].
+    Transfers {
+        host_alloc = "cuMemHostAlloc" (address: *mut *mut c_void, bytes: usize, flags: c_uint);
+        set_words = "cuMemsetD32_v2" (to: u64, word: c_uint, words: usize);
     }
 }

@@ -14,11 +14,16 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs the probe and collects what it says.
 pub fn ask() -> GpuReport {
+    run(&["probe"], TIME_LIMIT)
+}
+
+/// Runs this program with other arguments, as a child that talks to the driver, and collects what it says.
+pub fn run(arguments: &[&str], limit: Duration) -> GpuReport {
     // Not current_exe(): that path is gone when the file was replaced while running.
     let mut command = Command::new("/proc/self/exe");
     // The driver is to be seen as it is, also when doctor itself runs under gb-launch.
-    command.arg("probe").env_remove("LD_PRELOAD").env(settings::DISABLE, "1");
-    collect(command, TIME_LIMIT)
+    command.args(arguments).env_remove("LD_PRELOAD").env(settings::DISABLE, "1");
+    collect(command, limit)
 }
 
 fn collect(mut command: Command, limit: Duration) -> GpuReport {

@@ -5,16 +5,16 @@
 //! (`checks`) turns facts into findings.
 
 mod checks;
-mod cuda;
-mod driver_child;
+pub(crate) mod cuda;
+pub(crate) mod driver_child;
 mod gpu_checks;
-mod machine;
+pub(crate) mod machine;
 mod machine_checks;
-mod nvml;
-mod probe;
-mod report;
+pub(crate) mod nvml;
+pub(crate) mod probe;
+pub(crate) mod report;
 
-pub use probe::run as probe;
+pub use probe::run as run_probe;
 
 use checks::{CHECKS, Facts, Finding, Level};
 use clap::Args;

@@ -17,14 +17,16 @@ pub const OLDEST_COMPUTE: (i32, i32) = (7, 0);
 const WORDS: usize = 1024;
 const SIZE_2_MIB: usize = 2 << 20;
 
-fn report(event: &Event) {
+/// Tells the parent.
+pub fn report(event: &Event) {
     if let Ok(line) = serde_json::to_string(event) {
         // When doctor is gone there is nobody left to tell.
         let _ = writeln!(std::io::stdout(), "{line}").and_then(|()| std::io::stdout().flush());
     }
 }
 
-fn step(doing: impl Into<String>) {
+/// Tells the parent what is tried next.
+pub fn step(doing: impl Into<String>) {
     report(&Event::Step { doing: doing.into() });
 }
 
@@ -66,12 +68,13 @@ fn probe() -> Result<(), String> {
 }
 
 /// The loader's own words, which name the file and the reason; the error's are only "dlopen failed".
-fn not_loaded(error: &libloading::Error) -> String {
+pub fn not_loaded(error: &libloading::Error) -> String {
     let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_else(|| error.to_string());
     if reason.contains(cuda::FILE) { reason } else { format!("{}: {reason}", cuda::FILE) }
 }
 
-fn describe(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(c_int, Device), CudaError> {
+/// Asks about a GPU: its handle, and what is said of it.
+pub fn describe(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(c_int, Device), CudaError> {
     let mut handle = 0;
     let mut name = [0u8; 128];
     let mut uuid = [0u8; 16];
@@ -97,7 +100,7 @@ fn describe(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(c_int, 
 }
 
 /// An attribute, 0 for one this driver does not know.
-fn attribute(calls: &Calls, attribute: c_int, device: c_int) -> c_int {
+pub fn attribute(calls: &Calls, attribute: c_int, device: c_int) -> c_int {
     let mut value = 0;
     // SAFETY: the value is written by the call.
     unsafe { calls.attribute(&mut value, attribute, device) }.map_or(0, |()| value)

@@ -46,6 +46,20 @@ pub enum Event {
         /// How the memory was made, where there is a choice.
         detail: String,
     },
+    /// What a GPU computes with, said when speeds are measured.
+    Processor {
+        /// Multiprocessors.
+        multiprocessors: i32,
+        /// Their highest clock.
+        clock_khz: i32,
+    },
+    /// A measured speed.
+    Rate {
+        /// Which.
+        what: String,
+        /// Gigabytes a second.
+        gigabytes: f64,
+    },
 }
 
 /// What the driver says about a GPU.

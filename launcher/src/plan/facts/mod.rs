@@ -1,0 +1,229 @@
+//! What a plan needs to know about a model: bytes and weights of each class in each layer, and what a context costs.
+
+mod cache;
+mod class;
+mod scratch;
+
+pub use cache::{Cache, KvTypes, LayerCache};
+pub use class::Class;
+pub use scratch::scratch;
+
+use greenboost_gguf::{Metadata, Model, Value};
+use serde::Serialize;
+
+/// How much there is of something.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Amount {
+    /// Bytes in memory.
+    pub bytes: u64,
+    /// Weights, each of which is multiplied once for a token.
+    pub weights: u64,
+}
+
+impl Amount {
+    /// Both sums.
+    pub fn plus(self, other: Self) -> Self {
+        Self { bytes: self.bytes.saturating_add(other.bytes), weights: self.weights.saturating_add(other.weights) }
+    }
+
+    /// A share of both.
+    pub fn times(self, share: f64) -> Self {
+        Self { bytes: (self.bytes as f64 * share) as u64, weights: (self.weights as f64 * share) as u64 }
+    }
+}
+
+/// The weights of a layer, or of what is in no layer, by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weights([Amount; Class::ALL.len()]);
+
+impl Weights {
+    /// Those of a class.
+    pub fn of(&self, class: Class) -> Amount {
+        self.0[class as usize]
+    }
+
+    /// All that a GPU computes with and that is not an expert's.
+    pub fn dense(&self) -> Amount {
+        Class::ALL
+            .iter()
+            .filter(|class| class.is_dense())
+            .fold(Amount::default(), |sum, class| sum.plus(self.of(*class)))
+    }
+
+    /// The experts'.
+    pub fn experts(&self) -> Amount {
+        self.of(Class::Experts)
+    }
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// Its name, as it says itself.
+    pub name: String,
+    /// Its architecture: `llama`, `qwen3moe`.
+    pub architecture: String,
+    /// Bytes of its files.
+    pub file_bytes: u64,
+    /// Its layers.
+    pub layers: Vec<Weights>,
+    /// The output matrix and its norm; a copy of the embedding where the model has only that.
+    pub output: Amount,
+    /// The embedding, which llama.cpp keeps in RAM.
+    pub embedding: Amount,
+    /// What is not computed with in text: extra heads for speculation, vision.
+    pub unused: Amount,
+    /// Experts in a layer; 0 in a dense model.
+    pub experts: u64,
+    /// Experts a token goes through.
+    pub experts_used: u64,
+    /// The context it was trained for.
+    pub context: u64,
+    /// Width of the residual stream.
+    pub width: u64,
+    /// Width of a feed-forward network, all experts of a token together.
+    pub ffn_width: u64,
+    /// Attention heads.
+    pub heads: u64,
+    /// Words in the vocabulary.
+    pub vocabulary: u64,
+    /// What a context costs.
+    pub cache: Cache,
+}
+
+impl Facts {
+    /// Reads them off a model's metadata and tensor table.
+    pub fn new(model: &Model) -> Self {
+        let keys = Keys::new(&model.metadata);
+        let count = keys.number("block_count").unwrap_or(0).min(4096);
+        // Layers that only guess ahead come last.
+        let computed = count - keys.number("nextn_predict_layers").unwrap_or(0).min(count);
+        let mut layers = vec![Weights::default(); computed as usize];
+        let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
+        let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let mut vocabulary = 0;
+        for tensor in &model.tensors {
+            let amount = Amount { bytes: tensor.bytes, weights: tensor.weights() };
+            let (class, layer) = Class::of(&tensor.name);
+            let place = match (class, layer) {
+                (Class::Embedding, _) => &mut embedding,
+                (Class::Output, None) | (Class::Norm, None) => &mut output,
+                (_, Some(layer)) if class != Class::Other && layer < computed => {
+                    &mut layers[layer as usize].0[class as usize]
+                }
+                _ => &mut unused,
+            };
+            *place = place.plus(amount);
+            if tensor.name == "token_embd.weight" {
+                vocabulary = tensor.shape[1];
+                if tied {
+                    output = output.plus(amount);
+                }
+            }
+        }
+        let heads = keys.largest("attention.head_count").unwrap_or(0);
+        let used = keys.number("expert_used_count").unwrap_or(0);
+        let dense_width = keys.largest("feed_forward_length").unwrap_or(0);
+        let expert_width = keys.number("expert_feed_forward_length").unwrap_or(dense_width);
+        Self {
+            name: model.metadata.text("general.name").unwrap_or("a model without a name").to_owned(),
+            architecture: keys.architecture.clone(),
+            file_bytes: model.bytes(),
+            output,
+            embedding,
+            unused,
+            experts: keys.number("expert_count").unwrap_or(0),
+            experts_used: used,
+            context: keys.number("context_length").unwrap_or(0),
+            width: keys.number("embedding_length").unwrap_or(0),
+            ffn_width: if used > 0 { used.saturating_mul(expert_width) } else { dense_width },
+            heads,
+            vocabulary,
+            cache: Cache::new(&keys, &model.tensors, layers.len()),
+            layers,
+        }
+    }
+
+    /// The share of its experts that a token goes through.
+    pub fn active_share(&self) -> f64 {
+        if self.experts == 0 { 1.0 } else { (self.experts_used as f64 / self.experts as f64).min(1.0) }
+    }
+
+    /// What the GPU computes with: everything but the embedding and what is not used.
+    pub fn computed(&self) -> Split {
+        let mut split = Split { dense: self.output, experts: Amount::default() };
+        for layer in &self.layers {
+            split.dense = split.dense.plus(layer.dense());
+            split.experts = split.experts.plus(layer.experts());
+        }
+        split
+    }
+
+    /// Bytes of a class over all layers, for the report.
+    pub fn class_bytes(&self, class: Class) -> u64 {
+        match class {
+            Class::Embedding => self.embedding.bytes,
+            Class::Output => self.output.bytes,
+            Class::Other => self.unused.bytes,
+            _ => self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.of(class).bytes)),
+        }
+    }
+}
+
+/// Weights that every token reads, and weights of which it reads a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Split {
+    /// Attention, norms, feed-forward networks, routers, output.
+    pub dense: Amount,
+    /// Experts.
+    pub experts: Amount,
+}
+
+impl Split {
+    /// Bytes of both.
+    pub fn bytes(&self) -> u64 {
+        self.dense.bytes.saturating_add(self.experts.bytes)
+    }
+}
+
+/// The keys of a model, which bear its architecture's name.
+pub struct Keys<'a> {
+    metadata: &'a Metadata,
+    /// The architecture.
+    pub architecture: String,
+}
+
+impl<'a> Keys<'a> {
+    fn new(metadata: &'a Metadata) -> Self {
+        Self { metadata, architecture: metadata.text("general.architecture").unwrap_or_default().to_owned() }
+    }
+
+    /// The value of a key of the architecture.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.metadata.get(&format!("{}.{key}", self.architecture))
+    }
+
+    /// A whole number.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        self.get(key)?.as_u64()
+    }
+
+    /// A number for a layer, from a list or one for all.
+    pub fn of_layer(&self, key: &str, layer: usize) -> Option<u64> {
+        match self.get(key)? {
+            Value::Array(values) => values.get(layer)?.as_u64(),
+            value => value.as_u64(),
+        }
+    }
+
+    /// The largest of a list, or the one for all.
+    pub fn largest(&self, key: &str) -> Option<u64> {
+        match self.get(key)? {
+            Value::Array(values) => values.iter().filter_map(Value::as_u64).max(),
+            value => value.as_u64(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

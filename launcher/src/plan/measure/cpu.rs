@@ -1,0 +1,67 @@
+//! How fast the CPU reads RAM, by number of threads.
+
+use std::fs;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Beyond the caches of all but the largest processors.
+const MOST: u64 = 1 << 30;
+const PIECE: usize = 4 << 20;
+const LONG: Duration = Duration::from_millis(120);
+
+/// The processor's name.
+pub fn model() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = text.lines().find_map(|line| line.strip_prefix("model name")?.split(':').nth(1));
+    named.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
+}
+
+/// Gigabytes a second with 1, 2, 4, ... threads, and with all.
+pub fn reads() -> Vec<(usize, f64)> {
+    let all = thread::available_parallelism().map_or(1, usize::from);
+    let memory = crate::doctor::machine::Machine::here().available().unwrap_or(MOST);
+    let bytes = (memory / 8).min(MOST) as usize;
+    // Zeroed pages come from the system one by one as each thread fills its part, near that thread.
+    let mut buffer = vec![0u8; bytes];
+    let share = bytes.div_ceil(all).max(PIECE);
+    thread::scope(|scope| {
+        for part in buffer.chunks_mut(share) {
+            scope.spawn(|| part.fill(1));
+        }
+    });
+    let mut counts: Vec<usize> =
+        std::iter::successors(Some(1), |count| Some(count * 2)).take_while(|c| *c < all).collect();
+    counts.push(all);
+    counts.into_iter().map(|threads| (threads, read(&buffer, threads))).collect()
+}
+
+/// Gigabytes a second that so many threads read together.
+fn read(buffer: &[u8], threads: usize) -> f64 {
+    let ready = Barrier::new(threads);
+    let share = buffer.len().div_ceil(threads).max(PIECE);
+    let rates: f64 = thread::scope(|scope| {
+        let ready = &ready;
+        let parts = buffer.chunks(share).chain(std::iter::repeat(buffer)).take(threads);
+        let running: Vec<_> = parts.map(|part| scope.spawn(move || read_part(part, ready))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+    });
+    rates / 1e9
+}
+
+fn read_part(part: &[u8], ready: &Barrier) -> f64 {
+    ready.wait();
+    let started = Instant::now();
+    let mut bytes = 0;
+    for piece in part.chunks(PIECE).cycle() {
+        // The C library's search for a byte that is not there is the fastest way to read, also in a debug build.
+        // SAFETY: the piece has as many bytes as is said.
+        let found = unsafe { libc::memchr(piece.as_ptr().cast(), 0, piece.len()) };
+        std::hint::black_box(found);
+        bytes += piece.len();
+        if started.elapsed() >= LONG {
+            break;
+        }
+    }
+    bytes as f64 / started.elapsed().as_secs_f64()
+}

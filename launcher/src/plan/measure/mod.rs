@@ -1,0 +1,245 @@
+//! How fast this machine is: measured once, remembered for the GPU, driver and CPU it was measured on.
+//!
+//! What talks to the driver runs in a child (`gpu` is it), as in doctor. Whatever cannot be measured is missing, with the
+//! reason, and nothing is made up for it.
+
+mod cpu;
+mod disk;
+mod gpu;
+mod store;
+
+pub use gpu::{MeasureOptions, run as run_measurement};
+
+use crate::doctor::driver_child;
+use crate::doctor::report::{Event, GpuReport};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Far above what it takes; a driver that hangs must not hang us.
+const DESCRIBE_LIMIT: Duration = Duration::from_secs(8);
+/// For describing and measuring the GPU; CPU and disk take three seconds more at most.
+const GPU_LIMIT: Duration = Duration::from_secs(12);
+
+/// Everything known about a machine's speed. All rates are in GB/s, 10^9 bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Figures {
+    /// The first GPU, where there is one.
+    pub gpu: Option<Gpu>,
+    /// The CPU's.
+    pub cpu: Cpu,
+    /// Reading the model's file past the page cache.
+    pub disk: Option<f64>,
+    /// What could not be measured, and why.
+    pub missing: Vec<String>,
+}
+
+/// A GPU.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Gpu {
+    /// Its name.
+    pub name: String,
+    /// `GPU-...`.
+    pub uuid: String,
+    /// The driver's version.
+    pub driver: String,
+    /// Compute capability.
+    pub compute: (i32, i32),
+    /// Multiprocessors.
+    pub multiprocessors: u32,
+    /// Their highest clock.
+    pub clock_ghz: f64,
+    /// Bytes of VRAM.
+    pub total: u64,
+    /// Bytes not in use now.
+    pub free: u64,
+    /// How fast it reaches memory.
+    pub rates: Rates,
+}
+
+/// How fast a GPU reaches memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// A kernel reading VRAM.
+    pub vram: Option<f64>,
+    /// The copy engine, from pinned RAM.
+    pub to_gpu: Option<f64>,
+    /// The copy engine, to pinned RAM.
+    pub to_host: Option<f64>,
+    /// A copy from ordinary RAM.
+    pub pageable: Option<f64>,
+    /// A kernel reading pinned RAM in place.
+    pub in_place: Option<f64>,
+}
+
+impl Rates {
+    /// Every figure with its name in reports and in words.
+    pub const NAMES: [(&'static str, &'static str); 5] = [
+        ("vram", "VRAM read"),
+        ("to_gpu", "link to GPU"),
+        ("to_host", "link to host"),
+        ("pageable", "copy from ordinary RAM"),
+        ("in_place", "RAM read in place"),
+    ];
+
+    /// The figure of a name.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        match name {
+            "vram" => self.vram,
+            "to_gpu" => self.to_gpu,
+            "to_host" => self.to_host,
+            "pageable" => self.pageable,
+            "in_place" => self.in_place,
+            _ => None,
+        }
+    }
+
+    fn set(&mut self, name: &str, rate: f64) {
+        let place = match name {
+            "vram" => &mut self.vram,
+            "to_gpu" => &mut self.to_gpu,
+            "to_host" => &mut self.to_host,
+            "pageable" => &mut self.pageable,
+            "in_place" => &mut self.in_place,
+            _ => return,
+        };
+        *place = Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0);
+    }
+}
+
+/// A CPU.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Its name.
+    pub model: String,
+    /// Reading RAM with so many threads.
+    pub reads: Vec<(usize, f64)>,
+}
+
+impl Cpu {
+    /// The fewest threads that come within 3% of the best rate, and the rate.
+    pub fn best(&self) -> Option<(usize, f64)> {
+        let most = self.reads.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+        self.reads.iter().filter(|(_, rate)| *rate >= most * 0.97).min_by_key(|(threads, _)| *threads).copied()
+    }
+}
+
+/// When a machine's speed is measured, which takes some seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// The first time.
+    #[default]
+    Unknown,
+    /// Now, whatever is known.
+    Now,
+    /// Not now: what is not known is missing.
+    Never,
+}
+
+/// The figures of this machine for a model on its disk.
+pub fn figures(model: &Path, when: When) -> Figures {
+    let mut figures = Figures::default();
+    let started = Instant::now();
+    let report = driver_child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
+    figures.gpu = described(&report);
+    if let Some(problem) = gpu_problem(&report, figures.gpu.is_some()) {
+        figures.missing.push(problem);
+    }
+    let cpu = cpu::model();
+    let key = store::Key::new(figures.gpu.as_ref(), &cpu);
+    let mut store = store::Store::load();
+    let mut entry = if when == When::Now { store::Entry::default() } else { store.entry(&key) };
+
+    if let Some(gpu) = &mut figures.gpu {
+        gpu.rates = entry.rates.unwrap_or_default();
+        if entry.rates.is_none() && when != When::Never {
+            let report = driver_child::run(&["measure"], GPU_LIMIT.saturating_sub(started.elapsed()));
+            let (rates, whole) = measured(&report);
+            figures.missing.extend(gpu_problem(&report, true));
+            entry.rates = Some(rates).filter(|_| whole);
+            gpu.rates = rates;
+        }
+    }
+    let rates = figures.gpu.as_ref().map(|gpu| gpu.rates).unwrap_or_default();
+    let unknown = Rates::NAMES.iter().filter(|(name, _)| rates.get(name).is_none());
+    let unknown: Vec<_> = unknown.map(|(_, words)| *words).collect();
+    if !unknown.is_empty() {
+        figures.missing.push(format!("not measured: {}", unknown.join(", ")));
+    }
+    if when == When::Never {
+        figures.disk = entry.known_disk(model);
+        figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, reads: Vec::new() });
+        return figures;
+    }
+    figures.cpu = entry.cpu.get_or_insert_with(|| Cpu { model: cpu, reads: cpu::reads() }).clone();
+    match entry.disk(model, disk::read) {
+        Ok(rate) => figures.disk = Some(rate),
+        Err(why) => figures.missing.push(format!("disk read: {why}")),
+    }
+    if let Err(error) = store.save(key, entry) {
+        figures.missing.push(format!("the figures could not be kept for the next time: {error}"));
+    }
+    figures
+}
+
+fn gpu_problem(report: &GpuReport, has_gpu: bool) -> Option<String> {
+    match report.failure() {
+        Some(failure) => Some(format!("GPU: {failure}")),
+        None if !has_gpu => Some("GPU: the driver shows none (CUDA_VISIBLE_DEVICES may hide it)".to_owned()),
+        None => None,
+    }
+}
+
+fn described(report: &GpuReport) -> Option<Gpu> {
+    let device = report.devices().next()?;
+    let mut gpu =
+        Gpu { name: device.name.clone(), uuid: device.uuid.clone(), compute: device.compute, ..Gpu::default() };
+    for event in &report.events {
+        match event {
+            Event::Driver { cuda, version } => {
+                gpu.driver = version.clone().unwrap_or_else(|| format!("CUDA {cuda}"));
+            }
+            Event::Processor { multiprocessors, clock_khz } => {
+                gpu.multiprocessors = u32::try_from(*multiprocessors).unwrap_or(0);
+                gpu.clock_ghz = f64::from(*clock_khz) / 1e6;
+            }
+            Event::Memory { free, total, .. } => (gpu.free, gpu.total) = (*free, *total),
+            _ => {}
+        }
+    }
+    Some(gpu)
+}
+
+/// The rates that were reported, and whether that is all of them.
+fn measured(report: &GpuReport) -> (Rates, bool) {
+    let mut rates = Rates::default();
+    for event in &report.events {
+        if let Event::Rate { what, gigabytes } = event {
+            rates.set(what, *gigabytes);
+        }
+    }
+    (rates, Rates::NAMES.iter().all(|(name, _)| rates.get(name).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_named_rate_can_be_set_and_read() {
+        let mut rates = Rates::default();
+        for (index, (name, _)) in Rates::NAMES.iter().enumerate() {
+            rates.set(name, index as f64 + 1.0);
+            assert_eq!(rates.get(name), Some(index as f64 + 1.0));
+        }
+        rates.set("vram", f64::INFINITY);
+        assert_eq!(rates.vram, None, "no figure is better than a wrong one");
+    }
+
+    #[test]
+    fn more_threads_than_help_are_not_taken() {
+        let cpu = Cpu { model: String::new(), reads: vec![(1, 12.0), (4, 40.0), (8, 78.0), (16, 79.0), (32, 71.0)] };
+        assert_eq!(cpu.best(), Some((8, 78.0)));
+        assert_eq!(Cpu::default().best(), None);
+    }
+}

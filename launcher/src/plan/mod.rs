@@ -1,0 +1,218 @@
+//! `greenboost plan`: how fast a model will be on this machine, which way is fastest, and how to get it.
+//!
+//! [`facts`] reads the model's header, [`measure`] the machine, [`predict`] puts both into the formulas of DESIGN.md.
+//! [`plan_command`] is all of it for a program that starts llama-server, as gb-launch does:
+//!
+//! ```no_run
+//! use greenboost_launcher::plan::{CommandLine, When, Wishes, plan_command};
+//! # let arguments = vec!["-m".to_owned(), "model.gguf".to_owned()];
+//! let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
+//! if let Some((plan, open)) = plan_command(&command, &Wishes::default(), When::Unknown)? {
+//!     for argument in open {
+//!         // LLAMA_ARG_N_GPU_LAYERS=999 and so on, for what the user has not set
+//!         println!("{}={}", argument.variable, argument.value);
+//!     }
+//!     println!("{}", plan.line().unwrap_or_default());
+//! }
+//! # Ok::<(), String>(())
+//! ```
+
+pub mod facts;
+pub mod measure;
+pub mod predict;
+
+mod command_line;
+mod commands;
+mod ollama_store;
+mod report;
+#[cfg(test)]
+mod test_models;
+mod wishes;
+
+pub use command_line::CommandLine;
+pub use commands::Argument;
+pub use measure::{MeasureOptions, When, run_measurement};
+pub use wishes::Wishes;
+
+use clap::Args;
+use facts::{Class, Facts};
+use greenboost_gguf::Model;
+use measure::Figures;
+use predict::{Prediction, Rig, Setting};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Options of `greenboost plan`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The model: a GGUF file, any part of a split one, or ollama:NAME[:TAG].
+    #[arg(value_name = "MODEL")]
+    model: String,
+    #[command(flatten)]
+    wishes: Wishes,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Measure this machine again, though its figures are known.
+    #[arg(long)]
+    remeasure: bool,
+}
+
+/// A plan for a model on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The model's file, the first of a split one.
+    pub path: PathBuf,
+    /// The model's name.
+    pub name: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// Bytes of all its files.
+    pub file_bytes: u64,
+    /// Its layers.
+    pub layers: u64,
+    /// Experts in a layer, and those a token uses.
+    pub experts: (u64, u64),
+    /// The context it was trained for.
+    pub trained_context: u64,
+    /// Bytes of KV cache for one more token.
+    pub kv_per_token: u64,
+    /// Bytes of each class that it has.
+    pub classes: Vec<(Class, u64)>,
+    /// What was wished.
+    pub wishes: Wishes,
+    /// Every choice made.
+    pub setting: Setting,
+    /// The machine.
+    pub figures: Figures,
+    /// The machine as the formulas see it.
+    pub rig: Rig,
+    /// Every way.
+    pub predictions: Vec<Prediction>,
+}
+
+impl Plan {
+    /// Predicts every way to run a model.
+    ///
+    /// # Errors
+    /// When it is not known how much VRAM there is.
+    pub fn new(path: &Path, facts: &Facts, figures: Figures, wishes: &Wishes) -> Result<Self, String> {
+        let (setting, ubatches) = wishes.setting(facts, &figures)?;
+        let rig = Rig::new(&figures);
+        let classes =
+            Class::ALL.iter().map(|class| (*class, facts.class_bytes(*class))).filter(|(_, bytes)| *bytes > 0);
+        Ok(Self {
+            path: path.to_owned(),
+            name: facts.name.clone(),
+            architecture: facts.architecture.clone(),
+            file_bytes: facts.file_bytes,
+            layers: facts.layers.len() as u64,
+            experts: (facts.experts, facts.experts_used),
+            trained_context: facts.context,
+            kv_per_token: facts.cache.per_token(setting.kv),
+            classes: classes.collect(),
+            wishes: wishes.clone(),
+            predictions: predict::predictions(facts, &rig, &setting, &ubatches),
+            setting,
+            figures,
+            rig,
+        })
+    }
+
+    /// The way to take, if any is possible.
+    pub fn winner(&self) -> Option<&Prediction> {
+        predict::winner(&self.predictions)
+    }
+
+    /// llama-server's options for the way to take.
+    pub fn arguments(&self) -> Vec<Argument> {
+        self.winner().map(|winner| commands::arguments(self, winner)).unwrap_or_default()
+    }
+
+    /// The same as variables.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.arguments().into_iter().map(|argument| (argument.variable, argument.value)).collect()
+    }
+
+    /// One line for a log: what was chosen and what to expect.
+    pub fn line(&self) -> Option<String> {
+        self.winner().map(|winner| commands::line(self, winner))
+    }
+}
+
+/// Reads a model, measures this machine when that is due, and plans.
+///
+/// # Errors
+/// What is wrong with the model, or that nobody knows how much VRAM there is; and what to do about it.
+pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
+    let (first, facts) = read(model)?;
+    Plan::new(&first, &facts, measure::figures(&first, when), wishes)
+}
+
+/// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
+/// no file as its model. Budgets come from `budgets`, everything else from the command.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_command(
+    command: &CommandLine<'_>,
+    budgets: &Wishes,
+    when: When,
+) -> Result<Option<(Plan, Vec<Argument>)>, String> {
+    let Some(model) = command.model() else { return Ok(None) };
+    let (first, facts) = read(&model)?;
+    let wishes = Wishes { vram: budgets.vram, ram: budgets.ram, ..command.wishes(facts.context) };
+    let plan = Plan::new(&first, &facts, measure::figures(&first, when), &wishes)?;
+    let open = command.left_open(plan.arguments());
+    Ok(Some((plan, open)))
+}
+
+/// The facts of a model, and the first of its files.
+fn read(model: &Path) -> Result<(PathBuf, Facts), String> {
+    let read = Model::open(model).map_err(|error| error.to_string())?;
+    let facts = Facts::new(&read);
+    if facts.layers.is_empty() || facts.computed().bytes() == 0 {
+        return Err(format!(
+            "{}: it has no layers, so it is no language model (architecture {:?}).\nGive the file with the model's own weights, not a projector, adapter or vocabulary.",
+            model.display(),
+            facts.architecture
+        ));
+    }
+    let first = read.files.first().map_or(model, |file| file.path.as_path());
+    Ok((first.to_owned(), facts))
+}
+
+/// The file of `MODEL`: a path, or a name in Ollama's store.
+///
+/// # Errors
+/// Why there is none.
+pub fn locate(model: &str) -> Result<PathBuf, String> {
+    match model.strip_prefix("ollama:") {
+        Some(name) => ollama_store::find(name, &ollama_store::folders(|name| std::env::var(name).ok())),
+        None => Ok(PathBuf::from(model)),
+    }
+}
+
+/// Prints a plan. The exit code is 1 when nothing is possible, 2 when nothing can be said.
+pub fn run(options: &Options) -> ExitCode {
+    if std::io::stderr().is_terminal() {
+        eprint!("Reading the model and this machine's speed (a first time takes some seconds) ...\r");
+    }
+    let when = if options.remeasure { When::Now } else { When::Unknown };
+    let planned = locate(&options.model).and_then(|path| plan(&path, &options.wishes, when));
+    if std::io::stderr().is_terminal() {
+        eprint!("\x1b[K");
+    }
+    let plan = match planned {
+        Ok(plan) => plan,
+        Err(problem) => {
+            eprintln!("greenboost plan: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    let text = if options.json { format!("{:#}\n", report::json(&plan)) } else { report::text(&plan) };
+    // A reader that has gone away is no failure of the plan.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    if plan.winner().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,167 @@
+//! Where Ollama keeps a model: a manifest by name, and in it the digest of the file with the weights.
+
+use serde::Deserialize;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const MODEL: &str = "application/vnd.ollama.image.model";
+/// No manifest is larger.
+const LONGEST_MANIFEST: u64 = 4 << 20;
+
+#[derive(Deserialize)]
+struct Manifest {
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layer {
+    media_type: String,
+    digest: String,
+}
+
+/// The folders Ollama may keep models in: the one the user names, else the user's and the service's.
+pub fn folders(variable: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    if let Some(folder) = variable("OLLAMA_MODELS").filter(|folder| !folder.is_empty()) {
+        return vec![folder.into()];
+    }
+    let own = variable("HOME").map(|home| Path::new(&home).join(".ollama/models"));
+    own.into_iter().chain([PathBuf::from("/usr/share/ollama/.ollama/models")]).collect()
+}
+
+/// The model file of `NAME[:TAG]`.
+///
+/// # Errors
+/// What was looked for and where, and what to do.
+pub fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
+    let manifest = manifest_path(name)?;
+    let mut tried = Vec::new();
+    for folder in folders {
+        let path = folder.join("manifests").join(&manifest);
+        match read(&path) {
+            Ok(text) => return blob(&text, &path, folder),
+            Err(error) => tried.push(format!("{}: {error}", path.display())),
+        }
+    }
+    Err(format!(
+        "Ollama has no model {name:?} here.\n{}\nPull it with `ollama pull {name}`, or set OLLAMA_MODELS to the folder Ollama keeps its models in.",
+        tried.join("\n")
+    ))
+}
+
+/// Name and tag as a path: what is not said is Ollama's own registry, its library, and `latest`.
+fn manifest_path(name: &str) -> Result<PathBuf, String> {
+    let (path, tag) = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, tag),
+        _ => (name, "latest"),
+    };
+    let mut parts: Vec<&str> = path.split('/').collect();
+    match parts.len() {
+        1 => parts.splice(0..0, ["registry.ollama.ai", "library"]).for_each(drop),
+        2 => parts.insert(0, "registry.ollama.ai"),
+        _ => {}
+    }
+    parts.push(tag);
+    // Each part becomes a file name.
+    let fine = |part: &&str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
+    if parts.len() == 4 && parts.iter().all(fine) {
+        return Ok(parts.iter().collect());
+    }
+    Err(format!(
+        "{name:?} is no name of an Ollama model: write ollama:NAME or ollama:NAME:TAG, as `ollama list` shows it."
+    ))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > LONGEST_MANIFEST {
+        return Err(io::Error::other("too long to be a manifest"));
+    }
+    fs::read_to_string(path)
+}
+
+fn blob(manifest: &str, path: &Path, folder: &Path) -> Result<PathBuf, String> {
+    let wrong = |what: String| {
+        format!(
+            "{}: {what}.\nThe model's download is incomplete or damaged: pull it again with `ollama pull`.",
+            path.display()
+        )
+    };
+    let manifest: Manifest =
+        serde_json::from_str(manifest).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let layer = manifest.layers.iter().find(|layer| layer.media_type == MODEL);
+    let digest =
+        &layer.ok_or_else(|| wrong("it lists no model file (a model of the cloud has none)".to_owned()))?.digest;
+    let hex = digest.strip_prefix("sha256:").or_else(|| digest.strip_prefix("sha256-"));
+    let Some(hex) = hex.filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())) else {
+        return Err(wrong(format!("its digest {digest:?} is none")));
+    };
+    let file = folder.join("blobs").join(format!("sha256-{hex}"));
+    if file.is_file() { Ok(file) } else { Err(wrong(format!("{} is missing", file.display()))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_as_ollama_does() {
+        for (name, path) in [
+            ("llama3", "registry.ollama.ai/library/llama3/latest"),
+            ("llama3:70b", "registry.ollama.ai/library/llama3/70b"),
+            ("me/mine:q4", "registry.ollama.ai/me/mine/q4"),
+            ("hf.co/some/Repo-GGUF:Q4_K_M", "hf.co/some/Repo-GGUF/Q4_K_M"),
+            ("host:5000/some/thing", "host:5000/some/thing/latest"),
+        ] {
+            assert_eq!(manifest_path(name), Ok(PathBuf::from(path)), "{name}");
+        }
+        for name in ["", "../x", "a/../b", "a:..", "a/b/c/d", "/etc/passwd", "a:", ":b"] {
+            assert!(manifest_path(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_leads_to_its_blob_and_every_gap_is_named() {
+        let folder = tempfile::tempdir().expect("folder");
+        let store = folder.path().to_owned();
+        let manifest = store.join("manifests/registry.ollama.ai/library/llama3/70b");
+        let find = || find("llama3:70b", std::slice::from_ref(&store));
+        let missing = find().expect_err("no manifest");
+        assert!(
+            missing.contains("ollama pull llama3:70b") && missing.contains("library/llama3/70b: No such"),
+            "{missing}"
+        );
+
+        fs::create_dir_all(manifest.parent().expect("parent")).expect("folder");
+        fs::create_dir_all(store.join("blobs")).expect("folder");
+        let digest = "a".repeat(64);
+        let text = |digest: &str| {
+            format!(
+                r#"{{"schemaVersion":2,"layers":[{{"mediaType":"application/vnd.ollama.image.template","digest":"x","size":1}},
+                {{"mediaType":"{MODEL}","digest":"{digest}","size":5}}]}}"#
+            )
+        };
+        for (content, words) in [
+            ("{".to_owned(), "cannot be read"),
+            (r#"{"layers":[]}"#.to_owned(), "lists no model file"),
+            (text("sha256:../../etc/passwd"), "is none"),
+            (text(&format!("sha256:{digest}")), "is missing"),
+        ] {
+            fs::write(&manifest, content).expect("written");
+            let error = find().expect_err(words);
+            assert!(error.contains(words), "{words:?} is not in: {error}");
+        }
+        let blob = store.join(format!("blobs/sha256-{digest}"));
+        fs::write(&blob, "GGUF").expect("written");
+        assert_eq!(find(), Ok(blob));
+    }
+
+    #[test]
+    fn the_named_folder_is_the_only_one() {
+        let variable = |name: &str| (name == "OLLAMA_MODELS").then(|| "/x".to_owned());
+        assert_eq!(folders(variable), [PathBuf::from("/x")]);
+        let home = |name: &str| (name == "HOME").then(|| "/home/me".to_owned());
+        assert_eq!(folders(home)[0], PathBuf::from("/home/me/.ollama/models"));
+        assert_eq!(folders(home).len(), 2);
+    }
+}

@@ -1,0 +1,37 @@
+//! What cannot be measured in seconds on the user's machine: how well llama.cpp's kernels use it. Each figure was fitted
+//! to runs of llama-bench (llama.cpp v0.5.0, Q4_K_M) on one H200 with 16 cores, the table in DESIGN.md; `tests.rs` compares
+//! the formulas with every row of it. On other machines they are estimates, and reports say so.
+
+/// Bytes of quantised weights that a multiprocessor gets through in a clock in decode. It binds where VRAM is fast: an
+/// H200 reads 4,500 GB/s and decodes at 2,100.
+pub const MATVEC_BYTES_PER_CLOCK: f64 = 8.1;
+/// The share of the VRAM's read rate that decode reaches where that does not bind.
+pub const MATVEC_VRAM_SHARE: f64 = 0.85;
+/// Seconds a layer takes in decode whatever its size: some ten small kernels.
+pub const LAYER_SECONDS: f64 = 52e-6;
+/// The same kernels reading host memory in place: 41.5 GB/s over a link that carries 51.2.
+pub const MATVEC_IN_PLACE_SHARE: f64 = 0.81;
+
+/// Multiplications and additions a multiprocessor makes in a clock in a prompt, for dense matrices (8-bit tensor cores).
+pub const MULTIPLY_PER_CLOCK: f64 = 610.0;
+/// The compute capability from which GPUs have those tensor cores.
+pub const MULTIPLY_SINCE: (i32, i32) = (7, 5);
+/// Experts get small batches. The share of the dense rate for `t` tokens an expert is this times t to the power below;
+/// fitted to 32 and 128 tokens.
+pub const EXPERT_SHARE: f64 = 0.105;
+/// See [`EXPERT_SHARE`].
+pub const EXPERT_POWER: f64 = 0.2;
+/// Tokens a kernel multiplies with a weight before it reads it again: in place, every reading crosses the link.
+pub const TILE_TOKENS: f64 = 96.0;
+
+/// The share of the RAM's read rate at which the CPU decodes.
+pub const CPU_SHARE: f64 = 0.92;
+/// GB/s of quantised weights that one thread gets through, however fast the RAM is.
+pub const CPU_THREAD: f64 = 6.5;
+/// Seconds for each layer whose experts the CPU computes: handing over and waiting, twice.
+pub const HANDOVER_SECONDS: f64 = 100e-6;
+/// The share of the experts that a micro-batch chooses: llama.cpp's offload copies only those.
+pub const CHOSEN_EXPERTS: f64 = 0.85;
+
+/// GB/s at which memory outside VRAM is made and filled while loading: the driver zeroes it first.
+pub const FILL: f64 = 4.0;

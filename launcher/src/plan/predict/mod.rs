@@ -1,0 +1,127 @@
+//! How fast each way of running a model would be, and which wins.
+
+pub mod calibration;
+mod placement;
+mod rig;
+pub mod speed;
+mod way;
+
+pub use placement::{Placement, Setting};
+pub use rig::Rig;
+pub use way::{Row, WAYS, Way};
+
+use super::facts::Facts;
+use greenboost_contract::format_size;
+use serde::Serialize;
+
+/// The request that ways are compared by: a prompt of a page or two, an answer of some paragraphs.
+pub const PROMPT: u64 = 1024;
+/// See [`PROMPT`].
+pub const ANSWER: u64 = 256;
+/// Micro-batches that are tried when the user names none: llama.cpp's default, and one that hides more copying.
+pub const UBATCHES: [u64; 2] = [512, 2048];
+
+/// What is expected of a way.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prediction {
+    /// The way.
+    pub way: Way,
+    /// Whether GreenBoost can do it today.
+    pub built: bool,
+    /// Why it cannot be done here.
+    pub problem: Option<String>,
+    /// Tokens in a micro-batch.
+    pub ubatch: u64,
+    /// Where everything is.
+    pub placement: Placement,
+    /// Prompt tokens a second.
+    pub prefill: Option<f64>,
+    /// Answer tokens a second, for one conversation.
+    pub decode: Option<f64>,
+    /// Seconds to load, with the file in the page cache.
+    pub load: Option<f64>,
+    /// Seconds that reading it from disk adds.
+    pub read: Option<f64>,
+    /// Seconds for the request that ways are compared by.
+    pub request: Option<f64>,
+}
+
+impl Prediction {
+    /// Whether it can be chosen.
+    pub fn is_possible(&self) -> bool {
+        self.built && self.problem.is_none()
+    }
+}
+
+/// Every way, with the micro-batch that suits it best among `ubatches`.
+pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64]) -> Vec<Prediction> {
+    let best = |row: &Row| {
+        let tried = ubatches.iter().map(|ubatch| predict(facts, rig, &Setting { ubatch: *ubatch, ..*setting }, row));
+        tried.reduce(|best, other| if is_better(&other, &best) { other } else { best })
+    };
+    let all: Vec<_> = WAYS.iter().filter_map(best).collect();
+    // Where everything fits nothing is outside, and the other ways are this one under other names.
+    match all.first() {
+        Some(vram) if vram.is_possible() => vec![vram.clone()],
+        _ => all,
+    }
+}
+
+/// The one to choose: of those that are possible, the fastest; where no speed is known, the first.
+pub fn winner(predictions: &[Prediction]) -> Option<&Prediction> {
+    let possible = predictions.iter().filter(|prediction| prediction.is_possible());
+    possible.reduce(|best, other| if is_better(other, best) { other } else { best })
+}
+
+/// Possible before impossible, known before unknown, fast before slow.
+fn is_better(one: &Prediction, other: &Prediction) -> bool {
+    let rank = |prediction: &Prediction| {
+        (prediction.problem.is_some(), prediction.request.is_none(), prediction.request.unwrap_or(0.0))
+    };
+    rank(one) < rank(other)
+}
+
+fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row) -> Prediction {
+    let placement = match row.way {
+        Way::Vram => Placement::all_inside(facts, setting),
+        Way::Extend => Placement::by_order(facts, setting),
+        Way::ExtendByTensor | Way::ExtendStreaming => Placement::by_tensor(facts, setting),
+        Way::Offload | Way::Assist | Way::Combined => Placement::offloaded(facts, setting),
+    };
+    let ubatch = setting.ubatch;
+    let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
+    let token = speed::decode(facts, &placement, rig, row.decode).filter(|seconds| *seconds > 0.0);
+    let (load, read) = speed::load(facts, &placement, rig);
+    // A prompt shorter than the micro-batch still moves every weight once.
+    let own_batch = speed::prefill(facts, &placement, rig, ubatch.min(PROMPT), row.prefill);
+    let request = own_batch
+        .zip(token)
+        .map(|(batch, token)| batch * PROMPT.div_ceil(ubatch.max(1)) as f64 + token * ANSWER as f64);
+    Prediction {
+        way: row.way,
+        built: row.built,
+        problem: problem(&placement, setting),
+        ubatch,
+        placement,
+        prefill: batch.map(|seconds| ubatch as f64 / seconds),
+        decode: token.map(|seconds| 1.0 / seconds),
+        load,
+        read,
+        request,
+    }
+}
+
+fn problem(placement: &Placement, setting: &Setting) -> Option<String> {
+    let size = |bytes| format_size(bytes);
+    let (vram, ram) = (placement.vram(), placement.ram());
+    if vram > setting.vram {
+        return Some(format!("needs {} of VRAM, {} may be used", size(vram), size(setting.vram)));
+    }
+    if ram > setting.ram {
+        return Some(format!("needs {} of RAM, {} may be used", size(ram), size(setting.ram)));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! Which weights are in VRAM and which are not.
+
+use crate::plan::facts::{Amount, Facts, KvTypes, Split, scratch};
+use serde::Serialize;
+
+/// What a plan is asked for, with every choice made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Setting {
+    /// Bytes of VRAM that may be used.
+    pub vram: u64,
+    /// Bytes of RAM that may stand in for VRAM.
+    pub ram: u64,
+    /// Tokens of context, over all conversations.
+    pub context: u64,
+    /// Conversations at once.
+    pub parallel: u64,
+    /// Tokens in a micro-batch.
+    pub ubatch: u64,
+    /// Types of the KV cache.
+    pub kv: KvTypes,
+}
+
+/// Where everything is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Placement {
+    /// Weights in VRAM.
+    pub inside: Split,
+    /// Weights outside.
+    pub outside: Split,
+    /// KV cache in VRAM.
+    pub kv_inside: u64,
+    /// KV cache outside.
+    pub kv_outside: u64,
+    /// Compute buffers, modules, pools.
+    pub scratch: u64,
+    /// Layers whose experts alone are outside: each is handed to the CPU and back.
+    pub handovers: u64,
+    /// llama.cpp's `-ngl`, where that makes the placement.
+    pub gpu_layers: Option<u64>,
+    /// llama.cpp's `-ncmoe`.
+    pub cpu_moe: Option<u64>,
+}
+
+impl Placement {
+    /// Bytes of VRAM it takes.
+    pub fn vram(&self) -> u64 {
+        self.inside.bytes().saturating_add(self.kv_inside).saturating_add(self.scratch)
+    }
+
+    /// Bytes of RAM it takes, besides what stays in the page cache.
+    pub fn ram(&self) -> u64 {
+        self.outside.bytes().saturating_add(self.kv_outside)
+    }
+
+    fn new(facts: &Facts, setting: &Setting) -> Self {
+        Self {
+            kv_inside: facts.cache.bytes(setting.context, setting.parallel, setting.ubatch, setting.kv),
+            scratch: scratch(facts, setting.context, setting.ubatch),
+            ..Self::default()
+        }
+    }
+
+    /// VRAM left for weights.
+    fn room(&self, setting: &Setting) -> u64 {
+        setting.vram.saturating_sub(self.kv_inside).saturating_sub(self.scratch)
+    }
+
+    /// Everything in VRAM, whether that fits or not.
+    pub fn all_inside(facts: &Facts, setting: &Setting) -> Self {
+        Self { inside: facts.computed(), ..Self::new(facts, setting) }
+    }
+
+    /// Weights that do not fit are outside whatever they are for: the last ones of the allocation.
+    pub fn by_order(facts: &Facts, setting: &Setting) -> Self {
+        let mut placement = Self::new(facts, setting);
+        let all = facts.computed();
+        let share = (placement.room(setting) as f64 / all.bytes().max(1) as f64).min(1.0);
+        placement.inside = Split { dense: all.dense.times(share), experts: all.experts.times(share) };
+        placement.outside = rest(all, placement.inside);
+        placement
+    }
+
+    /// Experts leave VRAM first, since a token reads few of them; then feed-forward networks and attention.
+    pub fn by_tensor(facts: &Facts, setting: &Setting) -> Self {
+        let mut placement = Self::new(facts, setting);
+        let all = facts.computed();
+        let room = placement.room(setting);
+        let dense = part(all.dense, room);
+        let experts = part(all.experts, room.saturating_sub(dense.bytes));
+        placement.inside = Split { dense, experts };
+        placement.outside = rest(all, placement.inside);
+        placement
+    }
+
+    /// llama.cpp's own offload, tuned: as many layers on the GPU as fit, or all of them and the experts of as many.
+    pub fn offloaded(facts: &Facts, setting: &Setting) -> Self {
+        let layers = facts.layers.len() as u64;
+        let fits = |placement: &Self| placement.vram() <= setting.vram;
+        let has_experts = facts.computed().experts.bytes > 0;
+        let with_experts = (0..=layers).map(|cpu_moe| Self::layered(facts, setting, layers + 1, cpu_moe));
+        if has_experts && let Some(found) = with_experts.into_iter().find(fits) {
+            return found;
+        }
+        let cpu_moe = if has_experts { layers } else { 0 };
+        let by_layer = (0..=layers + 1).rev().map(|gpu_layers| Self::layered(facts, setting, gpu_layers, cpu_moe));
+        by_layer.into_iter().find(fits).unwrap_or_else(|| Self::layered(facts, setting, 0, cpu_moe))
+    }
+
+    /// llama.cpp's `-ngl` counts from the end, the output first; `-ncmoe` from the front.
+    pub fn layered(facts: &Facts, setting: &Setting, gpu_layers: u64, cpu_moe: u64) -> Self {
+        let mut placement = Self::new(facts, setting);
+        (placement.kv_inside, placement.kv_outside) = (0, 0);
+        let count = facts.layers.len() as u64;
+        let first_on_gpu = (count + 1).saturating_sub(gpu_layers);
+        for (index, layer) in (0u64..).zip(&facts.layers) {
+            let on_gpu = index >= first_on_gpu;
+            let experts_on_gpu = on_gpu && index >= cpu_moe;
+            let cache = facts.cache.layers.get(index as usize).copied().unwrap_or_default();
+            let kv = cache.bytes(setting.context, setting.parallel, setting.ubatch, setting.kv);
+            add(&mut placement, on_gpu, layer.dense(), Amount::default());
+            add(&mut placement, experts_on_gpu, Amount::default(), layer.experts());
+            if on_gpu {
+                placement.kv_inside = placement.kv_inside.saturating_add(kv);
+            } else {
+                placement.kv_outside = placement.kv_outside.saturating_add(kv);
+            }
+            placement.handovers += u64::from(on_gpu && !experts_on_gpu && layer.experts().bytes > 0);
+        }
+        add(&mut placement, gpu_layers > 0, facts.output, Amount::default());
+        placement.gpu_layers = Some(gpu_layers);
+        placement.cpu_moe = Some(cpu_moe).filter(|layers| *layers > 0);
+        placement
+    }
+}
+
+fn add(placement: &mut Placement, inside: bool, dense: Amount, experts: Amount) {
+    let side = if inside { &mut placement.inside } else { &mut placement.outside };
+    side.dense = side.dense.plus(dense);
+    side.experts = side.experts.plus(experts);
+}
+
+/// As much as fits.
+fn part(amount: Amount, room: u64) -> Amount {
+    if amount.bytes <= room { amount } else { amount.times(room as f64 / amount.bytes as f64) }
+}
+
+fn rest(all: Split, taken: Split) -> Split {
+    let less = |all: Amount, taken: Amount| Amount {
+        bytes: all.bytes.saturating_sub(taken.bytes),
+        weights: all.weights.saturating_sub(taken.weights),
+    };
+    Split { dense: less(all.dense, taken.dense), experts: less(all.experts, taken.experts) }
+}

@@ -1,0 +1,57 @@
+//! A machine as the formulas see it: measured figures and what follows from them.
+
+use super::calibration as fit;
+use crate::plan::measure::Figures;
+use serde::Serialize;
+
+/// Speeds in GB/s, unless said otherwise. Absent: not measured, so nothing that needs it is predicted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Rig {
+    /// Decode's kernels reading VRAM.
+    pub matvec: Option<f64>,
+    /// Multiplications and additions a second in a prompt, in 10^9.
+    pub multiply: Option<f64>,
+    /// The copy engine over the link.
+    pub link: Option<f64>,
+    /// Copies from memory that is not pinned.
+    pub pageable: Option<f64>,
+    /// Kernels reading host memory in place.
+    pub in_place: Option<f64>,
+    /// The CPU decoding.
+    pub cpu: Option<f64>,
+    /// Threads the CPU does that with.
+    pub threads: Option<usize>,
+    /// The model's disk.
+    pub disk: Option<f64>,
+}
+
+impl Rig {
+    /// Of what was measured.
+    pub fn new(figures: &Figures) -> Self {
+        let cpu = figures.cpu.best();
+        let mut rig = Self {
+            cpu: cpu.map(|(threads, rate)| Self::cpu_rate(threads, rate)),
+            threads: cpu.map(|(threads, _)| threads),
+            disk: figures.disk,
+            ..Self::default()
+        };
+        if let Some(gpu) = &figures.gpu {
+            let clocks = Some(f64::from(gpu.multiprocessors) * gpu.clock_ghz).filter(|clocks| *clocks > 0.0);
+            rig.matvec = gpu.rates.vram.map(|vram| {
+                let kernels = clocks.map_or(f64::MAX, |clocks| clocks * fit::MATVEC_BYTES_PER_CLOCK);
+                kernels.min(vram * fit::MATVEC_VRAM_SHARE)
+            });
+            rig.multiply =
+                clocks.filter(|_| gpu.compute >= fit::MULTIPLY_SINCE).map(|clocks| clocks * fit::MULTIPLY_PER_CLOCK);
+            rig.link = gpu.rates.to_gpu;
+            rig.pageable = gpu.rates.pageable;
+            rig.in_place = gpu.rates.in_place;
+        }
+        rig
+    }
+
+    /// What so many threads decode at, when they read RAM at this rate.
+    pub fn cpu_rate(threads: usize, reads: f64) -> f64 {
+        (reads * fit::CPU_SHARE).min(threads as f64 * fit::CPU_THREAD)
+    }
+}

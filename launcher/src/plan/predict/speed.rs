@@ -1,0 +1,97 @@
+//! The formulas of DESIGN.md, part 2: a decoded token reads every active weight once, a prompt every weight once a
+//! micro-batch. Seconds come out; `None` where a figure they need was not measured.
+
+use super::calibration as fit;
+use super::placement::Placement;
+use super::rig::Rig;
+use crate::plan::facts::{Facts, Split};
+
+/// How decode reaches weights outside VRAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decode {
+    /// The GPU reads them over the link.
+    InPlace,
+    /// They are copied ahead of the kernels; chosen experts are read in place.
+    Streamed,
+    /// The CPU computes with them.
+    Cpu,
+    /// The CPU computes with some while the link brings the others.
+    CpuAndLink,
+}
+
+/// How a prompt reaches weights outside VRAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefill {
+    /// The GPU reads them over the link, again for every tile of tokens.
+    InPlace,
+    /// They are copied ahead, while the GPU computes.
+    Ahead,
+    /// They are copied, from pinned memory, while the GPU waits.
+    Copied,
+    /// They are copied from ordinary memory, while the GPU waits.
+    CopiedPageable,
+}
+
+/// Seconds to bring gigabytes; nothing to bring takes no time at an unknown rate.
+fn over(bytes: f64, rate: Option<f64>) -> Option<f64> {
+    if bytes == 0.0 { Some(0.0) } else { rate.map(|rate| bytes / (rate * 1e9)) }
+}
+
+/// Seconds for a token.
+pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> Option<f64> {
+    let share = facts.active_share();
+    let active = |split: &Split| (split.dense.bytes as f64, split.experts.bytes as f64 * share);
+    let (dense, experts) = active(&placement.inside);
+    let gpu = over(dense + experts, rig.matvec)? + facts.layers.len() as f64 * fit::LAYER_SECONDS;
+    let (dense, experts) = active(&placement.outside);
+    let in_place = rig.in_place.map(|rate| rate * fit::MATVEC_IN_PLACE_SHARE);
+    let handovers = placement.handovers as f64 * fit::HANDOVER_SECONDS;
+    Some(match how {
+        Decode::InPlace => gpu + over(dense + experts, in_place)?,
+        Decode::Streamed => gpu.max(over(dense, rig.link)?) + over(experts, in_place)?,
+        Decode::Cpu => gpu + over(dense + experts, rig.cpu)? + handovers,
+        Decode::CpuAndLink => {
+            let both = rig.cpu.zip(rig.link).map(|(cpu, link)| cpu + link);
+            gpu + over(dense + experts, both)? + handovers
+        }
+    })
+}
+
+/// Seconds for a micro-batch of so many tokens.
+pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how: Prefill) -> Option<f64> {
+    let tokens = ubatch as f64;
+    let (inside, outside) = (&placement.inside, &placement.outside);
+    // Only the last token of a prompt goes through the output matrix.
+    let output = facts.output.weights.min(inside.dense.weights);
+    let compute_inside = compute(facts, inside, output, tokens, rig)?;
+    let compute_outside = compute(facts, outside, facts.output.weights - output, tokens, rig)?;
+    let compute = compute_inside + compute_outside;
+    let (dense, experts) = (outside.dense.bytes as f64, outside.experts.bytes as f64);
+    let copied = dense + experts * fit::CHOSEN_EXPERTS;
+    Some(match how {
+        Prefill::InPlace => {
+            let readings = |tokens: f64| (tokens / fit::TILE_TOKENS).ceil().max(1.0);
+            let read = dense * readings(tokens) + experts * readings(tokens * facts.active_share());
+            compute_inside + compute_outside.max(over(read, rig.in_place)?)
+        }
+        Prefill::Ahead => compute.max(over(dense + experts, rig.link)?),
+        Prefill::Copied => compute + over(copied, rig.link)?,
+        Prefill::CopiedPageable => compute + over(copied, rig.pageable)?,
+    })
+}
+
+fn compute(facts: &Facts, split: &Split, output: u64, tokens: f64, rig: &Rig) -> Option<f64> {
+    let share = facts.active_share();
+    let dense = split.dense.weights.saturating_sub(output) as f64;
+    let expert_share = (fit::EXPERT_SHARE * (tokens * share).powf(fit::EXPERT_POWER)).min(1.0);
+    let work = dense + split.experts.weights as f64 * share / expert_share;
+    over(2.0 * work * tokens, rig.multiply)
+}
+
+/// Seconds until the model can answer, with its file in the page cache; and what reading it from disk adds.
+pub fn load(facts: &Facts, placement: &Placement, rig: &Rig) -> (Option<f64>, Option<f64>) {
+    let to_vram = over(placement.inside.bytes() as f64, rig.pageable);
+    let to_ram = over(placement.outside.bytes() as f64, Some(fit::FILL));
+    let cached = to_vram.zip(to_ram).map(|(vram, ram)| vram + ram);
+    (cached, over(facts.file_bytes as f64, rig.disk))
+}

@@ -1,0 +1,255 @@
+//! A plan as text and as JSON.
+
+use super::Plan;
+use super::commands;
+use super::facts::Class;
+use super::measure::Rates;
+use super::predict::{ANSWER, PROMPT, Prediction, winner};
+use greenboost_contract::format_size;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+/// What no short measurement can tell.
+const ESTIMATED: &str =
+    "Estimated, from llama-bench on one H200: how fast this GPU multiplies, what its kernels make of the
+measured rates, scratch memory, load time. Speeds are for one conversation at its start.";
+
+fn rate(value: Option<f64>) -> String {
+    match value {
+        None => "?".to_owned(),
+        Some(value) if value < 100.0 => format!("{value:.1}"),
+        Some(value) => format!("{value:.0}"),
+    }
+}
+
+/// The text.
+pub fn text(plan: &Plan) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = head(&mut text, plan).and_then(|()| table(&mut text, plan)).and_then(|()| tail(&mut text, plan));
+    text
+}
+
+fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
+    let experts = if plan.experts.0 > 0 {
+        format!(", {} experts, {} used", plan.experts.0, plan.experts.1)
+    } else {
+        String::new()
+    };
+    writeln!(
+        text,
+        "Model    {} ({}), {}, {} layers{experts}, trained for {} tokens",
+        plan.name,
+        plan.architecture,
+        format_size(plan.file_bytes),
+        plan.layers,
+        plan.trained_context
+    )?;
+    let classes: Vec<_> =
+        plan.classes.iter().map(|(class, bytes)| format!("{} {}", class.name(), format_size(*bytes))).collect();
+    writeln!(text, "         {}", classes.join(", "))?;
+    writeln!(text, "         KV cache {} a token", format_size(plan.kv_per_token))?;
+    match &plan.figures.gpu {
+        None => writeln!(text, "Machine  no GPU")?,
+        Some(gpu) => {
+            writeln!(
+                text,
+                "Machine  {}, driver {}, {} free of {}",
+                gpu.name,
+                gpu.driver,
+                format_size(gpu.free),
+                format_size(gpu.total)
+            )?;
+            let rates = Rates::NAMES.iter().map(|(name, words)| format!("{words} {}", rate(gpu.rates.get(name))));
+            writeln!(text, "         GB/s: {}", rates.collect::<Vec<_>>().join(", "))?;
+        }
+    }
+    let cpu = plan.figures.cpu.best();
+    let threads = cpu.map_or(0, |(threads, _)| threads);
+    writeln!(
+        text,
+        "         GB/s: CPU {} ({threads} threads), disk {}",
+        rate(cpu.map(|(_, rate)| rate)),
+        rate(plan.figures.disk)
+    )?;
+    let setting = &plan.setting;
+    writeln!(
+        text,
+        "Asked    {} of VRAM, {} of RAM, {} tokens of context for {}, KV cache in {}\n",
+        format_size(setting.vram),
+        format_size(setting.ram),
+        setting.context,
+        if setting.parallel == 1 {
+            "one conversation".to_owned()
+        } else {
+            format!("{} conversations", setting.parallel)
+        },
+        setting.kv.k.name
+    )
+}
+
+fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
+    let winner = winner(&plan.predictions);
+    writeln!(
+        text,
+        "  {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  ubatch",
+        "", "prompt t/s", "answer t/s", "load s", "VRAM", "RAM"
+    )?;
+    for prediction in &plan.predictions {
+        let chosen = winner.is_some_and(|winner| winner.way == prediction.way);
+        let note = match (&prediction.problem, prediction.built) {
+            (_, false) => "  not built yet".to_owned(),
+            (Some(problem), _) => format!("  {problem}"),
+            _ => String::new(),
+        };
+        writeln!(
+            text,
+            "{} {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  {:<6}{note}",
+            if chosen { '*' } else { ' ' },
+            prediction.way.row().name,
+            rate(prediction.prefill),
+            rate(prediction.decode),
+            rate(prediction.load),
+            format_size(prediction.placement.vram()),
+            format_size(prediction.placement.ram()),
+            prediction.ubatch
+        )?;
+    }
+    writeln!(text)
+}
+
+fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
+    let Some(winner) = winner(&plan.predictions) else {
+        writeln!(
+            text,
+            "Nothing that is built fits. Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv."
+        )?;
+        return missing(text, plan);
+    };
+    writeln!(text, "{}", verdict(plan, winner))?;
+    if let (Some(load), Some(read)) = (winner.load, winner.read) {
+        writeln!(text, "Loading takes {load:.1} s from the page cache, and {read:.1} s more from the disk.")?;
+    }
+    writeln!(text)?;
+    for (tier, parts) in tiers(plan, winner) {
+        let parts: Vec<_> = parts.iter().filter(|(_, bytes)| *bytes > 0).collect();
+        let total = parts.iter().map(|(_, bytes)| bytes).sum();
+        let words: Vec<_> = parts.iter().map(|(what, bytes)| format!("{what} {}", format_size(*bytes))).collect();
+        if !words.is_empty() {
+            writeln!(text, "{tier:<8} {}: {}", format_size(total), words.join(", "))?;
+        }
+    }
+    let (serve, modelfile) = commands::ollama(plan, winner);
+    writeln!(text, "\nllama-server:\n  {}", commands::llama_server(plan, winner))?;
+    writeln!(text, "Ollama, with these lines in the model's Modelfile:\n  {serve}\n  {}", modelfile.join("\n  "))?;
+    missing(text, plan)
+}
+
+fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
+    writeln!(text, "\n{ESTIMATED}")?;
+    for line in &plan.figures.missing {
+        writeln!(text, "Missing: {line}")?;
+    }
+    Ok(())
+}
+
+/// Who wins and by how much.
+fn verdict(plan: &Plan, winner: &Prediction) -> String {
+    let name = winner.way.row().name;
+    let others = plan.predictions.iter().filter(|other| other.is_possible() && other.way != winner.way);
+    let next = others.filter_map(|other| Some((other, other.request?))).min_by(|one, other| one.1.total_cmp(&other.1));
+    match (winner.request, next) {
+        (None, _) => format!("Chosen: {name}. No speed can be predicted without the missing figures."),
+        (Some(own), Some((other, seconds))) => format!(
+            "Fastest: {name}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens; {} takes {:.1} times as long.",
+            other.way.row().name,
+            seconds / own
+        ),
+        (Some(own), None) => {
+            format!("Fastest: {name}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens.")
+        }
+    }
+}
+
+/// What lies where.
+fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static str, u64)>); 2] {
+    let placement = &prediction.placement;
+    let embedding = plan.classes.iter().find(|(class, _)| *class == Class::Embedding).map_or(0, |(_, bytes)| *bytes);
+    [
+        (
+            "VRAM",
+            vec![
+                ("weights", placement.inside.dense.bytes),
+                ("experts", placement.inside.experts.bytes),
+                ("KV cache", placement.kv_inside),
+                ("scratch", placement.scratch),
+            ],
+        ),
+        (
+            "RAM",
+            vec![
+                ("weights", placement.outside.dense.bytes),
+                ("experts", placement.outside.experts.bytes),
+                ("KV cache", placement.kv_outside),
+                ("embedding", embedding),
+            ],
+        ),
+    ]
+}
+
+/// The same for programs.
+pub fn json(plan: &Plan) -> Value {
+    let winner = winner(&plan.predictions);
+    let commands = winner.map(|winner| {
+        let (serve, modelfile) = commands::ollama(plan, winner);
+        let environment: serde_json::Map<_, _> =
+            plan.environment().into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+        json!({
+            "llama_server": commands::llama_server(plan, winner),
+            "llama_server_environment": environment,
+            "ollama": serve,
+            "modelfile": modelfile,
+        })
+    });
+    let tiers = winner.map(|winner| {
+        let tier = |parts: &[(&'static str, u64)]| -> Value {
+            parts
+                .iter()
+                .map(|(what, bytes)| ((*what).to_owned(), Value::from(*bytes)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        };
+        let [vram, ram] = tiers(plan, winner);
+        json!({ "vram": tier(&vram.1), "ram": tier(&ram.1) })
+    });
+    let classes: serde_json::Map<_, _> =
+        plan.classes.iter().map(|(class, bytes)| (class.name().to_owned(), Value::from(*bytes))).collect();
+    json!({
+        "model": {
+            "path": plan.path,
+            "name": plan.name,
+            "architecture": plan.architecture,
+            "bytes": plan.file_bytes,
+            "layers": plan.layers,
+            "experts": plan.experts.0,
+            "experts_used": plan.experts.1,
+            "trained_context": plan.trained_context,
+            "kv_bytes_per_token": plan.kv_per_token,
+            "class_bytes": classes,
+        },
+        "machine": plan.figures,
+        "rates_used": plan.rig,
+        "setting": {
+            "vram": plan.setting.vram,
+            "ram": plan.setting.ram,
+            "context": plan.setting.context,
+            "parallel": plan.setting.parallel,
+            "kv": plan.setting.kv.k.name,
+        },
+        "predictions": plan.predictions,
+        "winner": winner.map(|winner| winner.way),
+        "tiers": tiers,
+        "commands": commands,
+        "estimated": ESTIMATED,
+    })
+}

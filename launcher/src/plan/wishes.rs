@@ -1,0 +1,73 @@
+//! What the user wants of a plan, and what becomes of what the user leaves open.
+
+use super::facts::{Facts, KvTypes};
+use super::measure::Figures;
+use super::predict::{Setting, UBATCHES};
+use crate::doctor::machine::Machine;
+use clap::Args;
+use greenboost_contract::{Settings, parse_size};
+
+/// The context of the shipped llama-server profile: see there.
+const CONTEXT: u64 = 8192;
+/// A model that does not say what it was trained for.
+const UNKNOWN_CONTEXT: u64 = 4096;
+/// As the hook: its `memory/ram.rs` says why.
+const RAM_SHARE: f64 = 0.75;
+
+/// What is wished; the rest is chosen.
+#[derive(Debug, Clone, Default, PartialEq, Args)]
+pub struct Wishes {
+    /// The most VRAM the model may take [default: what is free, less a reserve].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub vram: Option<u64>,
+    /// The most system RAM that may stand in for VRAM [default: three quarters of what is available].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ram: Option<u64>,
+    /// Tokens of context, over all conversations [default: 8192, or what the model has].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    pub ctx: Option<u64>,
+    /// Conversations at once [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    pub parallel: Option<u64>,
+    /// Tokens in a micro-batch [default: 512 or 2048, whichever suits].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    pub ubatch: Option<u64>,
+    /// Type of the KV cache: f16, q8_0, q4_0 and others [default: f16].
+    #[arg(long, value_name = "TYPE", value_parser = kv_types)]
+    pub kv: Option<KvTypes>,
+}
+
+fn kv_types(name: &str) -> Result<KvTypes, String> {
+    KvTypes::both(name).ok_or_else(|| "there is no such type; try f16, q8_0 or q4_0".to_owned())
+}
+
+impl Wishes {
+    /// Every choice made for this model on this machine, and the micro-batches to try.
+    ///
+    /// # Errors
+    /// When nobody says how much VRAM there is.
+    pub fn setting(&self, facts: &Facts, figures: &Figures) -> Result<(Setting, Vec<u64>), String> {
+        let free = figures.gpu.as_ref().map(|gpu| gpu.free.saturating_sub(Settings::default().vram_reserve));
+        let vram = self.vram.or(free).ok_or_else(|| {
+            let why = figures.missing.iter().find(|line| line.starts_with("GPU")).map_or("", String::as_str);
+            format!(
+                "no GPU was found ({why}).\nSay how much VRAM to plan for: --vram 24GiB; or see `greenboost doctor`."
+            )
+        })?;
+        let available = Machine::here();
+        let ram = available.available().unwrap_or(0).min(available.cgroup_limit().unwrap_or(u64::MAX));
+        let trained = if facts.context == 0 { UNKNOWN_CONTEXT } else { facts.context };
+        let parallel = self.parallel.unwrap_or(1);
+        let context = self.ctx.unwrap_or_else(|| CONTEXT.min(trained));
+        let ubatches = self.ubatch.map_or_else(
+            || UBATCHES.iter().map(|ubatch| (*ubatch).min(context)).collect(),
+            |ubatch| vec![ubatch.min(context)],
+        );
+        let kv = match self.kv.or_else(|| KvTypes::both("f16")) {
+            Some(kv) => kv,
+            None => return Err("the table of types has no F16".to_owned()),
+        };
+        let ram = self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64);
+        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], kv }, ubatches))
+    }
+}

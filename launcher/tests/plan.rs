@@ -1,0 +1,263 @@
+//! `greenboost plan` as a program: without a GPU, and on the simulated one.
+
+mod common;
+
+use common::{Place, run};
+use greenboost_gguf::write::Writer;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+const MIB: u64 = 1 << 20;
+
+/// The folder with the simulated driver, built once.
+fn driver() -> &'static Path {
+    static DRIVER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
+    &DRIVER
+        .get_or_init(|| {
+            let bin = Path::new(env!("CARGO_BIN_EXE_greenboost")).parent().expect("folder");
+            // `cargo xtask test` has just built everything.
+            if std::env::var_os("GB_TEST_PREBUILT").is_none() {
+                let mut command = Command::new(env!("CARGO"));
+                command.args(["build", "--quiet", "-p", "simgpu", "-p", "simnvml"]);
+                if bin.ends_with("release") {
+                    command.arg("--release");
+                }
+                command.env("CARGO_TARGET_DIR", bin.parent().expect("target folder"));
+                assert!(command.status().is_ok_and(|status| status.success()), "the simulated driver cannot be built");
+            }
+            let folder = tempfile::tempdir().expect("folder");
+            for (from, to) in [("libcuda.so", "libcuda.so.1"), ("libnvidia_ml.so", "libnvidia-ml.so.1")] {
+                std::fs::copy(bin.join(from), folder.path().join(to)).expect("copy of the simulated driver");
+            }
+            let path = folder.path().to_owned();
+            (folder, path)
+        })
+        .1
+}
+
+/// A mixture of experts of 1.75 GiB, most of it a hole on the disk.
+fn model(place: &Place) -> PathBuf {
+    let mut writer = Writer::default().text("general.architecture", "qwen3moe").text("general.name", "little moe");
+    for (key, value) in [
+        ("block_count", 16),
+        ("context_length", 32768),
+        ("embedding_length", 1024),
+        ("feed_forward_length", 3072),
+        ("expert_feed_forward_length", 512),
+        ("expert_count", 64),
+        ("expert_used_count", 8),
+        ("attention.head_count", 16),
+        ("attention.head_count_kv", 4),
+        ("attention.key_length", 128),
+        ("attention.value_length", 128),
+    ] {
+        writer = writer.number(&format!("qwen3moe.{key}"), value);
+    }
+    writer = writer.tensor("token_embd.weight", &[1024, 32000], "Q8_0").tensor("output.weight", &[1024, 32000], "Q8_0");
+    for layer in 0..16 {
+        let name = |name: &str| format!("blk.{layer}.{name}.weight");
+        writer = writer
+            .tensor(&name("attn_q"), &[1024, 2048], "Q8_0")
+            .tensor(&name("attn_k"), &[1024, 512], "Q8_0")
+            .tensor(&name("attn_v"), &[1024, 512], "Q8_0")
+            .tensor(&name("attn_output"), &[2048, 1024], "Q8_0")
+            .tensor(&name("ffn_gate_inp"), &[1024, 64], "F32")
+            .tensor(&name("ffn_gate_exps"), &[1024, 512, 64], "Q8_0")
+            .tensor(&name("ffn_up_exps"), &[1024, 512, 64], "Q8_0")
+            .tensor(&name("ffn_down_exps"), &[512, 1024, 64], "Q8_0");
+    }
+    let path = place.path("little moe.gguf");
+    writer.save(&path).expect("written");
+    path
+}
+
+/// greenboost with a cache of its own and no GPU.
+fn greenboost(place: &Place, arguments: &[&str]) -> Command {
+    let mut command = place.greenboost(arguments);
+    command.env("XDG_CACHE_HOME", place.path("cache")).env_remove("LD_LIBRARY_PATH").env_remove("OLLAMA_MODELS");
+    command
+}
+
+fn on_gpu(place: &Place, arguments: &[&str], link: &str) -> Command {
+    let mut command = greenboost(place, arguments);
+    command.env("LD_LIBRARY_PATH", driver()).env("SIMGPU_LINK_GBPS", link).env("SIMGPU_VRAM", "4GiB");
+    command
+}
+
+fn json(command: &mut Command) -> Value {
+    let (status, stdout, stderr) = run(command);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    serde_json::from_str(&stdout).expect("JSON")
+}
+
+fn prediction<'a>(plan: &'a Value, way: &str) -> &'a Value {
+    let all = plan["predictions"].as_array().expect("predictions");
+    all.iter().find(|prediction| prediction["way"] == way).unwrap_or_else(|| panic!("no {way} in {plan:#}"))
+}
+
+#[test]
+fn without_a_gpu_and_without_vram_it_says_what_to_give() {
+    let place = Place::new();
+    let path = model(&place);
+    let (status, stdout, stderr) = run(&mut greenboost(&place, &["plan", path.to_str().expect("path")]));
+    assert_eq!((status, stdout.as_str()), (Some(2), ""));
+    assert!(stderr.contains("--vram 24GiB") && stderr.contains("libcuda.so.1"), "{stderr}");
+}
+
+#[test]
+fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    let (status, text, stderr) = run(&mut greenboost(&place, &["plan", path, "--vram", "1500MiB", "--ram", "8GiB"]));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    for part in [
+        "little moe (qwen3moe)",
+        "64 experts, 8 used",
+        "KV cache 32 KiB a token",
+        "Chosen: extend. No speed can be predicted",
+        "of VRAM, 1.46 GiB may be used",
+        "not built yet",
+        "gb-launch --vram 1572864000 --ram 8589934592 llama-server -m '",
+        "-c 8192 -np 1 -ub 512 -ngl 999",
+        "OLLAMA_CONTEXT_LENGTH=8192",
+        "Missing: GPU: libcuda.so.1",
+        "Missing: not measured: VRAM read, link to GPU",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let ctx = ["plan", path, "--vram", "1500MiB", "--json", "--ctx", "16384", "--parallel", "4", "--kv", "q8_0"];
+    let plan = json(&mut greenboost(&place, &ctx));
+    let placement = &prediction(&plan, "extend")["placement"];
+    assert_eq!(placement["kv_inside"], 16384 * 16 * 2 * 512 / 32 * 34_u64);
+    let environment = &plan["commands"]["llama_server_environment"];
+    assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
+    assert_eq!(environment["LLAMA_ARG_CTX_SIZE"], "16384");
+    let ollama = plan["commands"]["ollama"].as_str().expect("text");
+    assert!(ollama.contains("OLLAMA_CONTEXT_LENGTH=4096 OLLAMA_NUM_PARALLEL=4"), "{ollama}");
+}
+
+#[test]
+fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    let arguments = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json"];
+    let started = Instant::now();
+    let plan = json(&mut on_gpu(&place, &arguments, "1"));
+    assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
+    let rates = |plan: &Value| plan["machine"]["gpu"]["rates"].clone();
+    let first = rates(&plan);
+    for rate in ["to_gpu", "to_host", "in_place"] {
+        let measured = first[rate].as_f64().expect("measured");
+        assert!((0.5..1.1).contains(&measured), "{rate}: {measured}");
+    }
+    assert!(first["vram"].as_f64() > first["in_place"].as_f64(), "{first}");
+    assert_eq!(plan["machine"]["missing"], Value::Array(Vec::new()));
+    assert!(plan["machine"]["cpu"]["reads"][0][1].as_f64() > Some(0.5));
+
+    // The link is another one now, and remembered.
+    let again = json(&mut on_gpu(&place, &arguments, "0.2"));
+    assert_eq!(rates(&again), first);
+    let mut remeasure = arguments.to_vec();
+    remeasure.push("--remeasure");
+    let slow = json(&mut on_gpu(&place, &remeasure, "0.2"));
+    let to_gpu = rates(&slow)["to_gpu"].as_f64().expect("measured");
+    assert!((0.1..0.25).contains(&to_gpu), "{to_gpu}");
+    // Other figures were kept for the machine without this GPU: none.
+    let file = std::fs::read_to_string(place.path("cache/greenboost/machine.json")).expect("kept");
+    assert!(file.contains("GPU-53494d47"), "{file}");
+}
+
+#[test]
+fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    let arguments = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json"];
+    let plan = json(&mut on_gpu(&place, &arguments, "0.5"));
+    assert_eq!(plan["winner"], "offload", "{plan:#}");
+    let command = plan["commands"]["llama_server"].as_str().expect("text");
+    assert!(command.starts_with("llama-server -m '") && command.contains(" -ncmoe ") && command.contains(" -lm none"));
+    let offload = prediction(&plan, "offload");
+    assert!(offload["decode"].as_f64() > prediction(&plan, "extend")["decode"].as_f64());
+    let vram: u64 = ["kv_inside", "scratch"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
+    let weights = &offload["placement"]["inside"];
+    let weights =
+        weights["dense"]["bytes"].as_u64().expect("bytes") + weights["experts"]["bytes"].as_u64().expect("bytes");
+    assert!(vram + weights <= 1500 * MIB);
+    for unbuilt in ["extend_streaming", "assist", "combined"] {
+        assert_eq!(prediction(&plan, unbuilt)["built"], false);
+    }
+}
+
+#[test]
+fn what_fits_runs_in_vram_without_greenboost() {
+    let place = Place::new();
+    let path = model(&place);
+    let plan = json(&mut on_gpu(&place, &["plan", path.to_str().expect("path"), "--json"], "5"));
+    assert_eq!(plan["winner"], "vram");
+    assert_eq!(plan["setting"]["vram"], 4096 * MIB - 512 * MIB, "what is free, less the reserve");
+    assert_eq!(plan["tiers"]["ram"]["weights"], 0);
+    let command = plan["commands"]["llama_server"].as_str().expect("text");
+    assert!(command.starts_with("llama-server "), "{command}");
+}
+
+#[test]
+fn a_gpu_that_reads_other_bytes_is_not_measured_and_not_remembered() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    let arguments = ["plan", path, "--json"];
+    let mut broken = on_gpu(&place, &arguments, "5");
+    let plan = json(broken.env("SIMGPU_FAIL", "cuLaunchKernel:1"));
+    let missing = plan["machine"]["missing"].to_string();
+    assert!(missing.contains("cuLaunchKernel returned") && missing.contains("not measured: VRAM read"), "{missing}");
+    let plan = json(&mut on_gpu(&place, &arguments, "5"));
+    assert!(plan["machine"]["gpu"]["rates"]["vram"].is_f64(), "measured the next time");
+}
+
+#[test]
+fn an_ollama_name_is_looked_up_in_its_store() {
+    let place = Place::new();
+    let path = model(&place);
+    let store = place.path("store");
+    let digest = "c0".repeat(32);
+    let manifest = store.join("manifests/registry.ollama.ai/library/little/moe");
+    std::fs::create_dir_all(manifest.parent().expect("parent")).expect("folder");
+    std::fs::create_dir_all(store.join("blobs")).expect("folder");
+    let layer = format!(r#"{{"mediaType":"application/vnd.ollama.image.model","digest":"sha256:{digest}","size":1}}"#);
+    std::fs::write(&manifest, format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#)).expect("written");
+    let blob = store.join(format!("blobs/sha256-{digest}"));
+    std::fs::rename(path, &blob).expect("moved");
+    let mut command = greenboost(&place, &["plan", "ollama:little:moe", "--vram", "4GiB", "--json"]);
+    let plan = json(command.env("OLLAMA_MODELS", &store));
+    assert_eq!(plan["model"]["path"], blob.to_str().expect("path"));
+    let mut command = greenboost(&place, &["plan", "ollama:other", "--vram", "4GiB"]);
+    let (status, _, stderr) = run(command.env("OLLAMA_MODELS", &store));
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("ollama pull other"), "{stderr}");
+}
+
+#[test]
+fn what_is_no_model_is_refused_with_advice() {
+    let place = Place::new();
+    let empty = place.path("vocabulary.gguf");
+    Writer::default().text("general.architecture", "llama").save(&empty).expect("written");
+    std::fs::write(place.path("text.gguf"), "hello, world").expect("written");
+    for (model, words) in [
+        ("vocabulary.gguf", "it has no layers, so it is no language model"),
+        ("text.gguf", "begins with \"hell\" and not with \"GGUF\""),
+        ("none.gguf", "none.gguf: it cannot be read: No such file"),
+    ] {
+        let (status, stdout, stderr) = run(&mut greenboost(&place, &["plan", model, "--vram", "4GiB"]));
+        assert_eq!((status, stdout.as_str()), (Some(2), ""));
+        assert!(stderr.starts_with("greenboost plan: ") && stderr.contains(words), "{words:?} is not in: {stderr}");
+        assert_eq!(stderr.lines().count(), 2, "what, and what next: {stderr}");
+    }
+    let none = run(&mut greenboost(&place, &["plan", "text.gguf", "--ctx", "0"]));
+    assert_eq!(none.0, Some(2));
+}
