@@ -8,6 +8,7 @@
 //! * [`table`] says, as data, which functions are intercepted; [`slot`], [`detours`] and the exports are
 //!   generated from it;
 //! * [`inject`] and [`real`] find the originals and put the detours in their place;
+//! * [`stream`] holds the parts of streaming that exist so far, not yet in use;
 //! * [`guard`] is the border: on or off, no nesting, no panic, every failure ends in the original call;
 //! * [`handlers`] translate between driver calls and [`memory`], which decides where bytes are.
 //!
@@ -26,4 +27,5 @@ pub mod inject;
 pub mod memory;
 pub mod real;
 pub mod slot;
+pub mod stream;
 pub mod table;

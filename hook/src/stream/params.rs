@@ -1,0 +1,215 @@
+//! Addresses in kernel parameters: found, and replaced in a copy of the parameters.
+//!
+//! Parameters come as a list of pointers to values, or packed in one buffer. The program's own are never written to:
+//! it may use them again.
+
+use super::layout::Layout;
+use crate::abi::CUdeviceptr;
+use std::ffi::c_void;
+
+/// `CU_LAUNCH_PARAM_BUFFER_POINTER`, `..._SIZE`, `..._END`.
+const BUFFER_POINTER: usize = 1;
+const BUFFER_SIZE: usize = 2;
+const END: usize = 0;
+
+/// Replaced parameters, in the form they came in.
+#[derive(Debug, Default)]
+pub struct Replaced {
+    values: Vec<Vec<u64>>,
+    pointers: Vec<*mut c_void>,
+    extra: Vec<*mut c_void>,
+    size: usize,
+}
+
+impl Replaced {
+    /// The list of pointers to hand to the driver; null when they are packed.
+    pub fn params(&mut self) -> *mut *mut c_void {
+        if self.pointers.is_empty() { std::ptr::null_mut() } else { self.pointers.as_mut_ptr() }
+    }
+
+    /// The packed form to hand to the driver; null when they are a list.
+    pub fn extra(&mut self) -> *mut *mut c_void {
+        if self.extra.is_empty() { std::ptr::null_mut() } else { self.extra.as_mut_ptr() }
+    }
+}
+
+/// Asks `replace` about every 8-byte word of the parameters that may be an address. `None` when nothing is replaced.
+///
+/// # Safety
+/// `params` or `extra` as a program passes them to a launch of the function with this layout.
+pub unsafe fn replace(
+    layout: &Layout,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+) -> Option<Replaced> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !params.is_null() {
+            list(layout, params, replace)
+        } else if !extra.is_null() {
+            packed(extra, replace)
+        } else {
+            None
+        }
+    }
+}
+
+/// Words of a value that begin at multiples of 8: where a compiler puts pointers, also inside structures.
+unsafe fn words(value: *const u8, bytes: usize) -> impl Iterator<Item = (usize, u64)> {
+    // SAFETY: whole words inside the value.
+    (0..bytes / 8).map(move |word| (word, unsafe { value.add(word * 8).cast::<u64>().read_unaligned() }))
+}
+
+unsafe fn list(
+    layout: &Layout,
+    params: *mut *mut c_void,
+    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+) -> Option<Replaced> {
+    let mut replaced = Replaced::default();
+    for (number, (_, bytes)) in layout.params.iter().enumerate() {
+        // SAFETY: the list has a pointer for each parameter, to a value of its size.
+        let value = unsafe { (*params.add(number)).cast::<u8>().cast_const() };
+        // SAFETY: as above.
+        for (word, address) in unsafe { words(value, *bytes) } {
+            let Some(new) = replace(address) else { continue };
+            if replaced.pointers.is_empty() {
+                // SAFETY: as above.
+                replaced.pointers.extend((0..layout.params.len()).map(|at| unsafe { *params.add(at) }));
+            }
+            // A value of several addresses is copied once.
+            let copied = replaced.pointers[number].cast_const().cast::<u8>() != value;
+            if !copied {
+                let mut copy = vec![0u64; bytes.div_ceil(8)];
+                // SAFETY: the value has this many bytes, the copy at least as many.
+                unsafe { std::ptr::copy_nonoverlapping(value, copy.as_mut_ptr().cast(), *bytes) };
+                replaced.pointers[number] = copy.as_mut_ptr().cast();
+                replaced.values.push(copy);
+            }
+            if let Some(copy) = replaced.values.last_mut() {
+                copy[word] = new;
+            }
+        }
+    }
+    (!replaced.pointers.is_empty()).then_some(replaced)
+}
+
+unsafe fn packed(
+    extra: *mut *mut c_void,
+    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+) -> Option<Replaced> {
+    let (mut buffer, mut size) = (std::ptr::null::<u8>(), 0usize);
+    let mut at = 0;
+    loop {
+        // SAFETY: pairs of a kind and a value, ended by END.
+        let (kind, value) = unsafe { (*extra.add(at) as usize, extra.add(at + 1)) };
+        match kind {
+            // SAFETY: the value behind the kind.
+            BUFFER_POINTER => buffer = unsafe { *value }.cast::<u8>(),
+            // SAFETY: a pointer to the size.
+            BUFFER_SIZE => size = unsafe { *(*value).cast::<usize>() },
+            END => break,
+            _ => return None,
+        }
+        at += 2;
+    }
+    if buffer.is_null() || size == 0 {
+        return None;
+    }
+    let mut replaced = Replaced::default();
+    // SAFETY: the buffer has this many bytes.
+    for (word, address) in unsafe { words(buffer, size) } {
+        let Some(new) = replace(address) else { continue };
+        if replaced.values.is_empty() {
+            let mut copy = vec![0u64; size.div_ceil(8)];
+            // SAFETY: as above; the copy is at least as large.
+            unsafe { std::ptr::copy_nonoverlapping(buffer, copy.as_mut_ptr().cast(), size) };
+            replaced.values.push(copy);
+        }
+        replaced.values[0][word] = new;
+    }
+    if replaced.values.is_empty() {
+        return None;
+    }
+    replaced.size = size;
+    Some(replaced)
+}
+
+impl Replaced {
+    /// Completes the packed form: its entries point into the value itself, which must not move any more.
+    pub fn seal(&mut self) {
+        if self.pointers.is_empty() && !self.values.is_empty() {
+            let buffer = self.values[0].as_mut_ptr().cast::<c_void>();
+            let size = (&raw mut self.size).cast::<c_void>();
+            self.extra =
+                [BUFFER_POINTER as *mut c_void, buffer, BUFFER_SIZE as *mut c_void, size, END as *mut c_void].into();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ptr::null_mut;
+
+    fn layout(sizes: &[usize]) -> Layout {
+        Layout { params: sizes.iter().map(|bytes| (0, *bytes)).collect(), name: String::new() }
+    }
+
+    fn plus_one(address: u64) -> Option<u64> {
+        (address >= 1000).then_some(address + 1)
+    }
+
+    #[test]
+    fn addresses_in_a_list_are_replaced_also_inside_structures_and_the_programs_own_stay() {
+        let (mut plain, mut structure, mut small) = (1000u64, [7u64, 2000, 3000], 5u32);
+        let mut params: [*mut c_void; 3] =
+            [(&raw mut plain).cast(), (&raw mut structure).cast(), (&raw mut small).cast()];
+        let layout = layout(&[8, 24, 4]);
+        // SAFETY: the list matches the layout.
+        let mut replaced =
+            unsafe { replace(&layout, params.as_mut_ptr(), null_mut(), &mut plus_one) }.expect("three addresses");
+        replaced.seal();
+        assert!(replaced.extra().is_null());
+        // SAFETY: the replaced list has the same form.
+        unsafe {
+            let list = replaced.params();
+            assert_eq!(*(*list).cast::<u64>(), 1001);
+            assert_eq!(*(*list.add(1)).cast::<[u64; 3]>(), [7, 2001, 3001]);
+            assert_eq!(*list.add(2), params[2]);
+        }
+        assert_eq!((plain, structure, small), (1000, [7, 2000, 3000], 5));
+    }
+
+    #[test]
+    fn packed_parameters_keep_their_form() {
+        let mut buffer = [1u64, 1000, 2];
+        let mut size = 24usize;
+        let mut extra: [*mut c_void; 5] = [
+            BUFFER_POINTER as *mut c_void,
+            buffer.as_mut_ptr().cast(),
+            BUFFER_SIZE as *mut c_void,
+            (&raw mut size).cast(),
+            null_mut(),
+        ];
+        // SAFETY: the packed form as cuda.h has it.
+        let mut replaced =
+            unsafe { replace(&Layout::default(), null_mut(), extra.as_mut_ptr(), &mut plus_one) }.expect("one");
+        replaced.seal();
+        assert!(replaced.params().is_null());
+        // SAFETY: as above.
+        unsafe {
+            let extra = replaced.extra();
+            assert_eq!(*(*extra.add(1)).cast::<[u64; 3]>(), [1, 1001, 2]);
+            assert_eq!(*(*extra.add(3)).cast::<usize>(), 24);
+        }
+    }
+
+    #[test]
+    fn nothing_to_replace_costs_nothing() {
+        let mut plain = 5u64;
+        let mut params: [*mut c_void; 1] = [(&raw mut plain).cast()];
+        // SAFETY: the list matches the layout.
+        assert!(unsafe { replace(&layout(&[8]), params.as_mut_ptr(), null_mut(), &mut plus_one) }.is_none());
+    }
+}

@@ -1,0 +1,109 @@
+//! Which addresses are weights that lie outside VRAM: the index that a launch looks into.
+
+use crate::abi::{CUdevice, CUdeviceptr};
+use crate::ggml::registry;
+use crate::memory::Memory;
+use crate::memory::allocations::Home;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A tensor that can be streamed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weight {
+    /// Its address in the program.
+    pub at: CUdeviceptr,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Its name.
+    pub name: String,
+    /// The device whose program memory it is.
+    pub device: CUdevice,
+}
+
+/// Weights outside VRAM, in order of address.
+#[derive(Debug, Default)]
+pub struct Index(Vec<Weight>);
+
+impl Index {
+    /// The weight that an address points into.
+    #[inline]
+    pub fn find(&self, address: CUdeviceptr) -> Option<&Weight> {
+        let (first, last) = (self.0.first()?, self.0.last()?);
+        if address < first.at || address >= last.at + last.bytes {
+            return None;
+        }
+        let after = self.0.partition_point(|weight| weight.at <= address);
+        let weight = &self.0[after.checked_sub(1)?];
+        (address < weight.at + weight.bytes).then_some(weight)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The weights that overlap a range.
+    pub fn within(&self, at: CUdeviceptr, bytes: u64) -> impl Iterator<Item = &Weight> {
+        let end = at.saturating_add(bytes);
+        let first = self.0.partition_point(|weight| weight.at + weight.bytes <= at);
+        self.0[first..].iter().take_while(move |weight| weight.at < end)
+    }
+}
+
+static INDEX: RwLock<Option<Arc<Index>>> = RwLock::new(None);
+
+/// The index as it is now.
+pub fn index() -> Arc<Index> {
+    INDEX.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+}
+
+/// Makes the index anew from the homes as they are. Called after homes have changed.
+pub fn rebuild(memory: &Memory) {
+    let mut found = Vec::new();
+    {
+        let table = memory.table();
+        for allocation in table.iter() {
+            let weights = registry::within(allocation.base, allocation.span);
+            for (at, tensor) in weights.into_iter().filter(|(_, tensor)| tensor.is_weight) {
+                let end = at + tensor.bytes;
+                let outside = |chunk: &crate::memory::allocations::Chunk| {
+                    matches!(chunk.home, Home::Ram(..)) && chunk.at < end && at < chunk.at + chunk.bytes
+                };
+                if allocation.chunks.iter().any(outside) {
+                    found.push(Weight { at, bytes: tensor.bytes, name: tensor.name, device: allocation.device });
+                }
+            }
+        }
+    }
+    found.sort_by_key(|weight| weight.at);
+    *INDEX.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Index(found)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> Index {
+        let weight = |at, bytes| Weight { at, bytes, name: String::new(), device: 0 };
+        Index(vec![weight(100, 10), weight(110, 5), weight(200, 1)])
+    }
+
+    #[test]
+    fn an_address_inside_a_weight_finds_it_and_gaps_find_nothing() {
+        let index = index();
+        let at = |address| index.find(address).map(|weight| weight.at);
+        assert_eq!(
+            [99, 100, 109, 110, 114, 115, 200, 201].map(at),
+            [None, Some(100), Some(100), Some(110), Some(110), None, Some(200), None]
+        );
+        assert!(Index::default().find(5).is_none());
+    }
+
+    #[test]
+    fn a_write_meets_all_weights_it_overlaps() {
+        let index = index();
+        let met = |at, bytes| index.within(at, bytes).map(|weight| weight.at).collect::<Vec<_>>();
+        assert_eq!(met(105, 6), [100, 110]);
+        assert_eq!(met(115, 85), []);
+        assert_eq!(met(0, u64::MAX), [100, 110, 200]);
+    }
+}
