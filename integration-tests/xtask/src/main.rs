@@ -10,6 +10,7 @@ mod artefacts;
 mod bench;
 mod demo;
 mod gpu_pack;
+mod kernel;
 mod process;
 mod test;
 mod tier_map;

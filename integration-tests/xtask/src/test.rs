@@ -6,10 +6,10 @@ mod layout;
 mod packages;
 mod scripts;
 
-use crate::{artefacts, process};
+use crate::{artefacts, kernel, process};
 use anyhow::{Result, bail};
 use cargo_test::Counts;
-use clap::Args;
+use clap::{Args, Subcommand};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,14 @@ pub struct Options {
     /// Run the remaining stages after one has failed
     #[arg(long)]
     keep_going: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// Runs the kernel module's tests alone, in a virtual machine
+    Kernel(kernel::Options),
 }
 
 /// What a stage ended with, where it did not fail.
@@ -55,6 +63,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "docs", what: "cargo doc, warnings are errors", run: docs },
     Stage { name: "build", what: "the libraries and programs that tests start", run: build },
     Stage { name: "tests", what: "cargo test", run: tests },
+    Stage { name: "kernel", what: "the kernel module, in a virtual machine", run: kernel::stage },
 ];
 
 /// Runs the stages.
@@ -62,6 +71,9 @@ const STAGES: &[Stage] = &[
 /// # Errors
 /// For a stage name that does not exist.
 pub fn run(options: &Options) -> Result<ExitCode> {
+    if let Some(Part::Kernel(options)) = &options.part {
+        return kernel::run(options);
+    }
     if let Some(unknown) = options.only.iter().find(|name| STAGES.iter().all(|stage| stage.name != **name)) {
         let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
         bail!("there is no stage '{unknown}'; the stages are {}", names.join(", "));

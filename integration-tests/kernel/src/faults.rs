@@ -1,0 +1,95 @@
+//! With a debug kernel only: every allocation inside a call fails once, the call fails cleanly or succeeds, and nothing
+//! is left; and at the end kmemleak has found nothing.
+
+use crate::Test;
+use crate::machine::{option, set, value};
+use crate::mapping::{buffer, device};
+use crate::peer::{self, Peer};
+use crate::process::elsewhere;
+use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+pub const TESTS: &[Test] = &[("faults: each allocation inside each call fails once, and nothing is left", sweep)];
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+const NTH: &str = "/proc/self/fail-nth";
+
+/// Runs a body again and again, failing the first, the second, ... allocation in it, until it has no more.
+fn fail_each(what: &str, body: impl Fn()) -> u32 {
+    for nth in 1..2000 {
+        fs::write(NTH, nth.to_string()).expect("fault injection");
+        body();
+        let left = fs::read_to_string(NTH).expect("fault injection");
+        fs::write(NTH, "0").expect("fault injection");
+        // What is left of the count says whether the fault was reached.
+        if left.trim() != "0" {
+            return nth - 1;
+        }
+    }
+    panic!("{what} has no end");
+}
+
+fn sweep() {
+    if option("gb.debug").is_none() {
+        return;
+    }
+    for attribute in ["failslab", "fail_page_alloc"] {
+        for (name, to) in [("ignore-gfp-wait", "N"), ("ignore-gfp-highmem", "N"), ("min-order", "0"), ("verbose", "0")]
+        {
+            let path = format!("{DEBUGFS}/{attribute}/{name}");
+            if Path::new(&path).exists() {
+                fs::write(&path, to).unwrap_or_else(|error| panic!("{path}: {error}"));
+            }
+        }
+    }
+    set("reserve", 0);
+    // In a process of its own: the harness itself should not fail.
+    elsewhere(|| {
+        let mut total = 0;
+        let mut each = |what: &str, least: u32, body: &dyn Fn()| {
+            let injected = fail_each(what, body);
+            println!("gb-figure faults.{what} {injected}");
+            assert!(injected >= least, "{what}: only {injected} faults");
+            total += injected;
+        };
+        let (first, mapping) = buffer(2);
+        let device = device();
+        each("open", 1, &|| drop(Device::open()));
+        each("alloc", 5, &|| drop(device.alloc(&Request::new(4 * CHUNK as u64, "fault"))));
+        each("mixed", 5, &|| drop(device.alloc(&Request { mixed: true, ..Request::new(CHUNK as u64, "fault") })));
+        each("map", 1, &|| {
+            if let Ok(mapping) = first.map(Access::ReadWrite) {
+                let _ = Peer::open().pin(mapping.as_ptr(), mapping.len(), true);
+            }
+        });
+        let peer = Peer::open();
+        each("import", 3, &|| {
+            if peer.import(first.as_fd(), peer::BIDIRECTIONAL, 1).is_ok() {
+                peer.release();
+            }
+        });
+        drop(mapping);
+        device.seal(&first).expect("sealing");
+        each("publish", 1, &|| {
+            if device.publish(&first, &Key::default(), None).is_ok() {
+                let _ = device.open_shared(&Key::default());
+                device.withdraw(&Key::default()).expect("published");
+            }
+        });
+        assert_eq!(value("pool_used"), 2 * CHUNK as u64, "a fault has left something");
+        println!("gb-figure faults.total {total}");
+    });
+}
+
+/// Two scans, since the first may have seen a pointer on its way.
+pub fn no_leaks() {
+    let path = format!("{DEBUGFS}/kmemleak");
+    for _ in 0..2 {
+        std::thread::sleep(std::time::Duration::from_secs(6));
+        fs::write(&path, "scan").expect("kmemleak");
+    }
+    let found = fs::read_to_string(&path).expect("kmemleak");
+    assert!(found.is_empty(), "{found}");
+}

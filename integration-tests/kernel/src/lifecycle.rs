@@ -1,0 +1,250 @@
+//! From loading to unloading, and every way a process can leave in between: nothing stays.
+
+use crate::Test;
+use crate::machine::{self, eventually, load, set, shown, unload, value};
+use crate::mapping::{buffer, device, pattern, words};
+use crate::peer::{self, Peer};
+use crate::process::{Child, elsewhere};
+use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+
+pub const LOADING: &[Test] = &[
+    ("loading: the module loads, twice, with its defaults", loads),
+    ("loading: the defaults leave the machine usable", defaults),
+    ("loading: every file in sysfs holds one value", one_value_per_file),
+];
+
+pub const TESTS: &[Test] = &[
+    ("life: a buffer lives as long as its last descriptor or mapping", last_reference),
+    ("life: a descriptor passed over a socket is the same memory", passed_over_a_socket),
+    ("life: a forked child shares the memory, and leaves it behind", fork_shares),
+    ("life: kill -9 while allocating, mapping, pinning, importing gives all back", killed_in_every_phase),
+    ("life: what is still pinned stays charged until it is not", pinned_beyond_its_end),
+    ("life: the module cannot be unloaded while anything lives", busy),
+    ("life: tracepoints tell of allocations", traced),
+];
+
+pub const UNLOADING: &[Test] = &[
+    ("unloading: it unloads with a reserve and a cache, and gives all back", unloads_clean),
+    ("unloading: bad parameters are survived, and it loads again", loads_again),
+];
+
+fn loads() {
+    load("gb_peer", "").expect("the peer loads");
+    load("greenboost", "").expect("the module loads");
+    unload("greenboost").expect("nothing holds it");
+    load("greenboost", "").expect("it loads again");
+    let meta = std::fs::metadata(Device::PATH).expect("the device is there");
+    assert!(meta.file_type().is_char_device());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o660);
+    drop(device());
+}
+
+fn defaults() {
+    let ram = machine::counter("/proc/meminfo", "MemTotal") * 1024;
+    let info = device().info().expect("info");
+    assert!(info.pool_limit > ram / 4 && info.pool_limit + (1 << 30) <= ram + (64 << 20), "{info:?} of {ram}");
+    assert_eq!((info.user_limit, info.file_limit), (info.pool_limit, info.pool_limit));
+    assert!(info.cache_limit <= info.pool_limit / 2);
+    assert_eq!((info.reserve_target, info.reserve_ready, info.pool_used), (0, 0, 0));
+    let (low, critical) = (value("low_mark"), value("critical_mark"));
+    assert!(critical > 0 && critical < low && low < ram / 4, "{critical} {low} of {ram}");
+    assert_eq!(shown("level"), "ok");
+}
+
+fn one_value_per_file() {
+    let mut files = 0;
+    for entry in std::fs::read_dir("/sys/class/misc/greenboost").expect("sysfs").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().expect("a type").is_file() && !["uevent", "dev"].contains(&name.as_str()) {
+            let text = shown(&name);
+            assert!(!text.is_empty() && !text.contains([' ', '\n', '\t']), "{name}: {text:?}");
+            files += 1;
+        }
+    }
+    assert!(files > 15, "{files} files");
+    for bad in ["many", "1Z", "-1", "99999999999999999999"] {
+        assert!(machine::try_set("pool_limit", bad).is_err(), "{bad:?} is refused");
+    }
+    let before = value("pool_limit");
+    set("pool_limit", "512M");
+    assert_eq!(value("pool_limit"), 512 << 20);
+    set("pool_limit", before);
+}
+
+fn last_reference() {
+    let (buffer, mapping) = buffer(4);
+    let bytes = buffer.bytes();
+    let id = buffer.id();
+    drop(buffer);
+    assert_eq!(value("pool_used"), bytes, "the mapping holds it");
+    words(&mapping)[7] = 7;
+    assert_eq!(device().query(id).expect("it is there").mappings, 1);
+    drop(mapping);
+    eventually("the mapping was the last", 2, || value("pool_used") == 0);
+    assert_eq!(device().query(id).expect_err("it is gone").errno(), Some(libc::ENOENT));
+}
+
+fn passed_over_a_socket() {
+    let child = Child::run(|parent| {
+        let (buffer, mapping) = buffer(2);
+        words(&mapping)[3] = 0xABCD;
+        parent.send(buffer.as_fd().as_raw_fd());
+        parent.wait();
+    });
+    let fd = child.receive();
+    child.kill();
+    assert_eq!(value("pool_used"), 2 * CHUNK as u64, "our descriptor holds it");
+    // SAFETY: a new mapping, read while nobody writes.
+    unsafe {
+        let len = 2 * CHUNK;
+        let got = libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, fd.as_raw_fd(), 0);
+        assert_ne!(got, libc::MAP_FAILED);
+        assert_eq!(got.cast::<u64>().add(3).read(), 0xABCD);
+        libc::munmap(got, len);
+    }
+}
+
+fn fork_shares() {
+    let (buffer, mapping) = buffer(2);
+    let sum = pattern(words(&mapping));
+    let id = buffer.id();
+    elsewhere(|| {
+        assert_eq!(device().query(id).expect("its state").mappings, 2);
+        assert_eq!(words(&mapping).iter().fold(0u64, |sum, word| sum.wrapping_add(*word)), sum);
+        words(&mapping)[0] = 1;
+        // Ends without unmapping.
+    });
+    assert_eq!(words(&mapping)[0], 1, "the child wrote to the same memory");
+    assert_eq!(device().query(id).expect("its state").mappings, 1);
+}
+
+fn killed_in_every_phase() {
+    let phases: &[fn(&mut crate::process::Parent)] = &[
+        |parent| {
+            let device = device();
+            parent.reached();
+            loop {
+                drop(device.alloc(&Request::new(256 << 20, "killed")));
+            }
+        },
+        |parent| {
+            let kept = (buffer(16), buffer(16));
+            pattern(words(&kept.0.1));
+            parent.reached();
+            parent.wait();
+        },
+        |parent| {
+            let (_buffer, mapping) = buffer(16);
+            let peer = Peer::open();
+            parent.reached();
+            loop {
+                peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
+                peer.unpin();
+            }
+        },
+        |parent| {
+            let (buffer, mapping) = buffer(16);
+            let peer = Peer::open();
+            peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
+            parent.reached();
+            loop {
+                peer.import(buffer.as_fd(), peer::BIDIRECTIONAL, 1).expect("an import");
+                peer.release();
+            }
+        },
+        |parent| {
+            let (device, mut number) = (device(), 0);
+            parent.reached();
+            loop {
+                number += 1;
+                let buffer = device.alloc(&Request::new(CHUNK as u64, "killed")).expect("memory");
+                device.seal(&buffer).expect("sealing");
+                let key = Key { ino: number % 3, ..Key::default() };
+                let _ = device.publish(&buffer, &key, Some(std::time::Duration::from_millis(1)));
+                let _ = device.open_shared(&key).map(|shared| shared.map(|shared| shared.map(Access::Read)));
+            }
+        },
+    ];
+    for (phase, body) in phases.iter().enumerate() {
+        for wait in [1, 13, 40, 90] {
+            let mut child = Child::run(body);
+            child.until_reached();
+            std::thread::sleep(std::time::Duration::from_millis(wait));
+            child.kill();
+            eventually(&format!("all is back after phase {phase}"), 5, || value("pool_used") == 0);
+        }
+    }
+    assert_eq!(peer::pinned_bytes(), 0);
+}
+
+fn pinned_beyond_its_end() {
+    let (buffer, mapping) = buffer(4);
+    let bytes = buffer.bytes();
+    let peer = Peer::open();
+    peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
+    drop((buffer, mapping));
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    assert_eq!(value("pool_used"), bytes, "pinned memory is not free, and does not look it");
+    peer.unpin();
+    eventually("the watchdog finds it free", 2, || value("pool_used") == 0);
+}
+
+fn busy() {
+    let refused = || assert_eq!(unload("greenboost"), Err(libc::EWOULDBLOCK));
+    let open = device();
+    refused();
+    let buffer = open.alloc(&Request::new(1, "busy")).expect("memory");
+    drop(open);
+    refused();
+    let mapping = buffer.map(Access::ReadWrite).expect("a mapping");
+    drop(buffer);
+    refused();
+    let (imported, unused) = self::buffer(1);
+    let peer = Peer::open();
+    peer.import(imported.as_fd(), peer::BIDIRECTIONAL, 0).expect("an import");
+    drop((mapping, imported, unused));
+    refused();
+    peer.release();
+}
+
+fn traced() {
+    let at = "/sys/kernel/tracing";
+    let events = ["gb_alloc", "gb_free"].map(|name| format!("{at}/events/greenboost/{name}/enable"));
+    events.iter().for_each(|path| std::fs::write(path, "1").expect("the tracepoint is there"));
+    let id = buffer(1).0.id();
+    events.iter().for_each(|path| std::fs::write(path, "0").expect("the tracepoint is there"));
+    let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
+    for line in [format!("gb_alloc: id={id} bytes=2097152"), format!("gb_free: id={id} bytes=2097152")] {
+        assert!(trace.contains(&line), "{line} in\n{trace}");
+    }
+}
+
+fn unloads_clean() {
+    let free = || machine::counter("/proc/meminfo", "MemFree") * 1024;
+    let before = free();
+    set("reserve", "256M");
+    eventually("the reserve is full", 20, || value("reserve_ready") == 256 << 20);
+    let device = device();
+    let buffer = device.alloc(&Request::new(64 << 20, "cached")).expect("memory");
+    device.seal(&buffer).expect("sealing");
+    device.publish(&buffer, &Key::default(), None).expect("publishing");
+    drop((buffer, device));
+    assert_eq!(value("cache_used"), 64 << 20);
+    unload("greenboost").expect("a reserve and a cache are in nobody's use");
+    eventually("the memory is back", 5, || free() + (16 << 20) > before);
+}
+
+fn loads_again() {
+    assert_eq!(load("greenboost", "reserve_mb=lots"), Err(libc::EINVAL));
+    load("greenboost", "reserve_mb=999999 watchdog_ms=0 low_mb=200 critical_mb=100 cache_ttl_s=1 pool_mb=512")
+        .expect("loads");
+    eventually("the reserve stays within the pool", 20, || value("reserve_ready") == 512 << 20);
+    assert_eq!(shown("level"), "ok");
+    unload("greenboost").expect("nothing holds it");
+    load("greenboost", "reserve_mb=64 low_mb=999999 critical_mb=999999").expect("loads in the worst of states");
+    eventually("it sees them", 3, || shown("level") == "critical");
+    assert!(matches!(device().alloc(&Request::new(1, "none")), Err(greenboost_kmod::Error::Pressure)));
+    unload("greenboost").expect("nothing holds it");
+}

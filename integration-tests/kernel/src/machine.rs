@@ -1,0 +1,188 @@
+//! The machine: what an init has to do, the module's files, and waiting for things.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where the spill filesystem is mounted.
+pub const SPILL: &str = "/spill";
+/// Where the cgroup hierarchy is mounted.
+pub const CGROUP: &str = "/cgroup";
+const SYSFS: &str = "/sys/class/misc/greenboost";
+
+/// Mounts what programs expect, and gives the kernel's console to stdout.
+pub fn set_up() {
+    mount("devtmpfs", "/dev", "devtmpfs");
+    mount("proc", "/proc", "proc");
+    mount("sysfs", "/sys", "sysfs");
+    mount("debugfs", "/sys/kernel/debug", "debugfs");
+    mount("tracefs", "/sys/kernel/tracing", "tracefs");
+    mount("tmpfs", "/tmp", "tmpfs");
+    mount("cgroup2", CGROUP, "cgroup2");
+    fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory").expect("memory cgroups");
+    if Path::new("/dev/nvme0n1").exists() {
+        mount("/dev/nvme0n1", SPILL, "ext4");
+    }
+}
+
+fn mount(source: &str, target: &str, kind: &str) {
+    let _ = fs::create_dir_all(target);
+    let [source, target_c, kind] = [source, target, kind].map(|text| CString::new(text).expect("no zero bytes"));
+    // SAFETY: three terminated strings, no options.
+    let done = unsafe { libc::mount(source.as_ptr(), target_c.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
+    let error = std::io::Error::last_os_error();
+    // The kernel mounts devtmpfs by itself where it is told to.
+    assert!(done == 0 || error.raw_os_error() == Some(libc::EBUSY), "mounting {target}: {error}");
+}
+
+/// A word `NAME=VALUE` of the kernel's command line.
+pub fn option(name: &str) -> Option<String> {
+    let line = fs::read_to_string("/proc/cmdline").expect("proc is mounted");
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(|value| value.replace('_', " ")))
+}
+
+/// Seconds since the kernel started.
+pub fn uptime() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").expect("proc is mounted");
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).expect("seconds")
+}
+
+/// Ends the machine; QEMU runs with -no-reboot.
+pub fn power_off() -> ! {
+    // SAFETY: nothing to be sound about any more.
+    unsafe {
+        libc::sync();
+        libc::reboot(libc::RB_AUTOBOOT);
+    }
+    unreachable!("the machine is off");
+}
+
+/// Makes the kernel panic, to see whether the host notices.
+pub fn panic_kernel() {
+    fs::write("/proc/sysrq-trigger", "c").expect("sysrq");
+}
+
+/// Holds memory for ever, to see whether the leak check notices.
+pub fn leak() {
+    let device = greenboost_kmod::Device::open().expect("the device");
+    std::mem::forget(device.alloc(&greenboost_kmod::Request::new(1, "leak")).expect("a chunk"));
+}
+
+/// Loads a module of the initramfs.
+pub fn load(name: &str, parameters: &str) -> Result<(), i32> {
+    let image = fs::read(format!("/{name}.ko")).expect("the module lies in the initramfs");
+    let parameters = CString::new(parameters).expect("no zero bytes");
+    // SAFETY: an image with its length, and a terminated string.
+    let done = unsafe { libc::syscall(libc::SYS_init_module, image.as_ptr(), image.len(), parameters.as_ptr()) };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Unloads a module.
+pub fn unload(name: &str) -> Result<(), i32> {
+    let name = CString::new(name).expect("no zero bytes");
+    // SAFETY: a terminated string.
+    let done = unsafe { libc::syscall(libc::SYS_delete_module, name.as_ptr(), libc::O_NONBLOCK) };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// The error number of the last call.
+pub fn errno() -> i32 {
+    std::io::Error::last_os_error().raw_os_error().expect("an error of the system")
+}
+
+/// A file of the module in sysfs, without the end of its line.
+pub fn shown(name: &str) -> String {
+    let text = fs::read_to_string(format!("{SYSFS}/{name}")).unwrap_or_else(|error| panic!("{name}: {error}"));
+    text.strip_suffix('\n').expect("a whole line").to_owned()
+}
+
+/// The same as a number.
+pub fn value(name: &str) -> u64 {
+    shown(name).parse().unwrap_or_else(|_| panic!("{name} is no number"))
+}
+
+/// Writes a file of the module in sysfs.
+pub fn set(name: &str, to: impl ToString) {
+    try_set(name, to).unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// The same, where it may fail.
+pub fn try_set(name: &str, to: impl ToString) -> std::io::Result<()> {
+    fs::write(format!("{SYSFS}/{name}"), to.to_string())
+}
+
+/// A setting of the module, put back when dropped.
+pub struct Setting(&'static str, String);
+
+impl Setting {
+    /// Changes it.
+    pub fn new(name: &'static str, to: u64) -> Self {
+        let before = shown(name);
+        set(name, to);
+        Self(name, before)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        set(self.0, &self.1);
+    }
+}
+
+/// Waits for something that should soon be so.
+#[track_caller]
+pub fn eventually(what: &str, seconds: u64, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(seconds), "not within {seconds} s: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What must be so between two tests: no buffer, no client, no byte, an ok level.
+pub fn expect_nothing_left() {
+    if !Path::new(SYSFS).exists() {
+        return;
+    }
+    eventually("nothing is left in the pool", 10, || value("pool_used") == 0);
+    let lines = |table: &str| {
+        let text = fs::read_to_string(format!("/sys/kernel/debug/greenboost/{table}")).expect("debugfs");
+        text.lines().count() - 1
+    };
+    assert_eq!((lines("buffers"), lines("clients")), (0, 0), "a buffer or an open file is left");
+    eventually("frees catch up with allocations", 5, || value("frees") == value("allocations"));
+    eventually("the level is ok", 20, || shown("level") == "ok");
+}
+
+/// Drops what a failed test may have left, for the sake of the next one.
+pub fn start_over() {
+    if Path::new(SYSFS).exists() {
+        set("reserve", 0);
+        let _limit = Setting::new("cache_limit", 0);
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// A number of /proc/meminfo or /proc/vmstat.
+pub fn counter(file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("proc is mounted");
+    let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse().ok());
+    number.unwrap_or_else(|| panic!("{file} has no {name}"))
+}
+
+/// How many processes the kernel has killed for want of memory.
+pub fn oom_kills() -> u64 {
+    counter("/proc/vmstat", "oom_kill")
+}
+
+/// The number at a name in the part of /proc/self/smaps that describes the mapping at an address, in bytes.
+pub fn smaps(address: *const u8, name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/smaps").expect("proc is mounted");
+    let start = format!("{:x}-", address as usize);
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(&start));
+    let line = lines.find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("smaps has no {name}"));
+    line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).expect("kilobytes") * 1024
+}

@@ -1,0 +1,97 @@
+//! The init of a virtual machine: loads greenboost.ko and tests it, one line per test, then powers off.
+//!
+//! It is the only program in the machine, linked statically, so it also plays every other part: the second process, the
+//! other user, the memory hog. Each test begins with nothing allocated and must end so. The host reads the console:
+//! `gb-test NAME ok SECONDS`, `gb-figure NAME VALUE`, and `gb-done` at the end; anything the kernel complains about in
+//! between fails the run as well.
+
+mod abi;
+mod budgets;
+mod faults;
+mod figures;
+mod fuzz;
+mod lifecycle;
+mod machine;
+mod mapping;
+mod peer;
+mod pressure;
+mod process;
+mod reserve;
+mod sharing;
+mod users;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+type Test = (&'static str, fn());
+
+fn main() {
+    machine::set_up();
+    let plant = machine::option("gb.plant");
+    let only = machine::option("gb.only");
+    println!("gb-boot {:.2}", machine::uptime());
+    let groups: &[&[Test]] = &[
+        lifecycle::LOADING,
+        abi::TESTS,
+        mapping::TESTS,
+        users::TESTS,
+        budgets::TESTS,
+        reserve::TESTS,
+        sharing::TESTS,
+        lifecycle::TESTS,
+        pressure::TESTS,
+        faults::TESTS,
+        fuzz::TESTS,
+        figures::TESTS,
+        lifecycle::UNLOADING,
+    ];
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in groups.iter().flat_map(|group| group.iter()) {
+        let always = name.starts_with("loading");
+        if only.as_ref().is_some_and(|only| !always && !name.contains(only.as_str())) {
+            continue;
+        }
+        if run(name, *test) { passed += 1 } else { failed += 1 }
+    }
+    match plant.as_deref() {
+        Some("expectation") => {
+            if !run("planted expectation", || assert_eq!(peer::pinned_bytes(), 1, "planted: this must fail")) {
+                failed += 1;
+            }
+        }
+        Some("leak") => {
+            if !run("planted leak", machine::leak) {
+                failed += 1;
+            }
+        }
+        Some("warning") => peer::Peer::open().plant(peer::Planted::Warning),
+        Some("kasan") => peer::Peer::open().plant(peer::Planted::Kasan),
+        Some("lockdep") => peer::Peer::open().plant(peer::Planted::Lockdep),
+        Some("kmemleak") => peer::Peer::open().plant(peer::Planted::Kmemleak),
+        Some("atomic") => peer::Peer::open().plant(peer::Planted::Atomic),
+        Some("ubsan") => peer::Peer::open().plant(peer::Planted::Ubsan),
+        Some("panic") => machine::panic_kernel(),
+        Some("silence") => loop {
+            std::thread::park();
+        },
+        _ => {}
+    }
+    if machine::option("gb.debug").is_some() && !run("debug: kmemleak finds nothing", faults::no_leaks) {
+        failed += 1;
+    }
+    println!("gb-done {passed} passed {failed} failed, up {:.2}", machine::uptime());
+    machine::power_off();
+}
+
+/// Runs a test, and sees to it that nothing is left of it.
+fn run(name: &str, test: fn()) -> bool {
+    let start = Instant::now();
+    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
+    let clean = catch_unwind(AssertUnwindSafe(machine::expect_nothing_left)).is_ok();
+    let ok = passed && clean;
+    if !ok {
+        machine::start_over();
+    }
+    println!("gb-test {} {:.2} {name}", if ok { "ok" } else { "FAILED" }, start.elapsed().as_secs_f64());
+    ok
+}

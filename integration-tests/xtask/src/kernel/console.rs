@@ -1,0 +1,139 @@
+//! The guest's console: the only witness.
+
+use anyhow::{Result, bail};
+use std::fmt::Write;
+
+/// What the console said.
+#[derive(Default)]
+pub struct Console {
+    passed: usize,
+    failed: Vec<String>,
+    complaints: Vec<String>,
+    done: bool,
+}
+
+/// How the kernel begins what it should not have to say.
+const COMPLAINTS: &[&str] = &[
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "Kernel panic",
+    "general protection fault",
+    "kernel BUG at",
+    "KASAN:",
+    "UBSAN:",
+    "KFENCE:",
+    "new suspected memory leaks",
+    "DMA-API:",
+    "held lock freed",
+    "inconsistent lock state",
+    "invalid wait context",
+    "Bad page state",
+    "Bad rss-counter",
+    "INFO: task",
+    "rcu: INFO:",
+    "soft lockup",
+    "possible circular locking",
+    "possible recursive locking",
+    "suspicious RCU usage",
+    "sleeping function called",
+    "Out of memory: Killed",
+    "page allocation failure",
+    "refcount_t:",
+    "list_add corruption",
+    "list_del corruption",
+    "stack-protector:",
+];
+
+/// What a line means to a reader of the run.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// The line of a test, a figure, or the end.
+    Report,
+    /// The kernel complains.
+    Complaint,
+    /// Anything else.
+    Noise,
+}
+
+impl Console {
+    /// Takes a line.
+    pub fn line(&mut self, line: &str) -> Meaning {
+        let line = line.trim_end();
+        // The kernel and the tests share the line discipline: a report may follow a fragment of something else.
+        if line.find("gb-").is_some_and(|at| self.report(&line[at..])) {
+            return Meaning::Report;
+        }
+        if COMPLAINTS.iter().any(|complaint| line.contains(complaint)) {
+            self.complaints.push(line.to_owned());
+            return Meaning::Complaint;
+        }
+        Meaning::Noise
+    }
+
+    fn report(&mut self, report: &str) -> bool {
+        let (word, rest) = report.split_once(' ').unwrap_or((report, ""));
+        match word {
+            "gb-test" => match rest.split_once(' ') {
+                Some(("ok", _)) => self.passed += 1,
+                _ => self.failed.push(rest.to_owned()),
+            },
+            "gb-figure" | "gb-boot" => {}
+            "gb-done" => self.done = true,
+            _ => return false,
+        }
+        true
+    }
+
+    /// How many tests passed, if all did and nothing else happened.
+    ///
+    /// # Errors
+    /// Says all that was wrong.
+    pub fn verdict(&self) -> Result<usize> {
+        let mut wrong = String::new();
+        for test in &self.failed {
+            let _ = write!(wrong, "; test {test}");
+        }
+        for complaint in &self.complaints {
+            let _ = write!(wrong, "; the kernel says: {complaint}");
+        }
+        if !self.done {
+            wrong.push_str("; the tests did not reach their end");
+        } else if self.passed + self.failed.len() == 0 {
+            wrong.push_str("; no test ran");
+        }
+        if wrong.is_empty() { Ok(self.passed) } else { bail!("{}", &wrong[2..]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(lines: &[&str]) -> Result<usize> {
+        let mut console = Console::default();
+        for line in lines {
+            console.line(line);
+        }
+        console.verdict()
+    }
+
+    #[test]
+    fn tests_that_all_pass_and_end_are_a_success() {
+        assert_eq!(verdict(&["gb-test ok 0.1 a", "[ 1.0] something", "gb-done"]).expect("success"), 1);
+    }
+
+    #[test]
+    fn a_failed_test_a_complaint_a_missing_end_and_an_empty_run_each_fail() {
+        let failures: &[&[&str]] = &[
+            &["gb-test ok 0.1 a", "gb-test FAILED 0.1 b", "gb-done"],
+            &["gb-test ok 0.1 a", "[ 1.0] WARNING: CPU: 0 PID: 1 at mm/x.c", "gb-done"],
+            &["gb-test ok 0.1 a", "[ 1.0] Kernel panic - not syncing: x", "gb-done"],
+            &["gb-test ok 0.1 a"],
+            &["gb-done"],
+        ];
+        for lines in failures {
+            assert!(verdict(lines).is_err(), "{lines:?}");
+        }
+    }
+}

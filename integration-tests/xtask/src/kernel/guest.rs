@@ -1,0 +1,197 @@
+//! The virtual machine: its parts, and a run of it.
+
+use super::console::{Console, Meaning};
+use super::cpio::Archive;
+use super::needs::{Kernel, all_headers};
+use super::quietly;
+use crate::{process, workspace};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const MEMORY: &str = "3072";
+const DISK: u64 = 192 << 20;
+/// The longest a run may take, and the longest its console may be silent.
+const PATIENCE: Duration = Duration::from_secs(330);
+const SILENCE: Duration = Duration::from_secs(90);
+/// How much slower a kernel is that checks everything, and how much more it is asked.
+const DEBUG_FACTOR: u32 = 20;
+
+/// A machine ready to boot.
+pub struct Guest {
+    image: PathBuf,
+    initramfs: PathBuf,
+    disk: PathBuf,
+}
+
+/// Builds the modules for every kernel whose headers are installed, warnings being errors, with sparse for the one that
+/// is going to boot.
+///
+/// # Errors
+/// Shows the warning.
+pub fn build_matrix(kernel: &Kernel) -> Result<()> {
+    let others = all_headers().into_iter().filter(|headers| *headers != kernel.headers);
+    for headers in others.chain([kernel.headers.clone()]) {
+        let release = headers.file_name().expect("a folder").to_string_lossy().into_owned();
+        let checked = headers == kernel.headers;
+        let start = Instant::now();
+        for (source, name) in MODULES {
+            build_module(&headers, source, &folder(&headers).join(name), checked)?;
+        }
+        let how = if checked { "W=1, sparse" } else { "W=1" };
+        println!("build ok {:.1} {release} ({how})", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+/// Where the sources of the modules lie, and what they make.
+const MODULES: &[(&str, &str)] = &[("kmod", "greenboost"), ("integration-tests/kernel/peer", "gb_peer")];
+
+fn folder(headers: &Path) -> PathBuf {
+    workspace::target().join("kernel").join(headers.file_name().expect("a folder"))
+}
+
+/// In a copy, so that nothing is built among the sources.
+fn build_module(headers: &Path, source: &str, to: &Path, check: bool) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    quietly(process::program("cp", &["-ru", "--preserve=timestamps"]).arg(format!("{source}/.")).arg(to))?;
+    let mut make = process::program("make", &["-s", "W=1", "KCFLAGS=-Werror"]);
+    make.arg("-C").arg(headers).arg(format!("M={}", to.display()));
+    if check {
+        // C=1 looks at what is compiled: all of it, then.
+        let _ = quietly(
+            process::program("make", &["-s", "clean"]).arg("-C").arg(headers).arg(format!("M={}", to.display())),
+        );
+        make.arg("C=1");
+    }
+    let said = quietly(make.arg("modules"))?;
+    // Headers without vmlinux leave out the types of BPF, which nothing here needs.
+    let said: Vec<_> = said.lines().filter(|line| !line.contains("BTF") && !line.trim().is_empty()).collect();
+    let ours = |line: &&&str| line.contains(&*to.to_string_lossy());
+    if let Some(warning) = said.iter().find(ours) {
+        bail!("{}: {warning}", headers.display());
+    }
+    Ok(())
+}
+
+impl Guest {
+    /// Puts the machine together.
+    ///
+    /// # Errors
+    /// When a part cannot be built.
+    pub fn build(kernel: &Kernel) -> Result<Self> {
+        let folder = folder(&kernel.headers);
+        let init = build_init(&folder)?;
+        let mut archive = Archive::default();
+        for name in ["dev", "proc", "sys", "tmp", "spill", "cgroup"] {
+            archive.folder(name);
+        }
+        archive.file("init", &fs::read(&init).with_context(|| format!("cannot read {}", init.display()))?);
+        for (_, name) in MODULES {
+            let module = folder.join(name).join(format!("{name}.ko"));
+            let stripped = folder.join(format!("{name}.ko"));
+            quietly(process::program("strip", &["--strip-debug", "-o"]).arg(&stripped).arg(&module))?;
+            archive.file(&format!("{name}.ko"), &fs::read(stripped)?);
+        }
+        let initramfs = folder.join("initramfs");
+        fs::write(&initramfs, archive.finish())?;
+        Ok(Self { image: kernel.image.clone(), initramfs, disk: folder.join("disk") })
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Errors
+    /// When QEMU does not start. How the tests went is in the answer.
+    pub fn boot(&self, words: &str, options: &super::Options) -> Result<Console> {
+        let factor = if options.debug { DEBUG_FACTOR } else { 1 };
+        let (patience, silence) = (PATIENCE * factor, SILENCE * factor.min(8));
+        self.fresh_disk()?;
+        let start = Instant::now();
+        let mut qemu = self.qemu(words);
+        let mut child = Kill(qemu.spawn().with_context(|| format!("cannot run `{}`", process::typed(&qemu)))?);
+        let output = BufReader::new(child.0.stdout.take().expect("it was asked for"));
+        let (send, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                if send.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut console = Console::default();
+        let log_path = self.initramfs.with_file_name("console.log");
+        let mut log = String::new();
+        let mut noise = Vec::new();
+        loop {
+            match lines.recv_timeout(silence.min(patience.saturating_sub(start.elapsed()))) {
+                Ok(line) => {
+                    let meaning = console.line(&line);
+                    if options.verbose || meaning != Meaning::Noise {
+                        // What a failed test or the kernel had to say comes before its line.
+                        if meaning == Meaning::Complaint || line.contains("gb-test FAILED") {
+                            noise.iter().for_each(|line| println!("    {line}"));
+                        }
+                        println!("{}", line.trim_end());
+                        noise.clear();
+                    } else {
+                        noise.push(line.trim_end().to_owned());
+                    }
+                    log += &line;
+                    log.push('\n');
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    println!("the machine is silent, or takes more than {} s: stopped", patience.as_secs());
+                    break;
+                }
+            }
+        }
+        fs::write(&log_path, log)?;
+        println!("the guest ran {:.1} s; its console: {}", start.elapsed().as_secs_f64(), workspace::shown(&log_path));
+        Ok(console)
+    }
+
+    fn qemu(&self, words: &str) -> Command {
+        let mut qemu = process::program("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "max"]);
+        qemu.args(["-smp", "2", "-m", MEMORY, "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
+        qemu.arg("-append").arg(format!("console=ttyS0 quiet loglevel=5 panic=-1 oops=panic{words}"));
+        qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", self.disk.display()));
+        qemu.args(["-device", "nvme,drive=disk,serial=greenboost"]);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        qemu
+    }
+
+    fn fresh_disk(&self) -> Result<()> {
+        let file = fs::File::create(&self.disk).with_context(|| format!("cannot make {}", self.disk.display()))?;
+        file.set_len(DISK)?;
+        let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+        quietly(process::program("mkfs.ext4", &["-q", "-F", "-m", "0"]).arg(&self.disk).env("PATH", path))?;
+        Ok(())
+    }
+}
+
+/// The program that is the whole userspace, linked statically.
+fn build_init(folder: &Path) -> Result<PathBuf> {
+    let target = folder.join("cargo");
+    let mut cargo = process::cargo(&["build", "--quiet", "--release", "-p", "kernel-tests", "--target", TARGET]);
+    cargo.arg("--target-dir").arg(&target);
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C debuginfo=0");
+    process::succeed(&mut cargo)?;
+    Ok(target.join(TARGET).join("release/kernel-tests"))
+}
+
+/// A QEMU that outlives its test would compute for ever.
+struct Kill(Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

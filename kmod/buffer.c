@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * An allocation, from the call to its last reference. It belongs to its
+ * DMA-BUFs (and to share.c while it is published): whatever way a process
+ * ends, the last reference gives everything back.
+ *
+ * A page that is still pinned then - by a GPU, by I/O in flight - is not free,
+ * and must not look free to a budget. Such a buffer lingers, charged, until the
+ * watchdog finds the pins gone.
+ */
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "greenboost.h"
+#include "trace.h"
+
+static DEFINE_XARRAY(buffers);
+static atomic64_t last_id;
+static LIST_HEAD(lingering);
+static DEFINE_SPINLOCK(linger_lock);
+
+static void destroy(struct gb_buffer *buf)
+{
+	trace_gb_free(buf->id, buf->bytes);
+	gb_depopulate(buf);
+	gb_uncharge(buf->client, buf->bytes);
+	gb_client_put(buf->client);
+	mutex_destroy(&buf->lock);
+	kfree(buf);
+	atomic64_inc(&gb_counters.frees);
+}
+
+static void release(struct kref *refs)
+{
+	struct gb_buffer *buf = container_of(refs, struct gb_buffer, refs);
+
+	xa_erase(&buffers, buf->id);
+	if (gb_buffer_pinned(buf)) {
+		spin_lock(&linger_lock);
+		list_add_tail(&buf->linger, &lingering);
+		spin_unlock(&linger_lock);
+		return;
+	}
+	destroy(buf);
+}
+
+void gb_buffer_put(struct gb_buffer *buf)
+{
+	kref_put(&buf->refs, release);
+}
+
+/* Frees what lingered and is pinned no longer; on unloading, lets go of all. */
+void gb_buffer_reap(bool all)
+{
+	struct gb_buffer *buf, *next;
+	LIST_HEAD(done);
+
+	spin_lock(&linger_lock);
+	list_for_each_entry_safe(buf, next, &lingering, linger) {
+		if (all || !gb_buffer_pinned(buf))
+			list_move(&buf->linger, &done);
+	}
+	spin_unlock(&linger_lock);
+	list_for_each_entry_safe(buf, next, &done, linger)
+		destroy(buf);
+}
+
+struct gb_buffer *gb_buffer_create(struct gb_client *client,
+				   const struct gb_alloc *req)
+{
+	struct gb_buffer *buf;
+	int err;
+
+	buf = kzalloc(sizeof(*buf), GFP_KERNEL_ACCOUNT);
+	if (!buf)
+		return ERR_PTR(-ENOMEM);
+	kref_init(&buf->refs);
+	mutex_init(&buf->lock);
+	INIT_LIST_HEAD(&buf->attachments);
+	buf->bytes = req->bytes;
+	buf->node = req->node;
+	buf->client = client;
+	memcpy(buf->label, req->label, sizeof(buf->label));
+	buf->id = atomic64_inc_return(&last_id);
+
+	err = gb_charge(client, buf->bytes);
+	if (err)
+		goto free;
+	err = gb_populate(buf, req->flags);
+	if (err)
+		goto uncharge;
+	gb_client_get(client);
+	err = xa_err(xa_store(&buffers, buf->id, buf, GFP_KERNEL_ACCOUNT));
+	if (err)
+		goto depopulate;
+	atomic64_inc(&gb_counters.allocations);
+	trace_gb_alloc(buf->id, buf->bytes, buf->nr_ready, buf->nr_small);
+	return buf;
+
+depopulate:
+	gb_client_put(client);
+	gb_depopulate(buf);
+uncharge:
+	gb_uncharge(client, buf->bytes);
+free:
+	mutex_destroy(&buf->lock);
+	kfree(buf);
+	return ERR_PTR(err);
+}
+
+struct gb_buffer *gb_buffer_find(u64 id)
+{
+	struct gb_buffer *buf;
+
+	if (id > ULONG_MAX)
+		return NULL;
+	xa_lock(&buffers);
+	buf = xa_load(&buffers, id);
+	if (buf && !kref_get_unless_zero(&buf->refs))
+		buf = NULL;
+	xa_unlock(&buffers);
+	return buf;
+}
+
+/* The page at an index in pages of PAGE_SIZE. */
+struct page *gb_buffer_page(struct gb_buffer *buf, unsigned long index)
+{
+	unsigned long chunk = index / GB_CHUNK_PAGES;
+
+	if (chunk < buf->nr_huge)
+		return nth_page(buf->huge[chunk], index % GB_CHUNK_PAGES);
+	return buf->small[index - buf->nr_huge * GB_CHUNK_PAGES];
+}
+
+/*
+ * Whether anything beside us holds a page: a page table, a pin, or for a moment
+ * somebody looking at the page. Nothing else takes references on these pages.
+ */
+bool gb_buffer_pinned(struct gb_buffer *buf)
+{
+	unsigned long i;
+
+	for (i = 0; i < buf->nr_huge; i++)
+		if (page_count(buf->huge[i]) > 1)
+			return true;
+	for (i = 0; i < buf->nr_small; i++)
+		if (page_count(buf->small[i]) > 1)
+			return true;
+	return false;
+}
+
+/*
+ * After this nothing can write: no mapping that may be made writable, no pin a
+ * device could write through, no importer and no kernel address is left, and
+ * map.c and dmabuf.c allow no new ones.
+ */
+int gb_buffer_seal(struct gb_buffer *buf)
+{
+	int err = 0;
+
+	mutex_lock(&buf->lock);
+	if (buf->sealed)
+		err = -EALREADY;
+	else if (atomic_read(&buf->writable_mappings) || buf->vmaps ||
+		 !list_empty(&buf->attachments) || gb_buffer_pinned(buf))
+		err = -EBUSY;
+	else
+		WRITE_ONCE(buf->sealed, true);
+	mutex_unlock(&buf->lock);
+	return err;
+}
+
+void gb_buffers_show(struct seq_file *m)
+{
+	struct gb_buffer *buf;
+	unsigned long id;
+
+	seq_puts(m, "id uid pid bytes small ready sealed shared mappings attached label\n");
+	xa_lock(&buffers);
+	xa_for_each(&buffers, id, buf)
+		seq_printf(m, "%llu %u %d %llu %lu %lu %d %d %d %d %s\n",
+			   buf->id,
+			   from_kuid_munged(seq_user_ns(m),
+					    buf->client->user->uid),
+			   buf->client->pid, buf->bytes,
+			   buf->nr_small << PAGE_SHIFT,
+			   buf->nr_ready * (unsigned long)GB_CHUNK_SIZE,
+			   READ_ONCE(buf->sealed), READ_ONCE(buf->shared),
+			   atomic_read(&buf->mappings),
+			   atomic_read(&buf->attached), buf->label);
+	xa_unlock(&buffers);
+}
