@@ -6,11 +6,12 @@
 
 mod filter;
 mod journal;
+mod tally;
 
 use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
 use crate::{ggml, guard, inject};
-use greenboost_contract::settings::{ACTIVE, AS_INIT, DISABLE, EXCLUDE, INCLUDE};
+use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE};
 use greenboost_contract::{Layers, Settings};
 use std::ffi::CString;
 use std::panic::catch_unwind;
@@ -107,6 +108,9 @@ fn start() {
     let any = inject::standing() != Layers::NONE;
     let _ = SETTINGS.set(settings);
     if any {
+        if let Some(path) = get(CALLS) {
+            tally::keep(path.into());
+        }
         guard::activate();
     }
 }

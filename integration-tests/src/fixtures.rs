@@ -62,6 +62,12 @@ const STAGES: &[&[Target]] = &[
         target(Program, "async-alloc", &["async_alloc.c"], &[]),
         target(Program, "devices", &["devices.c"], &[]),
         target(Program, "ballast", &["ballast.c"], &[]),
+        target(Program, "pitch", &["pitch.c"], &[]),
+        target(Program, "launches", &["launches.c"], &["-pthread"]),
+        target(Program, "captures", &["captures.c"], &["-pthread"]),
+        target(Program, "contexts", &["contexts.c"], &[]),
+        target(Program, "full", &["full.c"], &[]),
+        target(Program, "lookups", &["lookups.c"], &[]),
     ],
     &[
         target(Program, "direct-lazy", &["direct.c"], &["-Wl,-z,lazy", DRIVER]),

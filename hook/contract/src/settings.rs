@@ -51,6 +51,8 @@ pub const SPILL: &str = "GREENBOOST_SPILL";
 pub const PLACE: &str = "GREENBOOST_PLACE";
 /// File that the tier map is written to whenever it has changed; without it none is written.
 pub const MAP: &str = "GREENBOOST_MAP";
+/// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
+pub const CALLS: &str = "GREENBOOST_CALLS";
 
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;

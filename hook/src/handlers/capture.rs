@@ -2,7 +2,7 @@
 
 use crate::abi::*;
 use crate::guard::Handled;
-use crate::memory::captures;
+use crate::memory::{self, captures};
 use crate::memory::gate::GATE;
 use std::ffi::{c_uint, c_void};
 
@@ -41,11 +41,17 @@ pub unsafe fn begin_to_graph(
     begin_with(stream, || unsafe { original(stream, graph, dependencies, edges, count, mode) })
 }
 
-/// `cuStreamEndCapture`. However it ends, the stream captures no more.
+/// `cuStreamEndCapture`. A refusal can mean anything: that an invalid capture is over all the same, that a capture goes
+/// on because this is the wrong thread for its end, that the stream had none.
 pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handled {
+    let memory = memory::get()?;
+    let before = captures::is_capturing(memory.driver, stream);
     // SAFETY: the program's own call.
     let status = unsafe { original(stream, graph) };
-    captures::ended(stream);
+    let goes_on = || captures::is_capturing(memory.driver, stream) == Some(true);
+    if status == SUCCESS || before != Some(false) && !goes_on() {
+        captures::ended(stream);
+    }
     Ok(status)
 }
 

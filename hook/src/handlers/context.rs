@@ -2,7 +2,7 @@
 
 use crate::abi::*;
 use crate::driver::{Current, Driver};
-use crate::guard::Handled;
+use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory};
 use std::ptr::null_mut;
 
@@ -29,7 +29,12 @@ fn empty(memory: &Memory, context: CUcontext) {
 
 /// `cuCtxDestroy`.
 pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
-    empty(memory::get()?, context);
+    let memory = memory::get()?;
+    // A primary context is not destroyed this way: the driver refuses, and everything in it lives on.
+    if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
+        return Err(Bypass);
+    }
+    empty(memory, context);
     // SAFETY: the program's own call.
     Ok(unsafe { original(context) })
 }

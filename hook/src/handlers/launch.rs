@@ -4,7 +4,6 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::gate::GATE;
-use crate::memory::room::Request;
 use std::ffi::{c_uint, c_void};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -55,11 +54,10 @@ fn submit(issue: impl Fn() -> Status) -> Handled {
 #[cold]
 fn after_room(memory: &memory::Memory, issue: impl Fn() -> Status) -> Handled {
     let Ok(device) = memory.current_device() else { return Ok(OUT_OF_MEMORY) };
-    if memory.make_room(device, memory.settings.chunk, Request::MUST) == 0 {
-        return Ok(OUT_OF_MEMORY);
-    }
-    let _inside = GATE.enter();
-    Ok(issue())
+    Ok(memory.again(device, 0, || {
+        let _inside = GATE.enter();
+        issue()
+    }))
 }
 
 /// `cuLaunchKernel`.

@@ -5,8 +5,8 @@ use crate::guard::Handled;
 use crate::memory;
 use std::ffi::{c_int, c_uint, c_void};
 
-/// Runs a call, and once more after making room. How much the driver lacks it does not say: a chunk, or
-/// `bytes` when the call names them.
+/// Runs a call, and once more after making room: never a third time, whose refusal would cost as much again. How
+/// much the driver lacks it does not say: a chunk, or `bytes` when the call names them.
 fn retried(bytes: u64, mut call: impl FnMut() -> Status) -> Handled {
     let memory = memory::get()?;
     let status = call();
@@ -14,7 +14,7 @@ fn retried(bytes: u64, mut call: impl FnMut() -> Status) -> Handled {
         return Ok(status);
     }
     match memory.current_device() {
-        Ok(device) => Ok(memory.retry(device, bytes, call)),
+        Ok(device) => Ok(memory.again(device, bytes, call)),
         Err(_) => Ok(status),
     }
 }

@@ -12,10 +12,16 @@ const PER_THREAD: usize = 2;
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static STREAMS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
+/// The legacy stream cannot capture: a null stream that does is the per-thread one, named so by a `_ptsz` function.
+/// Under its own name the driver would be asked about the legacy stream.
+fn name(stream: CUstream) -> usize {
+    if stream.is_null() { PER_THREAD } else { stream as usize }
+}
+
 /// A capture has begun on a stream.
 pub fn begun(stream: CUstream) {
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
-    streams.push(stream as usize);
+    streams.push(name(stream));
     COUNT.store(streams.len(), SeqCst);
 }
 
@@ -25,10 +31,18 @@ pub fn ended(stream: CUstream) {
         return;
     }
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(at) = streams.iter().position(|known| *known == stream as usize) {
+    if let Some(at) = streams.iter().position(|known| *known == name(stream)) {
         streams.swap_remove(at);
     }
     COUNT.store(streams.len(), SeqCst);
+}
+
+/// Whether a stream is capturing, validly or not, as the driver says to this thread.
+pub fn is_capturing(driver: &Driver, stream: CUstream) -> Option<bool> {
+    let mut state = 0;
+    // SAFETY: the stream is the program's; writes to a live local.
+    let asked = unsafe { driver.cuStreamIsCapturing(name(stream) as CUstream, &mut state) };
+    asked.is_ok().then_some(state != 0)
 }
 
 /// Whether any stream is capturing. Asks the driver about those that should be, because a capture also ends

@@ -38,16 +38,17 @@ impl Memory {
         self.reap(false);
     }
 
-    /// Releases what is due. With `wait`, waits until everything is.
-    pub fn reap(&self, wait: bool) {
+    /// Releases what is due. With `wait`, waits until everything is. Returns the bytes of VRAM that came free.
+    pub fn reap(&self, wait: bool) -> u64 {
         let mut pending = self.pending.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pending.is_empty() || captures::any(self.driver) {
-            return;
+            return 0;
         }
         let _relaxed = RelaxedCapture::enter(self.driver);
         let (due, not_yet): (Vec<_>, Vec<_>) = pending.drain(..).partition(|free| self.is_due(free, wait));
         *pending = not_yet;
         drop(pending);
+        let freed = due.iter().map(|free| free.allocation.in_vram()).sum();
         for free in due {
             if let Some(event) = free.event {
                 // SAFETY: made by `free_behind`, used no more.
@@ -55,6 +56,7 @@ impl Memory {
             }
             self.release(free.allocation);
         }
+        freed
     }
 
     fn is_due(&self, free: &Pending, wait: bool) -> bool {

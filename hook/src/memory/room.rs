@@ -38,8 +38,12 @@ impl Memory {
                 return true;
             }
             let short = bytes.saturating_sub(device.budget.left());
-            // Another thread may take what was freed: again, as long as there is something to move.
-            if bytes > device.budget.limit() || self.make_room(device, short.max(1), Request::MUST) == 0 {
+            if bytes > device.budget.limit() {
+                return false;
+            }
+            // What the program has freed on a stream is the cheapest room. Another thread may take what was freed:
+            // again, as long as there is something to free or to move.
+            if self.reap(true) == 0 && self.make_room(device, short.max(1), Request::MUST) == 0 {
                 return false;
             }
         }
@@ -48,13 +52,18 @@ impl Memory {
     /// Runs a driver call that needs VRAM of its own; when the driver has none, makes room once and runs it
     /// again. `bytes` is what the call needs, or a guess.
     pub fn retry(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
-        let status = call();
-        if status != OUT_OF_MEMORY {
-            return status;
+        match call() {
+            OUT_OF_MEMORY => self.again(device, bytes, call),
+            status => status,
         }
-        self.reap(true);
-        if self.make_room(device, bytes.max(self.settings.chunk), Request::MUST) == 0 {
-            return status;
+    }
+
+    /// Makes room for a call that was refused with OUT_OF_MEMORY, and runs it once more if there is any.
+    pub fn again(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
+        let (needed, freed) = (bytes.max(self.settings.chunk), self.reap(true));
+        let moved = if freed < needed { self.make_room(device, needed - freed, Request::MUST) } else { 0 };
+        if freed + moved == 0 {
+            return OUT_OF_MEMORY;
         }
         let status = call();
         if status == SUCCESS {
