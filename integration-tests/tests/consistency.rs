@@ -31,7 +31,8 @@ fn question(symbol: &str, since: u32) -> String {
     let stem = symbol.strip_suffix("_ptsz").or(symbol.strip_suffix("_ptds"));
     let flags = if stem.is_some() { PER_THREAD } else { LEGACY };
     let stem = stem.unwrap_or(symbol);
-    let base = stem.rsplit_once("_v").filter(|(_, version)| version.parse::<u32>().is_ok()).map_or(stem, |(base, _)| base);
+    let base =
+        stem.rsplit_once("_v").filter(|(_, version)| version.parse::<u32>().is_ok()).map_or(stem, |(base, _)| base);
     format!("{symbol} {base} {since} {flags}\n")
 }
 

@@ -2,8 +2,8 @@
 
 use crate::abi::*;
 use crate::guard::Handled;
-use crate::memory::{self, captures};
 use crate::memory::gate::GATE;
+use crate::memory::{self, captures};
 use std::ffi::{c_uint, c_void};
 
 type Begin = unsafe extern "C" fn(CUstream, c_uint) -> Status;
