@@ -4,15 +4,15 @@ use super::registry::Tensor;
 use crate::memory::allocations::Wish;
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
 use greenboost_contract::settings::GRANULE;
-use regex::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
-/// Rules with their patterns compiled.
+/// Rules with their patterns compiled, as the launcher has checked them: on bytes, without Unicode tables.
 pub struct Rules(Vec<(Regex, PlaceRule)>);
 
 impl Rules {
-    /// Compiles rules. One whose pattern is none is left out and logged: the launcher has checked them before.
+    /// Compiles rules. One whose pattern is none is left out and logged.
     pub fn new(rules: &[PlaceRule]) -> Self {
-        let compiled = rules.iter().filter_map(|rule| match Regex::new(&rule.tensor) {
+        let compiled = rules.iter().filter_map(|rule| match RegexBuilder::new(&rule.tensor).unicode(false).build() {
             Ok(pattern) => Some((pattern, rule.clone())),
             Err(error) => {
                 log::error!("placement rule left out: {error}");
@@ -29,7 +29,7 @@ impl Rules {
                 && rule
                     .layers
                     .is_none_or(|(first, last)| layer(name).is_some_and(|layer| (first..=last).contains(&layer)))
-                && pattern.is_match(name)
+                && pattern.is_match(name.as_bytes())
         };
         let found = self.0.iter().find(fits);
         found.map_or(Wish { tier: Tier::Auto, priority: DEFAULT_PRIORITY }, |(_, rule)| Wish {
@@ -131,6 +131,13 @@ mod tests {
         let rules = Rules::new(&[low, rule("ffn", Tier::Vram, 0), large]);
         let all = tensors(&[("blk.0.ffn", 1), ("blk.2.ffn", 1), ("blk.3.ffn", 4), ("big", 3), ("small", 2)]);
         assert_eq!(map(&plan(&rules, &all, BASE, 11 * GRANULE, 100 * GRANULE)), "VRVVVVRRRVV");
+    }
+
+    #[test]
+    fn classes_that_the_launcher_accepts_are_accepted_here() {
+        let rules = Rules::new(&[rule(r"^blk\.\d+\.\w+_exps\b", Tier::Ram, 0)]);
+        let all = tensors(&[("blk.17.ffn_up_exps.weight", 1), ("blk.x.ffn_up_exps.weight", 1)]);
+        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE)), "RV");
     }
 
     #[test]
