@@ -2,7 +2,8 @@
 
 use super::accessors::{self, Buffer, Tensor};
 use super::{Hook, original, registry};
-use crate::{guard, memory};
+use crate::slot::Library;
+use crate::{guard, memory, real};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,17 +62,23 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
     // SAFETY: the program's own call.
     unsafe { original(buffer, usage) };
     look(|| {
-        let (Some(accessors), Ok(memory)) = (accessors::get(), memory::get()) else { return };
+        let Some(accessors) = accessors::get() else { return };
         // SAFETY: llama.cpp passes a live buffer.
         let (base, bytes) = unsafe { accessors.range(buffer) };
-        if usage == USAGE_WEIGHTS {
-            memory
-                .record
-                .tensors
-                .store(registry::mark_weights(base, bytes) as u64, std::sync::atomic::Ordering::Relaxed);
-            memory.settle_weights(base, bytes);
-        } else {
-            memory.settle(base);
+        let weights = (usage == USAGE_WEIGHTS).then(|| registry::mark_weights(base, bytes));
+        // Asked for before there is a driver, our memory would be off for good; models for the CPU come that early.
+        if !real::attach(Library::Cuda) {
+            return;
+        }
+        let Ok(memory) = memory::get() else { return };
+        match weights {
+            Some(known) => {
+                memory.note_tensors(known);
+                memory.settle_weights(base, bytes);
+                // They may have been settled before, or lie where the driver put them.
+                memory.draw_map();
+            }
+            None => memory.settle(base),
         }
     });
 }

@@ -31,11 +31,15 @@ pub fn mark_weights(base: u64, bytes: u64) -> usize {
     tensors.values().filter(|tensor| tensor.is_weight).count()
 }
 
-/// The memory of a range is gone, and its tensors with it.
-pub fn forget(base: u64, bytes: u64) {
+/// The memory of a range is gone, and its tensors with it. Returns how many weight tensors are left, if any tensor went.
+pub fn forget(base: u64, bytes: u64) -> Option<usize> {
+    let range = base..base.saturating_add(bytes);
+    // Most memory that goes has none: that is found out without keeping others from looking.
+    TENSORS.read().unwrap_or_else(PoisonError::into_inner).range(range.clone()).next()?;
     let mut tensors = TENSORS.write().unwrap_or_else(PoisonError::into_inner);
-    let gone: Vec<_> = tensors.range(base..base.saturating_add(bytes)).map(|(address, _)| *address).collect();
+    let gone: Vec<_> = tensors.range(range).map(|(address, _)| *address).collect();
     gone.into_iter().for_each(|address| drop(tensors.remove(&address)));
+    Some(tensors.values().filter(|tensor| tensor.is_weight).count())
 }
 
 /// The tensors in a range, in order of address.
@@ -65,7 +69,8 @@ mod tests {
             |all: Vec<(u64, Tensor)>| all.into_iter().map(|(_, it)| (it.name, it.is_weight)).collect::<Vec<_>>();
         let want = |name: &str, weight| (name.to_owned(), weight);
         assert_eq!(names(within(AT, 128)), [want("a", true), want("b", true), want("other", false)]);
-        forget(AT, 32);
+        assert_eq!(forget(AT + 4096, 32), None);
+        assert!(forget(AT, 32).is_some());
         assert_eq!(names(within(AT, 128)), [want("other", false)]);
         forget(AT, 128);
     }

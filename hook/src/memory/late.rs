@@ -19,7 +19,7 @@ use crate::ggml::placement::{self, Stretch};
 use crate::ggml::{self, registry};
 use greenboost_contract::format_size;
 use greenboost_contract::settings::GRANULE;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 impl Memory {
     /// Whether any allocation has no homes yet.
@@ -57,6 +57,19 @@ impl Memory {
         let Some(base) = table.find(fill.at).map(|allocation| allocation.base) else { return false };
         let late = table.get_mut(base).and_then(|allocation| allocation.late.as_mut());
         late.map(|late| late.fills.push(fill)).is_some()
+    }
+
+    /// Publishes how many weight tensors are known by name.
+    pub fn note_tensors(&self, known: usize) {
+        self.record.tensors.store(known as u64, Relaxed);
+        self.record.placement.set(ggml::reason());
+    }
+
+    /// Forgets the tensors of memory that goes.
+    pub(super) fn forget_tensors(&self, base: CUdeviceptr, bytes: u64) {
+        if let Some(left) = registry::forget(base, bytes) {
+            self.record.tensors.store(left as u64, Relaxed);
+        }
     }
 
     /// Makes the homes of a buffer of weights, by tensor.

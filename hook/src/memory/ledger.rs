@@ -26,6 +26,7 @@ impl Memory {
     pub fn forget_plain(&self, at: CUdeviceptr) {
         let known = self.plain.lock().remove(&at);
         if let Some((bytes, ordinal, _)) = known {
+            self.forget_tensors(at, bytes);
             self.give_back(ordinal, Use::Plain, bytes);
         }
     }
@@ -33,7 +34,8 @@ impl Memory {
     /// A context is gone, and its allocations with it.
     pub fn forget_plain_of(&self, context: CUcontext) {
         let gone: Vec<_> = self.plain.lock().extract_if(|_, (_, _, of)| *of == context as usize).collect();
-        for (_, (bytes, ordinal, _)) in gone {
+        for (at, (bytes, ordinal, _)) in gone {
+            self.forget_tensors(at, bytes);
             self.give_back(ordinal, Use::Plain, bytes);
         }
     }

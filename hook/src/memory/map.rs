@@ -9,13 +9,16 @@ use crate::ggml::registry;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 impl Memory {
     /// Writes the map, if there is a file for it. Called without `table` held.
-    pub(super) fn draw_map(&self) {
-        if let Some(path) = &self.settings.map
-            && let Err(error) = replace(path, &self.map_text())
-        {
+    pub fn draw_map(&self) {
+        // One at a time, so that the last to write knows the latest.
+        static DRAWING: Mutex<()> = Mutex::new(());
+        let Some(path) = &self.settings.map else { return };
+        let _one_at_a_time = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = replace(path, &self.map_text()) {
             log::warn!("the tier map could not be written to {}: {error}", path.display());
         }
     }

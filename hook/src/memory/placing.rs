@@ -55,6 +55,7 @@ impl Memory {
         let filled = if late {
             self.take_late(device, &mut allocation)
         } else {
+            self.record.placement.set(ggml::reason());
             self.fill(device, &mut allocation, &[Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }])
         };
         let (base, in_vram) = (allocation.base, allocation.in_vram());
@@ -66,7 +67,12 @@ impl Memory {
                 drop(placing);
                 match late {
                     true => log::info!("{} at {base:#x}: homes when it is known what it is for", format_size(bytes)),
-                    false => log::info!("{} at {base:#x}: {} in VRAM", format_size(bytes), format_size(in_vram)),
+                    false => log::info!(
+                        "{} at {base:#x} placed {}: {} in VRAM",
+                        format_size(bytes),
+                        ggml::reason(),
+                        format_size(in_vram)
+                    ),
                 }
                 self.draw_map();
                 Ok(base)
@@ -108,7 +114,7 @@ impl Memory {
         if let Ok(device) = self.device(allocation.device) {
             device.record.allocations.fetch_sub(1, Relaxed);
         }
-        ggml::registry::forget(allocation.base, allocation.span);
+        self.forget_tensors(allocation.base, allocation.span);
         self.release_homes(allocation);
         self.draw_map();
     }
