@@ -1,6 +1,7 @@
 //! What one file says, before inheritance.
 
 use crate::profile::{Matcher, Profile, Source, Variable};
+use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
 use std::collections::BTreeMap;
 
@@ -32,6 +33,8 @@ pub struct Draft {
     pub spill: Option<Spill>,
     pub free: Option<ReportFree>,
     pub total: Option<ReportTotal>,
+    /// Before those of the parent: the first that fits decides.
+    pub place: Vec<PlaceRule>,
     pub environment: BTreeMap<String, Option<Variable>>,
 }
 
@@ -75,6 +78,7 @@ impl Draft {
             spill: self.spill.unwrap_or(base.spill),
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
+            place: self.place.iter().chain(&base.place).cloned().collect(),
             environment,
         }
     }

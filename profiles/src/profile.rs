@@ -1,5 +1,6 @@
 //! A profile, complete and checked.
 
+use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
@@ -83,6 +84,8 @@ pub struct Profile {
     pub free: ReportFree,
     /// What is reported as total.
     pub total: ReportTotal,
+    /// Where tensors should be; the first rule that fits decides.
+    pub place: Vec<PlaceRule>,
     /// Variables for the target, set where the user has not set them.
     pub environment: BTreeMap<String, Variable>,
 }
@@ -101,6 +104,7 @@ impl Profile {
             report_total: self.total,
             backings: self.backings.clone(),
             spill: self.spill,
+            place: self.place.clone(),
             ..Settings::default()
         }
     }

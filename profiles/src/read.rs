@@ -3,9 +3,9 @@
 
 use crate::draft::{Draft, Located};
 use crate::error::ProfileError;
-use crate::pattern;
 use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
+use crate::{pattern, place};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
 use greenboost_contract::{ReportFree, ReportTotal, Spill, parse_size};
 use regex::bytes::Regex;
@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-type Result<T> = std::result::Result<T, ProfileError>;
-type Value<'a> = Spanned<DeValue<'a>>;
+pub(crate) type Result<T> = std::result::Result<T, ProfileError>;
+pub(crate) type Value<'a> = Spanned<DeValue<'a>>;
 
 /// Reads `text`, the content of `source`.
 pub fn read(source: Source, text: &str) -> Result<Draft> {
@@ -53,32 +53,33 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         spill: memory.one_of("spill", Spill::from_name, Spill::NAMES)?,
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
+        place: place::read(&top)?,
         environment: top.environment()?,
         source,
     })
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     file: String,
     text: &'a str,
 }
 
 impl Reader<'_> {
-    fn line(&self, at: usize) -> usize {
+    pub(crate) fn line(&self, at: usize) -> usize {
         1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count()
     }
 
-    fn refuse(&self, at: usize, problem: String) -> ProfileError {
+    pub(crate) fn refuse(&self, at: usize, problem: String) -> ProfileError {
         ProfileError::Refused { file: self.file.clone(), line: self.line(at), problem }
     }
 }
 
 /// A table and the path that leads to it, for messages.
 #[derive(Clone, Copy)]
-struct Table<'a> {
-    reader: &'a Reader<'a>,
-    path: &'a str,
-    table: &'a DeTable<'a>,
+pub(crate) struct Table<'a> {
+    pub(crate) reader: &'a Reader<'a>,
+    pub(crate) path: &'a str,
+    pub(crate) table: &'a DeTable<'a>,
 }
 
 /// What a table that is not in the file reads as.
@@ -89,12 +90,12 @@ impl<'a> Table<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn get(&self, key: &str) -> Option<&'a Value<'a>> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'a Value<'a>> {
         self.table.get(key)
     }
 
     /// A refusal of `key = value`: the value is shown as written, cut to its first line.
-    fn refuse(&self, key: &str, value: &Value<'_>, problem: &str) -> ProfileError {
+    pub(crate) fn refuse(&self, key: &str, value: &Value<'_>, problem: &str) -> ProfileError {
         let written = self.reader.text.get(value.span()).unwrap_or_default();
         let mut lines = written.lines();
         let first = lines.next().unwrap_or_default();
@@ -103,7 +104,7 @@ impl<'a> Table<'a> {
     }
 
     /// Refuses keys that are not `allowed`.
-    fn only(&self, allowed: &[&str]) -> Result<()> {
+    pub(crate) fn only(&self, allowed: &[&str]) -> Result<()> {
         let unknown = self.table.iter().find(|(key, _)| !allowed.contains(&key.get_ref().as_ref()));
         let Some((key, _)) = unknown else { return Ok(()) };
         let place =
@@ -127,7 +128,7 @@ impl<'a> Table<'a> {
         Ok(table)
     }
 
-    fn text(&self, key: &str) -> Result<Option<Located<String>>> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<Located<String>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let text = value.get_ref().as_str().ok_or_else(|| self.refuse(key, value, "must be text in quotes"))?;
         if text.trim().is_empty() || text.contains(char::is_control) {
@@ -144,13 +145,18 @@ impl<'a> Table<'a> {
             .ok_or_else(|| self.refuse(key, value, "must be a whole number, such as 20 (higher is tried first)"))
     }
 
-    fn one_of<T>(&self, key: &str, from_name: impl Fn(&str) -> Option<T>, names: &[&str]) -> Result<Option<T>> {
+    pub(crate) fn one_of<T>(
+        &self,
+        key: &str,
+        from_name: impl Fn(&str) -> Option<T>,
+        names: &[&str],
+    ) -> Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let named = value.get_ref().as_str().and_then(from_name);
         named.map(Some).ok_or_else(|| self.refuse(key, value, &format!("allowed are {}", names.join(", "))))
     }
 
-    fn size(&self, key: &str, sensible: impl Fn(u64) -> bool, hint: &str) -> Result<Option<u64>> {
+    pub(crate) fn size(&self, key: &str, sensible: impl Fn(u64) -> bool, hint: &str) -> Result<Option<u64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let Some(text) = value.get_ref().as_str() else {
             return Err(self.refuse(key, value, "must be a size in quotes, such as \"512MiB\""));

@@ -2,7 +2,7 @@
 
 /// Keys outside any table; the tables are among them.
 pub const TOP: &[&str] =
-    &["name", "description", "inherits", "priority", "match", "processes", "memory", "report", "environment"];
+    &["name", "description", "inherits", "priority", "match", "processes", "memory", "report", "place", "environment"];
 
 /// Keys of `[match]`: at least one is needed, all that are given must match.
 pub const MATCH: &[&str] = &["executable", "arguments"];
@@ -15,6 +15,9 @@ pub const MEMORY: &[&str] = &["threshold", "chunk", "vram_reserve", "backings", 
 
 /// Keys of `[report]`.
 pub const REPORT: &[&str] = &["free", "total"];
+
+/// Keys of `[[place]]`; `tensor` is needed.
+pub const PLACE: &[&str] = &["tensor", "layers", "at_least", "tier", "priority"];
 
 /// Keys of a variable in `[environment]` that is written as a table.
 pub const VARIABLE: &[&str] = &["value", "unless"];

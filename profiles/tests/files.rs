@@ -1,5 +1,6 @@
 //! Profiles of the system and the user: overriding, inheritance, and what is said about bad files.
 
+use greenboost_contract::place::{PlaceRule, Tier};
 use greenboost_contract::{ReportFree, Spill};
 use greenboost_profiles::{Profile, Profiles, Source};
 use std::fs;
@@ -65,6 +66,29 @@ fn a_file_that_replaces_a_profile_can_inherit_what_it_replaces() {
 }
 
 #[test]
+fn rules_for_tensors_come_before_those_that_are_inherited() {
+    let text = "name = 'mine'\ninherits = 'llama-server'\n\
+                [[place]]\ntensor = 'ffn_down'\nlayers = '0-15'\nat_least = '4MiB'\ntier = 'vram'\npriority = 7\n\
+                [[place]]\ntensor = 'attn'\nlayers = 3";
+    let (_keep, user) = folder(&[("mine.toml", text)]);
+    let profiles = Profiles::load(&[user]).expect("valid");
+    let (mine, parent) = (named(&profiles, "mine"), named(&profiles, "llama-server"));
+    let rule = |tensor: &str, layers, at_least, tier, priority| PlaceRule {
+        tensor: tensor.into(),
+        layers: Some(layers),
+        at_least,
+        tier,
+        priority,
+    };
+    assert_eq!(
+        mine.place[..2],
+        [rule("ffn_down", (0, 15), 4 << 20, Tier::Vram, 7), rule("attn", (3, 3), 0, Tier::Auto, 50)]
+    );
+    assert_eq!(mine.place[2..], parent.place);
+    assert_eq!(mine.settings().place, mine.place);
+}
+
+#[test]
 fn a_profile_that_extends_another_is_used_by_name_until_it_says_what_it_is_for() {
     let (_keep, user) = folder(&[("a.toml", "name = 'tight'\ninherits = 'llama-server'\n[memory]\nspill = 'never'")]);
     let profiles = Profiles::load(&[user]).expect("valid");
@@ -117,9 +141,38 @@ fn bad_files_are_refused_with_file_line_key_and_what_is_allowed() {
         ("name = ''", "foo.toml:1: name = '': must be one line of text that is not empty"),
         (
             &format!("{N}colour = 'red'"),
-            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, environment",
+            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, place, environment",
         ),
-        (&format!("{N}[[place]]\ntensor = 'x'"), "foo.toml:2: place is not a known key: "),
+        (
+            &format!("{N}[[place]]\ntier = 'ram'"),
+            "foo.toml:2: place.tensor is missing: give [[place]] a regular expression on tensor names",
+        ),
+        (
+            &format!("{N}[[place]]\ntensor = 'a'\n[[place]]\ntensor = '('"),
+            "foo.toml:5: place.tensor = '(': is not a regular expression: unclosed group",
+        ),
+        (
+            &format!("{N}[[place]]\ntensor = 'a'\ntire = 'ram'"),
+            "foo.toml:4: place.tire is not a known key: allowed in [place] are tensor, layers, at_least, tier, priority",
+        ),
+        (
+            &format!("{N}[[place]]\ntensor = 'a'\ntier = 'disk'"),
+            "foo.toml:4: place.tier = 'disk': allowed are vram, auto, ram",
+        ),
+        (
+            &format!("{N}[[place]]\ntensor = 'a'\nlayers = '9-3'"),
+            "foo.toml:4: place.layers = '9-3': must be a layer, such as 7, or the first and the last, such as \"0-15\"",
+        ),
+        (&format!("{N}[[place]]\ntensor = 'a'\nlayers = -1"), "foo.toml:4: place.layers = -1: must be a layer"),
+        (
+            &format!("{N}[[place]]\ntensor = 'a'\npriority = 101"),
+            "foo.toml:4: place.priority = 101: must be a whole number from 0 (leaves VRAM first) to 100",
+        ),
+        (&format!("{N}[[place]]\ntensor = 'a'\nat_least = 'much'"), "foo.toml:4: place.at_least = 'much': "),
+        (
+            &format!("{N}[place]\ntensor = 'a'"),
+            "foo.toml:2: place = [place]: must be tables: write [[place]] on a line",
+        ),
         (
             &format!("{N}\n[memory]\nspil = 'allow'"),
             "foo.toml:4: memory.spil is not a known key: allowed in [memory] are threshold, chunk, vram_reserve, backings, spill",

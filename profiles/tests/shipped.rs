@@ -1,5 +1,6 @@
 //! The profiles that are compiled in.
 
+use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule};
 use greenboost_contract::{ReportFree, ReportTotal, Settings};
 use greenboost_profiles::{Profiles, pattern};
 
@@ -126,4 +127,59 @@ fn the_context_is_set_for_chat_programs_unless_given_and_not_for_measuring_ones(
     assert_eq!(given("-m x.gguf -c 4096").as_deref(), Some("-c"));
     assert_eq!(given("--ctx-size=4096").as_deref(), Some("--ctx-size"));
     assert!(profiles.find_by_name("llama-tools").expect("profile").environment.is_empty());
+}
+
+/// What the shipped rules say of a tensor.
+fn priority(profile: &str, tensor: &str) -> u8 {
+    let profiles = built_in();
+    let rules = &profiles.find_by_name(profile).expect(profile).place;
+    let fits = |rule: &&PlaceRule| pattern::compile(&rule.tensor).expect("pattern").is_match(tensor.as_bytes());
+    rules.iter().find(fits).map_or(DEFAULT_PRIORITY, |rule| rule.priority)
+}
+
+#[test]
+fn llama_cpps_tensors_keep_vram_in_the_order_of_what_their_bytes_are_worth() {
+    // From what stays longest to what goes first.
+    let order: &[&[&str]] = &[
+        &[
+            "blk.0.attn_norm.weight",
+            "blk.0.attn_q_norm.weight",
+            "blk.0.attn_q.bias",
+            "blk.0.ffn_norm.weight",
+            "blk.0.ffn_gate_inp.weight",
+            "blk.0.ffn_gate_inp_shexp.weight",
+            "blk.0.exp_probs_b.bias",
+            "blk.0.ffn_down_exps.bias",
+            "output_norm.weight",
+            "rope_freqs.weight",
+        ],
+        &["blk.0.attn_q.weight", "blk.31.attn_output.weight", "blk.0.attn_kv_a_mqa.weight", "blk.0.ssm_in.weight"],
+        &["blk.0.ffn_gate_shexp.weight", "blk.60.ffn_down_shexp.weight"],
+        &["output.weight", "token_embd.weight"],
+        &["blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", "blk.0.ffn_down.weight"],
+        &[
+            "blk.0.ffn_gate_exps.weight",
+            "blk.0.ffn_up_exps.weight",
+            "blk.0.ffn_down_exps.weight",
+            "blk.0.ffn_gate_up_exps.weight",
+            "blk.0.ffn_up_chexps.weight",
+        ],
+    ];
+    for profile in ["llama-server", "llama-tools", "ollama", "rpc-server"] {
+        let classes: Vec<Vec<u8>> =
+            order.iter().map(|class| class.iter().map(|tensor| priority(profile, tensor)).collect()).collect();
+        for (class, priorities) in order.iter().zip(&classes) {
+            assert!(priorities.iter().all(|priority| *priority == priorities[0]), "{class:?}: {priorities:?}");
+        }
+        assert!(classes.windows(2).all(|pair| pair[0][0] > pair[1][0]), "{classes:?}");
+    }
+    assert!(built_in().find_by_name("generic").expect("generic").place.is_empty());
+}
+
+#[test]
+fn profiles_that_inherit_for_the_rules_set_no_variable_of_llama_server() {
+    let profiles = built_in();
+    for name in ["ollama", "rpc-server"] {
+        assert!(profiles.find_by_name(name).expect(name).environment.is_empty(), "{name}");
+    }
 }
