@@ -30,6 +30,8 @@ struct ProcessStatus {
     profile: String,
     layers: String,
     backing_reason: String,
+    placement: String,
+    tensors: u64,
     ram_budget_bytes: u64,
     ram_used_bytes: u64,
     launches: u64,
@@ -124,6 +126,8 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         profile: record.profile.get(),
         layers: record.layers.get(),
         backing_reason: record.backing_reason.get(),
+        placement: record.placement.get(),
+        tensors: value(&record.tensors),
         ram_budget_bytes: value(&record.ram_budget),
         ram_used_bytes: value(&record.ram_used),
         launches: value(&record.launches),
@@ -150,6 +154,9 @@ fn table(processes: &[ProcessStatus]) -> String {
             format_size(process.ram_budget_bytes),
             if process.backing_reason.is_empty() { String::new() } else { format!(" ({})", process.backing_reason) }
         );
+        if !process.placement.is_empty() {
+            let _ = writeln!(text, "    placed  {}, {} weight tensors known", process.placement, process.tensors);
+        }
         if process.devices.is_empty() {
             let _ = writeln!(text, "    no device in use yet");
         }
@@ -220,6 +227,8 @@ mod tests {
             profile: "llama-server".to_owned(),
             layers: "inline,got".to_owned(),
             backing_reason: "probe passed".to_owned(),
+            placement: "by tensor".to_owned(),
+            tensors: 291,
             ram_budget_bytes: 32 << 30,
             ram_used_bytes: 5 << 30,
             launches: 9,
@@ -231,6 +240,7 @@ mod tests {
             "...\n",
             "profile llama-server, layers inline,got, 9 launches",
             "RAM     5 GiB of 32 GiB (probe passed)",
+            "placed  by tensor, 291 weight tensors known",
             "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",

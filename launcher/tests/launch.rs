@@ -143,6 +143,43 @@ fn hand_set_switches_reach_the_hook() {
 }
 
 #[test]
+fn rules_on_the_command_line_come_before_the_profiles_or_the_environments() {
+    let place = Place::new();
+    place.profile("p.toml", "name = 'p'\n[[place]]\ntensor = 'ffn'\npriority = 7");
+    let rules = |arguments: &[&str], variable: &str| {
+        let mut words = vec!["--profile", "p"];
+        words.extend(arguments.iter().copied().chain(["env"]));
+        // A variable of several lines: env prints it as it is.
+        let lines = environment(place.launch(&words).env("GREENBOOST_PLACE", variable));
+        let first = lines.iter().position(|line| line.starts_with("GREENBOOST_PLACE=")).expect("rules");
+        let fields = lines[first..].iter().take_while(|line| line.contains('\t'));
+        let tensors = fields.map(|line| line.trim_start_matches("GREENBOOST_PLACE=").replace('\t', " "));
+        tensors.collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&[], ""), ["ffn auto 7 0 "].map(|rule| rule.replace("7 0 ", "7  0")));
+    let two = ["--place", "a=b=ram", "--place", r"blk\.\d=vram"];
+    assert_eq!(rules(&two, ""), ["a=b ram 50  0", r"blk\.\d vram 50  0", "ffn auto 7  0"]);
+    // The user's own variable replaces the profile's rules, as with every other setting.
+    assert_eq!(rules(&two[..2], "mine\tvram\t1\t0-3\t0"), ["a=b ram 50  0", "mine vram 1 0-3 0"]);
+}
+
+#[test]
+fn the_tier_map_is_made_absolute_and_beats_the_variable() {
+    let place = Place::new();
+    let lines = environment(place.launch(&["--map", "map.json", "env"]).env("GREENBOOST_MAP", "other.json"));
+    let expected = place.path("map.json");
+    assert_eq!(value(&lines, "GREENBOOST_MAP").map(std::path::Path::new), Some(expected.as_path()));
+    let lines = environment(place.launch(&["env"]).env("GREENBOOST_MAP", "other.json"));
+    assert_eq!(value(&lines, "GREENBOOST_MAP").map(std::path::Path::new), Some(place.path("other.json").as_path()));
+    assert_eq!(value(&environment(&mut place.launch(&["env"])), "GREENBOOST_MAP"), None);
+    // What was tried beside it is gone.
+    let left = std::fs::read_dir(place.path("")).expect("folder").flatten();
+    let left: Vec<_> =
+        left.map(|entry| entry.file_name()).filter(|name| name.to_string_lossy().contains("map.json.")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_launcher_inside_a_launcher_starts_afresh() {
     let place = Place::new();
     place.profile("outer.toml", "name = 'outer'\n[memory]\nchunk = '32MiB'\n[environment]\nOUTER = '1'");
@@ -213,7 +250,20 @@ fn the_log_is_made_absolute_and_appended_to() {
 fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
     let place = Place::new();
     place.shell_named("llama-server");
-    let arguments = ["--dry-run", "--vram", "12G", "--log", "new.log", "./llama-server", "-c", "touch started"];
+    let arguments = [
+        "--dry-run",
+        "--vram",
+        "12G",
+        "--log",
+        "new.log",
+        "--map",
+        "new.json",
+        "--place",
+        "x=ram",
+        "./llama-server",
+        "-c",
+        "touch started",
+    ];
     let (status, stdout, stderr) = run(place.launch(&arguments).env("OLD", "1"));
     assert_eq!((status, stderr.as_str()), (Some(0), ""));
     for part in [
@@ -227,6 +277,10 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
         "allocations  from 256 MiB on, in chunks of 64 MiB",
         "reported     free: extended, total: physical",
         "new.log (info)",
+        "placement    ram   50  x\n",
+        "auto  10  ffn_(gate|up|down|gate_up)_(ch)?exps\\.",
+        "tier map     /",
+        "new.json\n",
         "    GREENBOOST_ACTIVE=1",
         "    GREENBOOST_VRAM=12884901888",
         &format!("    LD_PRELOAD={}", hook().display()),
@@ -234,7 +288,7 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
     ] {
         assert!(stdout.contains(part), "{part:?} is not in\n{stdout}");
     }
-    assert!(!place.path("started").exists() && !place.path("new.log").exists());
+    assert!(!place.path("started").exists() && !place.path("new.log").exists() && !place.path("new.json").exists());
 }
 
 #[test]

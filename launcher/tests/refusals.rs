@@ -134,6 +134,33 @@ fn sizes_and_settings_that_make_no_sense_are_2() {
 }
 
 #[test]
+fn a_tier_map_that_cannot_be_written_is_2_and_named() {
+    let place = Place::new();
+    refused(
+        &mut place.launch(&["--map", "no/such/folder/map.json", "env"]),
+        2,
+        &["cannot write the tier map no/such/folder/map.json: No such file", "--map"],
+    );
+    refused(&mut place.launch(&["--map", "home", "env"]), 2, &["cannot write the tier map home: Is a directory"]);
+}
+
+#[test]
+fn a_rule_that_is_none_is_2_and_says_what_is_allowed() {
+    let place = Place::new();
+    for (rule, said) in [
+        ("ffn", "write REGEX=TIER"),
+        ("ffn=disk", "the tier is 'disk', allowed are vram, auto, ram"),
+        ("(=ram", "'(' is not a regular expression: unclosed group"),
+    ] {
+        refused(&mut place.launch(&["--place", rule, "env"]), 2, &["--place", rule, said]);
+    }
+    for (rules, said) in [("ffn=ram", "it needs five fields"), ("[\tram\t1\t\t0", "'[' is not a regular expression")] {
+        let mut command = place.launch(&["env"]);
+        refused(command.env("GREENBOOST_PLACE", rules), 2, &["your environment has GREENBOOST_PLACE", said]);
+    }
+}
+
+#[test]
 fn a_log_that_cannot_be_written_is_2_and_named() {
     let place = Place::new();
     refused(

@@ -1,7 +1,8 @@
 //! `--dry-run`: everything that would happen, for people.
 
 use super::Launch;
-use greenboost_contract::format_size;
+use greenboost_contract::place::PlaceRule;
+use greenboost_contract::{Settings, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 
@@ -31,6 +32,8 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ),
         ("reported", format!("free: {}, total: {}", settings.report_free.name(), settings.report_total.name())),
         ("layers", settings.layers.names()),
+        ("placement", placement(settings)),
+        ("tier map", settings.map.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
         (
             "log",
             settings
@@ -59,6 +62,19 @@ pub fn describe(launch: &Launch<'_>) -> String {
         }
     }
     text
+}
+
+/// The rules, one a line: what is tried first stands first.
+fn placement(settings: &Settings) -> String {
+    let line = |rule: &PlaceRule| {
+        let layers = rule.layers.map_or_else(String::new, |(first, last)| format!(", layers {first} to {last}"));
+        let size = if rule.at_least > 0 { format!(", from {} on", format_size(rule.at_least)) } else { String::new() };
+        format!("{:<4} {:>3}  {}{layers}{size}", rule.tier.name(), rule.priority, rule.tensor)
+    };
+    if settings.place.is_empty() {
+        return "no rules: weights are alike".to_owned();
+    }
+    settings.place.iter().map(line).collect::<Vec<_>>().join(&format!("\n{:<12} ", ""))
 }
 
 /// Whether a process of this name stays unhooked.

@@ -11,6 +11,7 @@ mod settings;
 mod variables;
 
 use clap::Parser;
+use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Settings, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
@@ -41,6 +42,15 @@ pub struct Options {
     /// The most system RAM that may stand in for VRAM [default: a share of what is available].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ram: Option<u64>,
+    /// Where the tensors whose names match should be, before the profile's rules; may be repeated.
+    ///
+    /// TIER is vram (before all others), auto (VRAM while there is room) or ram. The first rule that fits a tensor
+    /// decides: `--place 'blk\.[0-9]\.ffn_.*_exps=vram' --place 'token_embd=ram'`.
+    #[arg(long, value_name = "REGEX=TIER", value_parser = settings::place_rule)]
+    pub place: Vec<PlaceRule>,
+    /// Keep this file up to date with where every byte of every large allocation is, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub map: Option<PathBuf>,
     /// Print what would happen and start nothing.
     #[arg(long)]
     pub dry_run: bool,

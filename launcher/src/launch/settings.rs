@@ -6,6 +6,7 @@
 
 use super::Options;
 use super::refusal::Refusal;
+use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
 use greenboost_contract::{Settings, format_size};
 use greenboost_profiles::{Profile, pattern};
@@ -85,8 +86,13 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
         merged.ram = Some(bytes);
     }
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
-        merged.log = Some(writable_log(&path, options.dry_run)?);
+        merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
     }
+    if let Some(path) = options.map.clone().or_else(|| merged.map.clone()) {
+        merged.map = Some(writable_map(&path)?);
+    }
+    check_place(&merged.place)?;
+    merged.place.splice(..0, options.place.iter().cloned());
     merged.log_level = match options.verbose {
         0 => merged.log_level,
         _ if merged.log.is_none() => {
@@ -158,10 +164,42 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Opens the log once, so that a bad path is an error here and not silence in the target.
-fn writable_log(path: &Path, leave_nothing: bool) -> Result<PathBuf, Refusal> {
+/// A rule of the command line.
+pub fn place_rule(text: &str) -> Result<PlaceRule, String> {
+    let rule = PlaceRule::from_argument(text).map_err(|error| error.to_string())?;
+    pattern::compile(&rule.tensor)
+        .map_err(|reason| format!("'{}' is not a regular expression: {reason}", rule.tensor))?;
+    Ok(rule)
+}
+
+/// Those of profiles and the command line have been checked where they were read.
+fn check_place(rules: &[PlaceRule]) -> Result<(), Refusal> {
+    for rule in rules {
+        pattern::compile(&rule.tensor).map_err(|reason| {
+            let (name, tensor) = (settings::PLACE, &rule.tensor);
+            Refusal::usage(format!("your environment has {name}: '{tensor}' is not a regular expression: {reason}"))
+        })?;
+    }
+    Ok(())
+}
+
+/// The map is replaced whole, by a file beside it: its folder must be writable, and what is there a file. Nothing is
+/// left, since an empty file is no JSON.
+fn writable_map(path: &Path) -> Result<PathBuf, Refusal> {
+    let absolute = writable("tier map", "--map", path, true)?;
+    let mut beside = absolute.clone().into_os_string();
+    beside.push(format!(".{}", std::process::id()));
+    writable("tier map", "--map", Path::new(&beside), true)?;
+    Ok(absolute)
+}
+
+/// Opens a file once, so that a bad path is an error here and not silence in the target.
+fn writable(what: &str, option: &str, path: &Path, leave_nothing: bool) -> Result<PathBuf, Refusal> {
     let explain = |reason: &dyn std::fmt::Display| {
-        Refusal::usage(format!("cannot write the log {}: {reason}: choose another file with --log", path.display()))
+        Refusal::usage(format!(
+            "cannot write the {what} {}: {reason}: choose another file with {option}",
+            path.display()
+        ))
     };
     // The target may change its folder before the hook opens the file.
     let absolute = std::path::absolute(path).map_err(|error| explain(&error))?;
