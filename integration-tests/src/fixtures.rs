@@ -39,14 +39,28 @@ const fn target(
 /// Links against the stub driver, so that libcuda.so.1 becomes a needed library.
 const DRIVER: &str = "@stub/libcuda.so.1";
 
+/// As most libraries are built: every function can be called, and interposed, from outside.
+const VISIBLE: &str = "-fvisibility=default";
+
+/// Libraries are found beside the program.
+const BESIDE: &str = "-Wl,-rpath,$ORIGIN";
+
 /// All fixtures. A stage needs only what earlier stages made.
 const STAGES: &[&[Target]] = &[
     &[
-        target(Library, "stub/libcuda.so.1", &["stub.c"], &["-fvisibility=default", "-Wl,-soname,libcuda.so.1"]),
+        target(Library, "stub/libcuda.so.1", &["stub.c"], &[VISIBLE, "-Wl,-soname,libcuda.so.1"]),
         target(Archive, "libmini_cudart.a", &["mini_cudart.c"], &[]),
         target(Library, "libwrapper.so", &["wrapper.c"], &[]),
         target(Library, "libearly-dlsym.so", &["early.c"], &["-DEARLY_DLSYM", "-Wl,-soname,libearly-dlsym.so"]),
         target(Library, "libplugin-runtime.so", &["plugin.c"], &["-DPLUGIN_RUNTIME"]),
+        target(Library, "libggml-like.so", &["ggml_base.c"], &[VISIBLE, "-Wl,-z,lazy,-soname,libggml-like.so"]),
+        target(Library, "libggml-now.so", &["ggml_base.c"], &[VISIBLE, "-Wl,-z,relro,-z,now,-soname,libggml-now.so"]),
+        target(
+            Library,
+            "libggml-bare.so",
+            &["ggml_base.c"],
+            &[VISIBLE, "-DWITHOUT_NBYTES", "-Wl,-soname,libggml-bare.so"],
+        ),
         target(Program, "dlsym", &["lookup.c"], &["-DLOOKUP=DLSYM"]),
         target(Program, "dlvsym", &["lookup.c"], &["-DLOOKUP=DLVSYM"]),
         target(Program, "libc-dlsym", &["lookup.c"], &["-DLOOKUP=LIBC_DLSYM"]),
@@ -78,15 +92,19 @@ const STAGES: &[&[Target]] = &[
         target(Program, "rtld-next", &["lookup.c"], &["-DLOOKUP=NEXT", "-Wl,--no-as-needed", DRIVER]),
         target(Program, "static-runtime", &["static_runtime.c"], &["@libmini_cudart.a"]),
         target(Program, "wrapped", &["wrapped.c"], &[DRIVER]),
+        target(Program, "llama-like", &["llama_like.c"], &["-Wl,-z,lazy", BESIDE, "@libggml-like.so"]),
+        target(Program, "llama-now", &["llama_like.c"], &["-Wl,-z,relro,-z,now", BESIDE, "@libggml-now.so"]),
+        target(Program, "llama-noplt", &["llama_like.c"], &["-fno-plt", BESIDE, "@libggml-like.so"]),
+        target(Program, "llama-bare", &["llama_like.c"], &[BESIDE, "@libggml-bare.so"]),
         target(Library, "libplugin.so", &["plugin.c"], &[DRIVER]),
         target(Library, "libearly.so", &["early.c"], &["-Wl,-soname,libearly.so", DRIVER]),
-        target(Program, "early-dlsym", &["early_main.c"], &["-Wl,-rpath,$ORIGIN", "@libearly-dlsym.so"]),
+        target(Program, "early-dlsym", &["early_main.c"], &[BESIDE, "@libearly-dlsym.so"]),
     ],
     &[target(
         Program,
         "early",
         &["early_main.c"],
-        &["-Wl,-rpath,$ORIGIN", "-Wl,--allow-shlib-undefined", "@libearly.so"],
+        &[BESIDE, "-Wl,--allow-shlib-undefined", "@libearly.so"],
     )],
 ];
 

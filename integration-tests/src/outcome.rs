@@ -1,7 +1,7 @@
 //! What a run of a target program left behind.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, ExitStatus};
@@ -103,6 +103,12 @@ impl Running {
             }
             lines.push(line.trim_end().to_owned());
         }
+    }
+
+    /// Sends it a line, which a fixture that goes step by step waits for.
+    pub fn go_on(&mut self) {
+        let stdin = self.child.stdin.as_mut().expect("a pipe");
+        stdin.write_all(b"\n").and_then(|()| stdin.flush()).expect("writing to the program");
     }
 
     /// The hook's log so far.
