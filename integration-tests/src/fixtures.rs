@@ -100,12 +100,7 @@ const STAGES: &[&[Target]] = &[
         target(Library, "libearly.so", &["early.c"], &["-Wl,-soname,libearly.so", DRIVER]),
         target(Program, "early-dlsym", &["early_main.c"], &[BESIDE, "@libearly-dlsym.so"]),
     ],
-    &[target(
-        Program,
-        "early",
-        &["early_main.c"],
-        &[BESIDE, "-Wl,--allow-shlib-undefined", "@libearly.so"],
-    )],
+    &[target(Program, "early", &["early_main.c"], &[BESIDE, "-Wl,--allow-shlib-undefined", "@libearly.so"])],
 ];
 
 /// The sources of the fixtures.

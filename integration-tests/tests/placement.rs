@@ -20,7 +20,9 @@ fn tight() -> World {
 #[test]
 fn answers_do_not_depend_on_placement_whatever_the_program_does() {
     for kind in ["dense", "moe"] {
-        for options in [&[][..], &["launch-first"], &["no-usage"], &["free-first"], &["reload"], &["small"], &["big-kv"]] {
+        for options in
+            [&[][..], &["launch-first"], &["no-usage"], &["free-first"], &["reload"], &["small"], &["big-kv"]]
+        {
             let arguments = [&[kind][..], options].concat();
             let reference = World::new().vram("512MiB").run_with("llama-like", &arguments).ok();
             for backing in ["host-numa", "memfd"] {
@@ -44,7 +46,12 @@ fn however_the_library_is_linked_tensors_are_known_and_without_an_accessor_alloc
 /// Whether every granule that lies wholly inside a tensor is in VRAM, or out of it.
 fn interior(map: &Value, wanted: impl Fn(&str) -> bool, in_vram: bool) {
     let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or_else(|| panic!("no {key} in {value}"));
-    let chunks: Vec<_> = map["allocations"].as_array().expect("allocations").iter().flat_map(|it| it["chunks"].as_array().expect("chunks")).collect();
+    let chunks: Vec<_> = map["allocations"]
+        .as_array()
+        .expect("allocations")
+        .iter()
+        .flat_map(|it| it["chunks"].as_array().expect("chunks"))
+        .collect();
     let mut seen = 0;
     for tensor in map["tensors"].as_array().expect("tensors") {
         let name = tensor["name"].as_str().expect("a name");
@@ -54,7 +61,9 @@ fn interior(map: &Value, wanted: impl Fn(&str) -> bool, in_vram: bool) {
         let (at, end) = (number(tensor, "at"), number(tensor, "at") + number(tensor, "bytes"));
         let mut granule = at.next_multiple_of(GRANULE);
         while granule + GRANULE <= end {
-            let inside = |chunk: &&&Value| (number(chunk, "at")..number(chunk, "at") + number(chunk, "bytes")).contains(&granule);
+            let inside = |chunk: &&&Value| {
+                (number(chunk, "at")..number(chunk, "at") + number(chunk, "bytes")).contains(&granule)
+            };
             let chunk = chunks.iter().find(inside).unwrap_or_else(|| panic!("{name}: nothing at {granule:#x}"));
             assert_eq!(chunk["home"] == "vram", in_vram, "{name} at {granule:#x}: {chunk}");
             seen += 1;
@@ -103,7 +112,8 @@ fn what_is_wanted_least_makes_way_for_the_kv_cache_and_scratch() {
     let mut target = world.start("llama-like", &["moe", "step"]);
     target.until("loaded");
     let in_vram = |map: &Value| {
-        let chunks = map["allocations"].as_array().expect("allocations")[0]["chunks"].as_array().expect("chunks").clone();
+        let chunks =
+            map["allocations"].as_array().expect("allocations")[0]["chunks"].as_array().expect("chunks").clone();
         chunks.iter().filter(|chunk| chunk["home"] == "vram").filter_map(|chunk| chunk["bytes"].as_u64()).sum::<u64>()
     };
     let before = in_vram(&read(&map));
