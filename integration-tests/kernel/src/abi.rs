@@ -61,7 +61,7 @@ fn bad_allocs() {
         Alloc { bytes: 4096, ..good() },
         Alloc { bytes: CHUNK as u64 + 4096, ..good() },
         Alloc { bytes: u64::MAX, ..good() },
-        Alloc { bytes: u64::MAX & !(CHUNK as u64 - 1), ..good() },
+        Alloc { bytes: !(CHUNK as u64 - 1), ..good() },
         Alloc { bytes: 1 << 63, ..good() },
         Alloc { flags: 2, ..good() },
         Alloc { flags: 1 << 31, ..good() },

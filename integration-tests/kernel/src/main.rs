@@ -54,15 +54,13 @@ fn main() {
         if run(name, *test) { passed += 1 } else { failed += 1 }
     }
     match plant.as_deref() {
-        Some("expectation") => {
-            if !run("planted expectation", || assert_eq!(peer::pinned_bytes(), 1, "planted: this must fail")) {
-                failed += 1;
-            }
+        Some("expectation")
+            if !run("planted expectation", || assert_eq!(peer::pinned_bytes(), 1, "planted: this must fail")) =>
+        {
+            failed += 1;
         }
-        Some("leak") => {
-            if !run("planted leak", machine::leak) {
-                failed += 1;
-            }
+        Some("leak") if !run("planted leak", machine::leak) => {
+            failed += 1;
         }
         Some("warning") => peer::Peer::open().plant(peer::Planted::Warning),
         Some("kasan") => peer::Peer::open().plant(peer::Planted::Kasan),

@@ -29,6 +29,7 @@ pub fn buffer(chunks: usize) -> (Buffer, Mapping) {
     (buffer, mapping)
 }
 
+#[allow(clippy::mut_from_ref)] // memory that other processes and devices write too: the tests take turns by hand
 pub fn words(mapping: &Mapping) -> &mut [u64] {
     // SAFETY: as long as the mapping, and tests do not use two slices at once.
     unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr().cast(), mapping.len() / 8) }

@@ -37,10 +37,10 @@ fn signals(eventfd: &OwnedFd) -> u64 {
 fn hear(device: &Device, level: Level, seconds: u64) -> Causes {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(seconds) {
-        if let Some(event) = device.next_event(Some(Duration::from_millis(500))).expect("an answer") {
-            if event.level == level {
-                return event.causes;
-            }
+        if let Some(event) = device.next_event(Some(Duration::from_millis(500))).expect("an answer")
+            && event.level == level
+        {
+            return event.causes;
         }
     }
     panic!("no event says {level:?} within {seconds} s; the level is {}", shown("level"));
