@@ -198,6 +198,8 @@ isolated! {
         let (at, to) = (alloc(4096), alloc(4096));
         let words: Vec<u32> = (0..64).collect();
         ok(upload(at, &words));
+        // A small upload returns once it is staged, and a stream that does not block does not wait for it.
+        ok(synchronize());
         let attributes = [CopyAttributes::new(1)];
         let stream = stream();
         ok(cuMemcpyBatchAsync_v2(
