@@ -69,6 +69,7 @@ impl Memory {
     pub(super) fn forget_tensors(&self, base: CUdeviceptr, bytes: u64) {
         if let Some(left) = registry::forget(base, bytes) {
             self.record.tensors.store(left as u64, Relaxed);
+            self.draw_map();
         }
     }
 
