@@ -8,7 +8,7 @@
 
 use cudarc::driver::sys;
 pub use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUlaunchConfig,
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUlaunchAttribute, CUlaunchConfig,
     CUmemGenericAllocationHandle, CUmemoryPool, CUmodule, CUstream,
 };
 use std::ffi::{c_int, c_uint, c_void};

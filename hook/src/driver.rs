@@ -80,6 +80,11 @@ driver! {
     cuMemsetD8_v2(dst: CUdeviceptr, value: u8, count: usize);
     cuMemsetD16_v2(dst: CUdeviceptr, value: u16, count: usize);
     cuMemsetD32_v2(dst: CUdeviceptr, value: u32, count: usize);
+    cuStreamCreate(stream: *mut CUstream, flags: c_uint);
+    cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
+    cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,
+        dependencies: *mut *const c_void, count: *mut usize);
+    cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
     cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
     cuEventCreate(event: *mut CUevent, flags: c_uint);
     cuEventRecord(event: CUevent, stream: CUstream);

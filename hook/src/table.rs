@@ -131,7 +131,8 @@ macro_rules! functions {
             Cuda launch::cooperative [cuLaunchCooperativeKernel@9000, cuLaunchCooperativeKernel_ptsz@9000]
                 (function: CUfunction, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint,
                  shared: c_uint, stream: CUstream, params: *mut *mut c_void);
-            Cuda launch::graph [cuGraphLaunch@10000, cuGraphLaunch_ptsz@10000] (exec: CUgraphExec, stream: CUstream);
+            Cuda launch::graph [cuGraphLaunch@10000] (exec: CUgraphExec, stream: CUstream);
+            Cuda launch::graph_per_thread [cuGraphLaunch_ptsz@10000] (exec: CUgraphExec, stream: CUstream);
 
             // Capture: nothing may wait or move between these.
             Cuda capture::begin [cuStreamBeginCapture_v2@10010, cuStreamBeginCapture_v2_ptsz@10010]
@@ -147,6 +148,10 @@ macro_rules! functions {
             Cuda context::destroy [cuCtxDestroy_v2@4000] (context: CUcontext);
             Cuda context::reset_primary [cuDevicePrimaryCtxReset_v2@11000] (device: CUdevice);
             Cuda context::release_primary [cuDevicePrimaryCtxRelease_v2@11000] (device: CUdevice);
+
+            // Ends of modules: their functions' handles may come back as others.
+            Cuda context::unload_module [cuModuleUnload@2000] (module: CUmodule);
+            Cuda context::unload_library [cuLibraryUnload@12000] (library: *mut c_void);
 
             // Calls in which the driver itself needs VRAM: room is made once, then they are tried again.
             Cuda retry::managed [cuMemAllocManaged@6000] (dptr: *mut CUdeviceptr, bytes: usize, flags: c_uint);

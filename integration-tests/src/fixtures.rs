@@ -93,6 +93,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "static-runtime", &["static_runtime.c"], &["@libmini_cudart.a"]),
         target(Program, "wrapped", &["wrapped.c"], &[DRIVER]),
         target(Program, "llama-like", &["llama_like.c"], &["-Wl,-z,lazy", BESIDE, "@libggml-like.so"]),
+        target(Program, "stream-like", &["stream_like.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "llama-now", &["llama_like.c"], &["-Wl,-z,relro,-z,now", BESIDE, "@libggml-now.so"]),
         target(Program, "llama-noplt", &["llama_like.c"], &["-fno-plt", BESIDE, "@libggml-like.so"]),
         target(Program, "llama-bare", &["llama_like.c"], &[BESIDE, "@libggml-bare.so"]),

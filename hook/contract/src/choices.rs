@@ -32,6 +32,16 @@ pub enum Spill {
     Never,
 }
 
+/// Whether weights outside VRAM are copied into VRAM ahead of the kernels that read them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stream {
+    /// They are read in place.
+    #[default]
+    Off,
+    /// They are copied.
+    On,
+}
+
 /// Gives an enum its written names, once, for the environment, profiles and messages alike.
 macro_rules! written {
     ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -53,6 +63,7 @@ macro_rules! written {
 }
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
+written!(Stream { Off = "off", On = "on" });
 written!(Spill { Allow = "allow", Never = "never" });
 
 /// Which interception layers may be used. Each is tried and tested at start; a layer that cannot work on

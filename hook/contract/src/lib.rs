@@ -16,6 +16,6 @@ pub mod record;
 pub mod settings;
 pub mod size;
 
-pub use choices::{Layers, ReportFree, ReportTotal, Spill};
+pub use choices::{Layers, ReportFree, ReportTotal, Spill, Stream};
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

@@ -18,7 +18,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -62,6 +62,8 @@ pub struct DeviceRecord {
     pub vram_plain: AtomicU64,
     /// VRAM the program mapped itself (ggml's scratch pool).
     pub vram_mapped: AtomicU64,
+    /// VRAM taken by the slots that streamed weights are copied into.
+    pub vram_ring: AtomicU64,
     /// The most VRAM taken at any time.
     pub vram_peak: AtomicU64,
     /// RAM standing in for VRAM, by backing.
@@ -74,6 +76,18 @@ pub struct DeviceRecord {
     pub retries: AtomicU64,
     /// Allocations refused for want of VRAM and RAM.
     pub refused: AtomicU64,
+    /// Bytes of weights copied into slots, outside of graphs.
+    pub streamed: AtomicU64,
+    /// Weights that a launch found in a slot, or on their way to it.
+    pub slot_hits: AtomicU64,
+    /// Those of them whose copy was not complete yet.
+    pub slot_late: AtomicU64,
+    /// Weights that a launch had to ask for.
+    pub slot_misses: AtomicU64,
+    /// Weights outside VRAM that a launch read in place.
+    pub in_place: AtomicU64,
+    /// Bytes of weights that captured graphs copy at each of their launches, summed over captures.
+    pub captured: AtomicU64,
 }
 
 /// The whole record.
@@ -111,7 +125,7 @@ pub struct Record {
     pub devices: [DeviceRecord; MAX_DEVICES],
 }
 
-const _: () = assert!(size_of::<DeviceRecord>() == 48 + 13 * 8);
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 20 * 8);
 const _: () =
     assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 160 + 4 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>());
 

@@ -4,7 +4,7 @@
 //! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
 
-use crate::choices::{Layers, ReportFree, ReportTotal, Spill};
+use crate::choices::{Layers, ReportFree, ReportTotal, Spill, Stream};
 use crate::place::{self, PlaceRule};
 use crate::size::parse_size;
 use std::path::PathBuf;
@@ -51,6 +51,10 @@ pub const SPILL: &str = "GREENBOOST_SPILL";
 pub const PLACE: &str = "GREENBOOST_PLACE";
 /// File that the tier map is written to whenever it has changed; without it none is written.
 pub const MAP: &str = "GREENBOOST_MAP";
+/// Whether weights outside VRAM are streamed: see [`Stream`].
+pub const STREAM: &str = "GREENBOOST_STREAM";
+/// SIZE: the VRAM that streamed weights are copied into, on each device, out of its budget.
+pub const RING: &str = "GREENBOOST_RING";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
 pub const CALLS: &str = "GREENBOOST_CALLS";
 
@@ -97,6 +101,10 @@ pub struct Settings {
     pub place: Vec<PlaceRule>,
     /// The tier map's file, if any.
     pub map: Option<PathBuf>,
+    /// Whether weights outside VRAM are streamed.
+    pub stream: Stream,
+    /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
+    pub ring: Option<u64>,
 }
 
 impl Default for Settings {
@@ -119,6 +127,8 @@ impl Default for Settings {
             spill: Spill::default(),
             place: Vec::new(),
             map: None,
+            stream: Stream::default(),
+            ring: None,
         }
     }
 }
@@ -150,11 +160,13 @@ impl Settings {
             (BACKINGS, self.backings.join(",")),
             (SPILL, self.spill.name().to_owned()),
             (PLACE, place::to_text(&self.place)),
+            (STREAM, self.stream.name().to_owned()),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
+        env.extend(self.ring.map(|bytes| (RING, bytes.to_string())));
         env
     }
 
@@ -180,6 +192,8 @@ impl Settings {
         SPILL,
         PLACE,
         MAP,
+        STREAM,
+        RING,
     ];
 
     /// Reads the settings through `get`, a look-up of environment variables. Unset or empty variables take
@@ -216,6 +230,8 @@ impl Settings {
         settings.report_free = one_of(REPORT_FREE, get(REPORT_FREE), ReportFree::from_name, ReportFree::NAMES)?;
         settings.report_total = one_of(REPORT_TOTAL, get(REPORT_TOTAL), ReportTotal::from_name, ReportTotal::NAMES)?;
         settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
+        settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
+        settings.ring = bytes(RING)?;
         if let Some(value) = get(PLACE) {
             settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
         }
@@ -271,6 +287,8 @@ mod tests {
             spill: Spill::Never,
             place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
             map: Some("/tmp/map.json".into()),
+            stream: Stream::On,
+            ring: Some(5),
         };
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
         let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();
@@ -292,6 +310,7 @@ mod tests {
             (BACKINGS, "floppy", "memfd"),
             (SPILL, "maybe", "never"),
             (PLACE, "ffn", "five fields"),
+            (STREAM, "perhaps", "on"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");

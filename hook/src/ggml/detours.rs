@@ -76,7 +76,7 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
                 memory.note_tensors(known);
                 memory.settle_weights(base, bytes);
                 // They may have been settled before, or lie where the driver put them.
-                memory.draw_map();
+                memory.homes_changed();
             }
             None => memory.settle(base),
         }

@@ -4,6 +4,7 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory::gate::GATE;
 use crate::memory::{self, captures};
+use crate::stream as streaming;
 use std::ffi::{c_uint, c_void};
 
 type Begin = unsafe extern "C" fn(CUstream, c_uint) -> Status;
@@ -13,10 +14,13 @@ type Destroy = unsafe extern "C" fn(CUstream) -> Status;
 
 /// Begins inside the gate: a mover that has closed it may be waiting for the device.
 fn begin_with(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
+    let memory = memory::get()?;
     let _inside = GATE.enter();
+    let beginning = streaming::capture_begins(memory);
     let status = issue();
     if status == SUCCESS {
         captures::begun(stream);
+        beginning.begun(memory, stream);
     }
     Ok(status)
 }
@@ -46,11 +50,15 @@ pub unsafe fn begin_to_graph(
 pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handled {
     let memory = memory::get()?;
     let before = captures::is_capturing(memory.driver, stream);
+    let ending = streaming::capture_ends(memory, stream);
     // SAFETY: the program's own call.
     let status = unsafe { original(stream, graph) };
     let goes_on = || captures::is_capturing(memory.driver, stream) == Some(true);
     if status == SUCCESS || before != Some(false) && !goes_on() {
         captures::ended(stream);
+        if let Some(id) = ending {
+            streaming::capture_over(id);
+        }
     }
     Ok(status)
 }
@@ -58,6 +66,9 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
 /// `cuStreamDestroy`. Forgotten first: another thread may be given the same handle right after.
 pub unsafe fn destroy(original: Destroy, stream: CUstream) -> Handled {
     captures::ended(stream);
+    if let Ok(memory) = memory::get() {
+        streaming::stream_gone(memory, stream);
+    }
     // SAFETY: the program's own call.
     Ok(unsafe { original(stream) })
 }

@@ -4,9 +4,13 @@ use crate::abi::*;
 use crate::driver::{Current, Driver};
 use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory};
+use crate::stream;
+use std::ffi::c_void;
 use std::ptr::null_mut;
 
 type Destroy = unsafe extern "C" fn(CUcontext) -> Status;
+type UnloadModule = unsafe extern "C" fn(CUmodule) -> Status;
+type UnloadLibrary = unsafe extern "C" fn(*mut c_void) -> Status;
 type OfDevice = unsafe extern "C" fn(CUdevice) -> Status;
 
 /// Gives back what a context has, while it is still there: its work is waited for, as its end would.
@@ -17,13 +21,16 @@ fn empty(memory: &Memory, context: CUcontext) {
     for device in memory.devices() {
         device.forget_context(context);
     }
-    if allocations.is_empty() {
+    stream::forget_layouts();
+    if allocations.is_empty() && !stream::is_of(context) {
         return;
     }
     if let Ok(_current) = Current::push(memory.driver, context) {
         // SAFETY: waits for a context that is about to end.
         let _ = unsafe { memory.driver.cuCtxSynchronize() };
     }
+    // Before the weights: nothing is left that a copy could be made for.
+    stream::context_gone(memory, context);
     allocations.into_iter().for_each(|allocation| memory.release(allocation));
 }
 
@@ -75,4 +82,18 @@ pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
         empty(memory, context);
     }
     Ok(status)
+}
+
+/// `cuModuleUnload`.
+pub unsafe fn unload_module(original: UnloadModule, module: CUmodule) -> Handled {
+    stream::forget_layouts();
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(module) })
+}
+
+/// `cuLibraryUnload`.
+pub unsafe fn unload_library(original: UnloadLibrary, library: *mut c_void) -> Handled {
+    stream::forget_layouts();
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(library) })
 }

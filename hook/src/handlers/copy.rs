@@ -5,6 +5,7 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::gate::GATE;
+use crate::stream as streaming;
 use std::ffi::c_void;
 
 type Unified = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize) -> Status;
@@ -44,6 +45,7 @@ fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, mut issue: impl FnMu
         memory.touch(&[dst, src]);
     }
     let _inside = GATE.enter();
+    let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
     if memory.has_seams() {
         return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, issue));
     }
@@ -144,6 +146,15 @@ fn settle_before_batch() {
     }
 }
 
+/// What a batch writes.
+unsafe fn targets(dsts: *const CUdeviceptr, sizes: *const usize, count: usize) -> Vec<(CUdeviceptr, u64)> {
+    if !streaming::is_on() || dsts.is_null() || sizes.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the program passes `count` of each, as for the driver.
+    (0..count).map(|copy| unsafe { (*dsts.add(copy), *sizes.add(copy) as u64) }).collect()
+}
+
 /// A batch with copies across seams replaced by their pieces.
 struct Pieces {
     dsts: Vec<CUdeviceptr>,
@@ -207,9 +218,11 @@ pub unsafe fn batch(
     stream: CUstream,
 ) -> Handled {
     settle_before_batch();
+    let memory = memory::get()?;
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
+        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
         let Some(mut all) = pieces(dsts, srcs, sizes, count, starts, attribute_count)? else {
             return Ok(original(dsts, srcs, sizes, count, attributes, starts, attribute_count, failed, stream));
         };
@@ -246,9 +259,11 @@ pub unsafe fn batch_v2(
     stream: CUstream,
 ) -> Handled {
     settle_before_batch();
+    let memory = memory::get()?;
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
+        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
         let Some(mut all) = pieces(dsts, srcs, sizes, count, starts, attribute_count)? else {
             return Ok(original(dsts, srcs, sizes, count, attributes, starts, attribute_count, stream));
         };

@@ -5,6 +5,7 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::gate::GATE;
+use crate::stream as streaming;
 
 type Copy = unsafe extern "C" fn(*const Memcpy2D) -> Status;
 type CopyAsync = unsafe extern "C" fn(*const Memcpy2D, CUstream) -> Status;
@@ -37,6 +38,12 @@ unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -
         memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
     }
     let _inside = GATE.enter();
+    // SAFETY: as above.
+    let target = unsafe { copy.as_ref() }.filter(|_| streaming::is_on()).map(|whole| {
+        let side = layout(&whole.dst);
+        (side.corner, side.reach([whole.width, whole.height, 1]) as u64)
+    });
+    let _writing = streaming::writing(memory, target);
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {
         None => Ok(issue(copy)),

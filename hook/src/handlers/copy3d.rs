@@ -5,6 +5,7 @@ use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::gate::GATE;
+use crate::stream as streaming;
 
 type Copy = unsafe extern "C" fn(*const Memcpy3D) -> Status;
 type CopyAsync = unsafe extern "C" fn(*const Memcpy3D, CUstream) -> Status;
@@ -44,6 +45,12 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
         memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
     }
     let _inside = GATE.enter();
+    // SAFETY: as above.
+    let target = unsafe { copy.as_ref() }.filter(|_| streaming::is_on()).map(|whole| {
+        let side = layout(&whole.dst, whole.height);
+        (side.corner, side.reach([whole.width, whole.height, whole.depth]) as u64)
+    });
+    let _writing = streaming::writing(memory, target);
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {
         None => Ok(issue(copy)),

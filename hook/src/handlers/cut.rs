@@ -57,7 +57,7 @@ impl Layout {
     }
 
     /// Bytes from the first to behind the last byte of a box.
-    fn reach(&self, [x, y, z]: [usize; 3]) -> usize {
+    pub fn reach(&self, [x, y, z]: [usize; 3]) -> usize {
         x + y.saturating_sub(1) * self.row + z.saturating_sub(1) * self.slice
     }
 

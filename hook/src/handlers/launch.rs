@@ -2,9 +2,11 @@
 
 use crate::abi::*;
 use crate::guard::Handled;
-use crate::memory;
 use crate::memory::gate::GATE;
+use crate::{memory, stream as streaming};
 use std::ffi::{c_uint, c_void};
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
 use std::sync::atomic::Ordering::Relaxed;
 
 type Kernel = unsafe extern "C" fn(
@@ -33,12 +35,39 @@ type Cooperative = unsafe extern "C" fn(
     CUstream,
     *mut *mut c_void,
 ) -> Status;
+/// `CU_STREAM_PER_THREAD`, which the null stream means in the `_ptsz` forms.
+const PER_THREAD: usize = 2;
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
+const PROGRAMMATIC: u32 = 6;
+
 type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;
+
+/// A kernel's launch, its parameters left open.
+struct Launch {
+    function: CUfunction,
+    stream: CUstream,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+}
+
+impl Launch {
+    /// Submits it, with weights outside VRAM streamed. `issue` gets the parameters and whether they are replaced.
+    #[inline]
+    fn submit(&self, issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status) -> Handled {
+        submit(|memory| {
+            if !streaming::is_on() {
+                return issue(self.params, self.extra, false);
+            }
+            // SAFETY: the program's own call.
+            unsafe { streaming::launch(memory, self.function, self.stream, self.params, self.extra, &issue) }
+        })
+    }
+}
 
 /// Submits work. A driver that needs memory for it (a module loaded at its first launch) and has none is
 /// asked again after room was made.
 #[inline]
-fn submit(issue: impl Fn() -> Status) -> Handled {
+fn submit(issue: impl Fn(&'static memory::Memory) -> Status) -> Handled {
     let memory = memory::get()?;
     memory.record.launches.fetch_add(1, Relaxed);
     if memory.has_late() {
@@ -46,9 +75,9 @@ fn submit(issue: impl Fn() -> Status) -> Handled {
     }
     let status = {
         let _inside = GATE.enter();
-        issue()
+        issue(memory)
     };
-    if status == OUT_OF_MEMORY { after_room(memory, issue) } else { Ok(status) }
+    if status == OUT_OF_MEMORY { after_room(memory, || issue(memory)) } else { Ok(status) }
 }
 
 #[cold]
@@ -75,8 +104,10 @@ pub unsafe fn kernel(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Handled {
-    // SAFETY: the program's own call.
-    submit(|| unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params, extra) })
+    Launch { function, stream, params, extra }.submit(|params, extra, _| {
+        // SAFETY: the program's own call.
+        unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params, extra) }
+    })
 }
 
 /// `cuLaunchKernelEx`.
@@ -87,8 +118,16 @@ pub unsafe fn kernel_ex(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Handled {
-    // SAFETY: the program's own call.
-    submit(|| unsafe { original(config, function, params, extra) })
+    // SAFETY: as the driver, which reads it too.
+    let stream = unsafe { config.as_ref() }.map_or(null_mut(), |config| config.hStream);
+    Launch { function, stream, params, extra }.submit(|params, extra, replaced| {
+        if replaced {
+            // SAFETY: a configuration that had a stream.
+            return unsafe { behind_everything(config, |config| original(config, function, params, extra)) };
+        }
+        // SAFETY: the program's own call.
+        unsafe { original(config, function, params, extra) }
+    })
 }
 
 /// `cuLaunchCooperativeKernel`.
@@ -105,12 +144,45 @@ pub unsafe fn cooperative(
     stream: CUstream,
     params: *mut *mut c_void,
 ) -> Handled {
-    // SAFETY: the program's own call.
-    submit(|| unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params) })
+    Launch { function, stream, params, extra: null_mut() }.submit(|params, _, _| {
+        // SAFETY: the program's own call.
+        unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params) }
+    })
+}
+
+/// Issues a launch without the leave to start before the kernel in front of it has ended: that leave might also be taken
+/// for the copy that the kernel reads.
+///
+/// # Safety
+/// `config` is a program's own.
+unsafe fn behind_everything(config: *const CUlaunchConfig, issue: impl Fn(*const CUlaunchConfig) -> Status) -> Status {
+    // SAFETY: the caller's promise.
+    let mut own = unsafe { config.read() };
+    let attributes = (0..own.numAttrs as usize).map(|at| own.attrs.wrapping_add(at));
+    // The number of an attribute is read as an integer: a newer program's may be none that we know.
+    // SAFETY: the program passes this many.
+    let kept = attributes.filter(|attribute| unsafe { attribute.cast::<u32>().read() } != PROGRAMMATIC);
+    // SAFETY: as above; nobody looks into them but the driver.
+    let mut kept: Vec<MaybeUninit<CUlaunchAttribute>> =
+        kept.map(|attribute| unsafe { attribute.cast::<MaybeUninit<CUlaunchAttribute>>().read() }).collect();
+    own.numAttrs = kept.len() as c_uint;
+    own.attrs = kept.as_mut_ptr().cast();
+    issue(&own)
 }
 
 /// `cuGraphLaunch`.
 pub unsafe fn graph(original: Graph, exec: CUgraphExec, stream: CUstream) -> Handled {
     // SAFETY: the program's own call.
-    submit(|| unsafe { original(exec, stream) })
+    graph_on(stream, || unsafe { original(exec, stream) })
+}
+
+/// `cuGraphLaunch_ptsz`.
+pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstream) -> Handled {
+    let on = if stream.is_null() { PER_THREAD as CUstream } else { stream };
+    // SAFETY: the program's own call.
+    graph_on(on, || unsafe { original(exec, stream) })
+}
+
+fn graph_on(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
+    submit(|memory| if streaming::is_on() { streaming::launch_graph(memory, stream, &issue) } else { issue() })
 }

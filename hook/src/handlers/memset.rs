@@ -7,6 +7,7 @@ use crate::guard::Handled;
 use crate::memory;
 use crate::memory::allocations::Fill;
 use crate::memory::gate::GATE;
+use crate::stream as streaming;
 
 /// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
 /// elements at multiples of their size.
@@ -27,6 +28,7 @@ fn line<T: Into<u32>>(
     }
     let _inside = GATE.enter();
     let element = size_of::<T>();
+    let _writing = streaming::writing(memory, [(dst, count.saturating_mul(element) as u64)]);
     match count.checked_mul(element) {
         Some(bytes) if memory.has_seams() => {
             Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst], bytes, |at, piece| {
@@ -51,9 +53,12 @@ fn rectangle<T>(
     }
     let _inside = GATE.enter();
     let element = size_of::<T>();
+    let side = Layout { corner: dst, row: pitch, slice: 0 };
+    let reach =
+        width.checked_mul(element).filter(|_| streaming::is_on()).map(|row| side.reach([row, height, 1]) as u64);
+    let _writing = streaming::writing(memory, reach.map(|bytes| (dst, bytes)));
     match width.checked_mul(element) {
         Some(row) if memory.has_seams() => {
-            let side = Layout { corner: dst, row: pitch, slice: 0 };
             Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &[side], [row, height, 1], &mut |part| {
                 let at = dst + (part.from[0] + part.from[1] * pitch) as u64;
                 issue(at, part.size[0] / element, part.size[1])

@@ -16,7 +16,7 @@ pub mod context;
 pub mod copy;
 pub mod copy2d;
 pub mod copy3d;
-mod cut;
+pub mod cut;
 pub mod launch;
 pub mod memset;
 pub mod nvml;

@@ -37,6 +37,12 @@ pub fn ended(stream: CUstream) {
     COUNT.store(streams.len(), SeqCst);
 }
 
+/// Whether a capture may be going on: a cheap look that is never wrong about there being none.
+#[inline]
+pub fn maybe_any() -> bool {
+    COUNT.load(SeqCst) != 0
+}
+
 /// Whether a stream is capturing, validly or not, as the driver says to this thread.
 pub fn is_capturing(driver: &Driver, stream: CUstream) -> Option<bool> {
     let mut state = 0;

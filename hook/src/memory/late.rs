@@ -17,6 +17,7 @@ use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
 use crate::ggml::placement::{self, Stretch};
 use crate::ggml::{self, registry};
+use crate::stream;
 use greenboost_contract::format_size;
 use greenboost_contract::settings::GRANULE;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
@@ -69,7 +70,7 @@ impl Memory {
     pub(super) fn forget_tensors(&self, base: CUdeviceptr, bytes: u64) {
         if let Some(left) = registry::forget(base, bytes) {
             self.record.tensors.store(left as u64, Relaxed);
-            self.draw_map();
+            self.homes_changed();
         }
     }
 
@@ -82,6 +83,11 @@ impl Memory {
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
                 .cloned()
                 .collect();
+            // What is to be streamed goes through VRAM that the weights cannot have.
+            let slots = stream::wanted(self, device);
+            if slots > 0 && allocation.span > device.budget.left() {
+                stream::begin(self, device, slots);
+            }
             placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left())
         });
     }
@@ -152,7 +158,7 @@ impl Memory {
         }
         self.record.placement.set(ggml::reason());
         self.table_mut().insert(allocation);
-        self.draw_map();
+        self.homes_changed();
     }
 
     /// Makes the fills that were put off. Done when it returns: what comes next may be on any stream.

@@ -6,14 +6,21 @@
 use super::Memory;
 use super::allocations::Home;
 use crate::ggml::registry;
+use crate::stream;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 impl Memory {
-    /// Writes the map, if there is a file for it. Called without `table` held.
-    pub fn draw_map(&self) {
+    /// Homes have changed: everything that follows them is made anew. Called without `table` held.
+    pub fn homes_changed(&self) {
+        stream::homes_changed(self);
+        self.draw_map();
+    }
+
+    /// Writes the map, if there is a file for it.
+    fn draw_map(&self) {
         // One at a time, so that the last to write knows the latest.
         static DRAWING: Mutex<()> = Mutex::new(());
         let Some(path) = &self.settings.map else { return };

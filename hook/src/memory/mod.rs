@@ -4,7 +4,7 @@
 //! first: `placing`, the gate, `table`. The small locks of the ledgers are leaves. Calls that submit work hold
 //! the gate open and may read `table`; they never wait for `placing`.
 
-mod access;
+pub mod access;
 pub mod allocations;
 pub mod backing;
 pub mod captures;

@@ -5,6 +5,7 @@ use super::allocations::Allocation;
 use super::captures;
 use crate::abi::{CUevent, CUstream, NOT_READY};
 use crate::driver::{Current, RelaxedCapture};
+use crate::stream as streaming;
 use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 
@@ -25,6 +26,7 @@ impl Memory {
     /// Frees an allocation when `stream` has done everything submitted to it so far. `None` for the stream:
     /// when the whole device has.
     pub fn free_behind(&self, allocation: Allocation, stream: Option<CUstream>) {
+        streaming::forget(self, allocation.base, allocation.span, stream);
         let mut event: CUevent = null_mut();
         let recorded = stream.is_some_and(|stream| {
             // SAFETY: the event is ours; the stream is the one the program freed on.

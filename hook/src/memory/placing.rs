@@ -74,7 +74,7 @@ impl Memory {
                         format_size(in_vram)
                     ),
                 }
-                self.draw_map();
+                self.homes_changed();
                 Ok(base)
             }
             Err(status) => {
@@ -116,6 +116,6 @@ impl Memory {
         }
         self.forget_tensors(allocation.base, allocation.span);
         self.release_homes(allocation);
-        self.draw_map();
+        self.homes_changed();
     }
 }

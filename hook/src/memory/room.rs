@@ -8,6 +8,7 @@ use super::vram::Use;
 use super::{Memory, captures};
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
+use crate::stream;
 use greenboost_contract::format_size;
 use std::cmp::Reverse;
 use std::sync::atomic::Ordering::Relaxed;
@@ -83,6 +84,8 @@ impl Memory {
     /// [`Memory::make_room`] for those that hold the lock.
     pub(super) fn make_room_placing(&self, device: &Device, needed: u64, request: Request) -> u64 {
         // Looked at first, so that the gate is not closed in vain.
+        let slots = if self.record.tensors.load(Relaxed) > 0 { stream::wanted(self, device) } else { 0 };
+        let needed = needed + slots;
         let movable = self.movable(device, request);
         if movable.is_empty() || captures::any(self.driver) {
             return 0;
@@ -113,7 +116,14 @@ impl Memory {
         device.record.moved_out.fetch_add(moved, Relaxed);
         if moved > 0 {
             log::info!("moved {} from VRAM to RAM to make room for {}", format_size(moved), format_size(needed));
-            self.draw_map();
+            // Weights have left VRAM: from now on they are streamed.
+            if slots > 0
+                && let Some(context) = device.contexts().first()
+                && let Ok(_current) = Current::push(self.driver, *context)
+            {
+                stream::begin(self, device, slots);
+            }
+            self.homes_changed();
         }
         moved
     }

@@ -12,6 +12,8 @@ pub enum Use {
     Plain,
     /// Physical memory that the program maps itself.
     Mapped,
+    /// Slots for streamed weights.
+    Ring,
 }
 
 /// Bytes taken out of a fixed budget, by use.
@@ -59,6 +61,7 @@ fn counter(what: Use, record: &DeviceRecord) -> &AtomicU64 {
         Use::Chunks => &record.vram_chunks,
         Use::Plain => &record.vram_plain,
         Use::Mapped => &record.vram_mapped,
+        Use::Ring => &record.vram_ring,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
+use super::rules;
 use crate::abi::{CUfunction, SUCCESS, Status};
 use crate::real;
 use crate::slot::Library;
@@ -8,14 +9,15 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::rc::Rc;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
 /// A kernel's parameters and name.
 #[derive(Debug, Default)]
 pub struct Layout {
     /// Offset in the packed form and bytes of each parameter, in order.
     pub params: Vec<(usize, usize)>,
-    /// The mangled name; empty when the driver does not tell.
-    pub name: String,
+    /// Which rules its mangled name fits; a kernel whose name the driver does not tell fits those for all.
+    pub rules: rules::Mask,
 }
 
 type ParamInfo = unsafe extern "C" fn(CUfunction, usize, *mut usize, *mut usize) -> Status;
@@ -50,29 +52,39 @@ pub fn is_known() -> bool {
     queries().is_some()
 }
 
+/// Counts what makes handles come back with another meaning: modules that go.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
 thread_local! {
-    static KNOWN: RefCell<HashMap<usize, Rc<Layout>>> = RefCell::default();
+    static KNOWN: RefCell<(u64, HashMap<usize, Rc<Layout>>)> = RefCell::default();
 }
 
-/// The layout of a function. Function handles are not given out twice while their module lives; a module that goes
-/// takes the program's own use of the handle with it.
+/// The layout of a function.
 pub fn of(function: CUfunction) -> Rc<Layout> {
-    let known = KNOWN.with_borrow(|known| known.get(&(function as usize)).cloned());
+    let now = GENERATION.load(Acquire);
+    let known =
+        KNOWN.with_borrow(|(of, known)| (*of == now).then(|| known.get(&(function as usize)).cloned()).flatten());
     known.unwrap_or_else(|| {
         let layout = Rc::new(ask(function));
-        KNOWN.with_borrow_mut(|known| known.insert(function as usize, layout.clone()));
+        KNOWN.with_borrow_mut(|(of, known)| {
+            if *of != now {
+                known.clear();
+                *of = now;
+            }
+            known.insert(function as usize, layout.clone());
+        });
         layout
     })
 }
 
-/// Forgets all layouts of this thread: a module may have gone and its handles come back.
+/// Forgets all layouts: a module is going, and its functions' handles may come back as others.
 pub fn forget() {
-    KNOWN.with_borrow_mut(HashMap::clear);
+    GENERATION.fetch_add(1, AcqRel);
 }
 
 fn ask(function: CUfunction) -> Layout {
     let Some(queries) = queries() else { return Layout::default() };
-    let mut layout = Layout::default();
+    let mut layout = Layout { params: Vec::new(), rules: rules::of_kernel("") };
     let (mut offset, mut bytes) = (0, 0);
     // SAFETY: the program's own function; results go to live locals. An index too far ends the list.
     while unsafe { (queries.param_info)(function, layout.params.len(), &mut offset, &mut bytes) } == SUCCESS {
@@ -85,7 +97,7 @@ fn ask(function: CUfunction) -> Layout {
         && !name.is_null()
     {
         // SAFETY: the driver wrote a C string's address.
-        layout.name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
+        layout.rules = rules::of_kernel(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
     }
     layout
 }

@@ -1,16 +1,272 @@
-//! The parts of streaming that need no driver, each tested by itself: weights outside VRAM are to be copied into VRAM
-//! slots ahead of the kernels that read them.
-//!
-//! The engine that puts them together does not exist yet, and nothing here is called by the hook. How it is meant to
-//! work is in `docs/streaming.md`.
+//! Streaming: weights outside VRAM are copied into VRAM slots ahead of the kernels that read them. `docs/streaming.md`
+//! has the picture.
 //!
 //! * [`ring`] gives out slots, [`order`] guesses what comes next, [`rules`] say which kernels get copies;
 //! * [`layout`] asks the driver where a kernel's parameters are; [`params`] finds and replaces addresses in them;
-//! * [`weights`] is the index that a launch looks into.
+//! * [`weights`] is the index that a launch looks into;
+//! * [`lane`] keeps copies and readers apart, with [`events`]; [`engine`] has the lanes of a device, [`slots`] its VRAM.
+//!
+//! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
+//! either.
 
-pub mod layout;
-pub mod order;
-pub mod params;
-pub mod ring;
-pub mod rules;
-pub mod weights;
+mod engine;
+mod events;
+mod lane;
+mod layout;
+mod order;
+mod params;
+mod ring;
+mod rules;
+mod slots;
+mod weights;
+
+use crate::abi::*;
+use crate::driver::RelaxedCapture;
+use crate::memory::device::Device;
+use crate::memory::{Memory, captures};
+use engine::Session;
+use greenboost_contract::settings::GRANULE;
+use greenboost_contract::{Stream, format_size};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+
+pub use layout::forget as forget_layouts;
+
+/// Of the VRAM budget, for slots, where nothing else is said.
+const RING_SHARE: u64 = 16;
+
+/// Whether any device has an engine.
+static ON: AtomicBool = AtomicBool::new(false);
+/// Captures that are about to begin and are not counted yet.
+static BEGINNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether anything is to be done at a launch at all.
+#[inline]
+pub fn is_on() -> bool {
+    ON.load(Relaxed)
+}
+
+fn may_capture() -> bool {
+    BEGINNING.load(SeqCst) != 0 || captures::maybe_any()
+}
+
+/// Streams without a name of their own: what they stand for depends on the function and thread that say it.
+fn has_name(stream: CUstream) -> bool {
+    stream as usize > 2
+}
+
+/// Bytes of slots that a device wants and does not have: 0 when it is not to have any, or has them.
+pub fn wanted(memory: &Memory, device: &Device) -> u64 {
+    if memory.settings.stream == Stream::Off || !layout::is_known() || engine::exists(device.ordinal) {
+        return 0;
+    }
+    let bytes = memory.settings.ring.unwrap_or(device.budget.limit() / RING_SHARE);
+    (bytes / GRANULE * GRANULE).max(GRANULE)
+}
+
+/// Gives a device its slots, in the current context. Without room for them, weights are read in place.
+pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
+    let Ok(context) = memory.current_context() else { return };
+    let made = slots::SlotMemory::make(memory, device, bytes).and_then(|slots| {
+        engine::install(memory.driver, device.ordinal, context, slots).map_err(|(status, slots)| {
+            slots.release(memory, device);
+            status
+        })
+    });
+    match made {
+        Ok(()) => {
+            ON.store(true, Relaxed);
+            log::info!("device {}: weights outside VRAM are streamed through {}", device.ordinal, format_size(bytes));
+        }
+        Err(status) => log::warn!(
+            "device {}: no {} of VRAM to stream through (status {status}): weights outside VRAM are read in place",
+            device.ordinal,
+            format_size(bytes)
+        ),
+    }
+}
+
+/// Homes have changed.
+pub fn homes_changed(memory: &Memory) {
+    if memory.settings.stream == Stream::On {
+        weights::rebuild(memory);
+    }
+}
+
+/// Issues a launch with the addresses of weights outside VRAM replaced by those of their copies. `issue` gets the
+/// parameters, and whether they are replaced.
+///
+/// # Safety
+/// The parameters are those of a launch of `function`, which `issue` makes.
+pub unsafe fn launch(
+    memory: &Memory,
+    function: CUfunction,
+    stream: CUstream,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
+) -> Status {
+    let index = weights::index();
+    if index.len() == 0 {
+        return issue(params, extra, false);
+    }
+    let layout = layout::of(function);
+    let may_capture = may_capture();
+    let mut relaxed = None;
+    let mut session: Option<Session<'_>> = None;
+    let mut replace = |address| {
+        let weight = index.find(address)?;
+        if rules::way(layout.rules, weight.rules) == rules::Way::Slot && has_name(stream) {
+            if session.is_none() {
+                relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
+                session = Session::begin(memory, weight.device, stream, may_capture);
+            }
+            if let Some(slot) = session.as_mut().and_then(|session| session.slot(weight)) {
+                return Some(slot + (address - weight.at));
+            }
+        }
+        let device = memory.device(weight.device).ok()?;
+        device.record.in_place.fetch_add(1, Relaxed);
+        None
+    };
+    // SAFETY: the caller's promise.
+    let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
+    let (Some(mut replaced), Some(mut session)) = (replaced, session) else { return issue(params, extra, false) };
+    replaced.seal();
+    if !session.before_launch() {
+        return issue(params, extra, false);
+    }
+    let status = issue(replaced.params(), replaced.extra(), true);
+    session.after_launch(&index);
+    status
+}
+
+/// Issues a graph launch on `stream`.
+pub fn launch_graph(memory: &Memory, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+    let Some(device) = memory.current_device().ok() else { return issue() };
+    let may_capture = may_capture();
+    let _relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
+    let Some(mut session) = Session::begin(memory, device.ordinal, stream, may_capture) else { return issue() };
+    session.before_graph();
+    let status = issue();
+    session.after_graph();
+    status
+}
+
+/// Ranges that are written by what is submitted while this lives: copies of weights in them are given up before, and
+/// again after, since another thread may have made new ones meanwhile.
+pub struct Writing<'a>(Option<(&'a Memory, Vec<(CUdevice, u64)>)>);
+
+/// Ranges of device memory are about to be written.
+pub fn writing<'a>(memory: &'a Memory, ranges: impl IntoIterator<Item = (CUdeviceptr, u64)>) -> Writing<'a> {
+    if !is_on() {
+        return Writing(None);
+    }
+    let index = weights::index();
+    let keys: Vec<_> = ranges
+        .into_iter()
+        .flat_map(|(at, bytes)| index.within(at, bytes).map(|weight| (weight.device, weight.at)).collect::<Vec<_>>())
+        .collect();
+    if keys.is_empty() {
+        return Writing(None);
+    }
+    give_up(memory, &keys);
+    Writing(Some((memory, keys)))
+}
+
+fn give_up(memory: &Memory, keys: &[(CUdevice, u64)]) {
+    let _relaxed = may_capture().then(|| RelaxedCapture::enter(memory.driver));
+    engine::each(|device, engine| {
+        let keys: Vec<_> = keys.iter().filter(|(of, _)| *of == device).map(|(_, key)| *key).collect();
+        engine.written(memory, device, &keys);
+    });
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if let Some((memory, keys)) = self.0.take() {
+            give_up(memory, &keys);
+        }
+    }
+}
+
+/// Memory has been taken out of the table and will be released; what is submitted to `behind` next follows the copies
+/// that still read it.
+pub fn forget(memory: &Memory, from: CUdeviceptr, bytes: u64, behind: Option<CUstream>) {
+    if !is_on() {
+        return;
+    }
+    weights::rebuild(memory);
+    let _relaxed = may_capture().then(|| RelaxedCapture::enter(memory.driver));
+    engine::each(|device, engine| engine.forget(memory, device, from, bytes, behind));
+}
+
+/// Whether a context has slots.
+pub fn is_of(context: CUcontext) -> bool {
+    let mut found = false;
+    if is_on() {
+        engine::each(|_, engine| found |= engine.is_of(context));
+    }
+    found
+}
+
+/// A context is gone or about to go, and its work is done.
+pub fn context_gone(memory: &Memory, context: CUcontext) {
+    for (device, slots) in engine::take(context) {
+        if let Ok(device) = memory.device(device) {
+            slots.release(memory, device);
+        }
+    }
+}
+
+/// A stream is about to be destroyed.
+pub fn stream_gone(memory: &Memory, stream: CUstream) {
+    if is_on() {
+        engine::each(|device, engine| engine.settle(memory, device, Some(stream)));
+    }
+}
+
+/// A capture that is about to begin; to be told how that went.
+pub struct Beginning(());
+
+/// A capture is about to begin: launches on other threads must leave nothing open from here on.
+pub fn capture_begins(memory: &Memory) -> Beginning {
+    BEGINNING.fetch_add(1, SeqCst);
+    if is_on() {
+        let _relaxed = RelaxedCapture::enter(memory.driver);
+        engine::each(|device, engine| engine.settle(memory, device, None));
+    }
+    Beginning(())
+}
+
+impl Beginning {
+    /// It has begun, and is counted.
+    pub fn begun(&self, memory: &Memory, stream: CUstream) {
+        if is_on() {
+            let _relaxed = RelaxedCapture::enter(memory.driver);
+            engine::each(|_, engine| engine.capture_begun(memory, stream));
+        }
+    }
+}
+
+impl Drop for Beginning {
+    fn drop(&mut self) {
+        BEGINNING.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A capture is about to end on a stream: names what [`capture_over`] is to forget.
+pub fn capture_ends(memory: &Memory, stream: CUstream) -> Option<u64> {
+    if !is_on() {
+        return None;
+    }
+    let _relaxed = RelaxedCapture::enter(memory.driver);
+    let mut ending = None;
+    engine::each(|device, engine| ending = engine.capture_ends(memory, device, stream).or(ending));
+    ending
+}
+
+/// A capture is over.
+pub fn capture_over(id: u64) {
+    engine::each(|_, engine| engine.capture_over(id));
+}

@@ -12,15 +12,15 @@ pub struct Order {
 }
 
 impl Order {
-    /// A tensor is used now.
-    pub fn used(&mut self, key: Key) {
-        // A tensor that several kernels in a row read is one use.
+    /// A tensor is used now. Whether it is another one than before: what several kernels in a row read is one use.
+    pub fn used(&mut self, key: Key) -> bool {
         if self.last == Some(key) {
-            return;
+            return false;
         }
         if let Some(last) = self.last.replace(key) {
             self.next.insert(last, key);
         }
+        true
     }
 
     /// Tensors expected after the last one used, nearest first; ends where the order is not known or comes round. It
@@ -44,7 +44,9 @@ mod tests {
     #[test]
     fn the_order_of_one_pass_is_expected_in_the_next() {
         let mut order = Order::default();
-        [1, 2, 2, 3, 4, 1].into_iter().for_each(|key| order.used(key));
+        [1, 2, 2, 3, 4, 1].into_iter().for_each(|key| {
+            order.used(key);
+        });
         assert_eq!(order.ahead().collect::<Vec<_>>(), [2, 3, 4]);
         order.used(2);
         assert_eq!(order.ahead().collect::<Vec<_>>(), [3, 4, 1]);
@@ -53,7 +55,9 @@ mod tests {
     #[test]
     fn an_order_that_changes_is_followed() {
         let mut order = Order::default();
-        [1, 2, 3, 2, 3, 2].into_iter().for_each(|key| order.used(key));
+        [1, 2, 3, 2, 3, 2].into_iter().for_each(|key| {
+            order.used(key);
+        });
         assert_eq!(order.ahead().collect::<Vec<_>>(), [3]);
         order.used(5);
         assert_eq!(order.ahead().count(), 0, "what follows 5 nobody knows");
@@ -62,7 +66,9 @@ mod tests {
     #[test]
     fn what_is_gone_is_not_expected() {
         let mut order = Order::default();
-        [1, 2, 3, 1].into_iter().for_each(|key| order.used(key));
+        [1, 2, 3, 1].into_iter().for_each(|key| {
+            order.used(key);
+        });
         order.forget(|key| key == 2);
         assert_eq!(order.ahead().count(), 0);
     }

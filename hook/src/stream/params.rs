@@ -153,7 +153,7 @@ mod tests {
     use std::ptr::null_mut;
 
     fn layout(sizes: &[usize]) -> Layout {
-        Layout { params: sizes.iter().map(|bytes| (0, *bytes)).collect(), name: String::new() }
+        Layout { params: sizes.iter().map(|bytes| (0, *bytes)).collect(), rules: 0 }
     }
 
     fn plus_one(address: u64) -> Option<u64> {

@@ -42,11 +42,6 @@ impl Ring {
         Self { capacity, head: 0, slots: VecDeque::new() }
     }
 
-    /// Bytes in all.
-    pub fn capacity(&self) -> u64 {
-        self.capacity
-    }
-
     /// A place of `bytes` for `key`. `may_go` says of each copy in the way whether it can be given up; one that
     /// cannot, or a tensor that is larger than the ring, means no place, and nothing changes.
     pub fn take(&mut self, key: Key, bytes: u64, may_go: impl Fn(Key) -> bool) -> Option<Place> {
@@ -116,7 +111,7 @@ mod tests {
             let mut slots: Vec<_> = ring.slots.iter().map(|slot| (slot.start, slot.end)).collect();
             slots.sort_unstable();
             assert!(slots.windows(2).all(|pair| pair[0].1 <= pair[1].0), "seed 7, step {key}: {slots:?}");
-            assert!(slots.last().is_none_or(|slot| slot.1 <= ring.capacity()));
+            assert!(slots.last().is_none_or(|slot| slot.1 <= ring.capacity));
         }
     }
 }

@@ -22,12 +22,30 @@ const RULES: &[(&str, &str, Way)] = &[
     ("", "", Way::Slot),
 ];
 
-/// The way for a kernel and a tensor.
-pub fn way(kernel: &str, tensor: &str) -> Way {
-    let fits =
-        |(in_kernel, in_tensor, _): &&(&str, &str, Way)| kernel.contains(in_kernel) && tensor.contains(in_tensor);
-    RULES.iter().find(fits).map_or(Way::InPlace, |(_, _, way)| *way)
+/// Which rules a name fits, a bit for each: names are long, and a launch has no time to read them.
+pub type Mask = u32;
+
+fn mask(fits: impl Fn(&(&str, &str, Way)) -> bool) -> Mask {
+    RULES.iter().enumerate().filter(|(_, rule)| fits(rule)).fold(0, |mask, (at, _)| mask | 1 << at)
 }
+
+/// The rules that a kernel's name fits.
+pub fn of_kernel(name: &str) -> Mask {
+    mask(|(part, _, _)| name.contains(part))
+}
+
+/// The rules that a tensor's name fits.
+pub fn of_tensor(name: &str) -> Mask {
+    mask(|(_, part, _)| name.contains(part))
+}
+
+/// The way for a kernel and a tensor.
+#[inline]
+pub fn way(kernel: Mask, tensor: Mask) -> Way {
+    RULES.get((kernel & tensor).trailing_zeros() as usize).map_or(Way::InPlace, |(_, _, way)| *way)
+}
+
+const _: () = assert!(RULES.len() < Mask::BITS as usize);
 
 #[cfg(test)]
 mod tests {
@@ -35,6 +53,7 @@ mod tests {
 
     #[test]
     fn kernels_that_touch_a_part_read_in_place() {
+        let way = |kernel, tensor| way(of_kernel(kernel), of_tensor(tensor));
         let vec = "_Z13mul_mat_vec_qIL9ggml_type12ELi1EEvPKvS2_Pf";
         let mat = "_Z9mul_mat_qIL9ggml_type12ELi64ELb0EEvPKcPKi";
         assert_eq!(way(vec, "blk.0.ffn_up_exps.weight"), Way::InPlace);

@@ -1,5 +1,6 @@
 //! Which addresses are weights that lie outside VRAM: the index that a launch looks into.
 
+use super::rules;
 use crate::abi::{CUdevice, CUdeviceptr};
 use crate::ggml::registry;
 use crate::memory::Memory;
@@ -13,11 +14,16 @@ pub struct Weight {
     pub at: CUdeviceptr,
     /// Its bytes.
     pub bytes: u64,
-    /// Its name.
-    pub name: String,
+    /// Bytes that a copy of it holds: with the padding behind it, which kernels read too.
+    pub copied: u64,
     /// The device whose program memory it is.
     pub device: CUdevice,
+    /// Which rules its name fits.
+    pub rules: rules::Mask,
 }
+
+/// Kernels read a little behind a quantised tensor: its last row is padded. More than the padding of any type.
+const MOST_PADDING: u64 = 4096;
 
 /// Weights outside VRAM, in order of address.
 #[derive(Debug, Default)]
@@ -36,9 +42,9 @@ impl Index {
         (address < weight.at + weight.bytes).then_some(weight)
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
     }
 
     /// The weights that overlap a range.
@@ -62,14 +68,22 @@ pub fn rebuild(memory: &Memory) {
     {
         let table = memory.table();
         for allocation in table.iter() {
-            let weights = registry::within(allocation.base, allocation.span);
-            for (at, tensor) in weights.into_iter().filter(|(_, tensor)| tensor.is_weight) {
+            let tensors = registry::within(allocation.base, allocation.span);
+            let next = tensors.iter().skip(1).map(|(at, _)| *at).chain([allocation.base + allocation.span]);
+            let next: Vec<_> = next.collect();
+            for ((at, tensor), next) in tensors.into_iter().zip(next).filter(|((_, tensor), _)| tensor.is_weight) {
                 let end = at + tensor.bytes;
                 let outside = |chunk: &crate::memory::allocations::Chunk| {
                     matches!(chunk.home, Home::Ram(..)) && chunk.at < end && at < chunk.at + chunk.bytes
                 };
                 if allocation.chunks.iter().any(outside) {
-                    found.push(Weight { at, bytes: tensor.bytes, name: tensor.name, device: allocation.device });
+                    found.push(Weight {
+                        at,
+                        bytes: tensor.bytes,
+                        copied: next.min(end + MOST_PADDING).max(end) - at,
+                        rules: rules::of_tensor(&tensor.name),
+                        device: allocation.device,
+                    });
                 }
             }
         }
@@ -83,7 +97,7 @@ mod tests {
     use super::*;
 
     fn index() -> Index {
-        let weight = |at, bytes| Weight { at, bytes, name: String::new(), device: 0 };
+        let weight = |at, bytes| Weight { at, bytes, copied: bytes, rules: 0, device: 0 };
         Index(vec![weight(100, 10), weight(110, 5), weight(200, 1)])
     }
 

@@ -1,0 +1,342 @@
+//! The engine of one device: its slots in VRAM, and the lanes that use them in turn.
+//!
+//! Outside of captures there is one lane. A capture has one of its own, whose copies become the graph's. A graph that is
+//! launched may use any of the slots, so the slots are handed over to it and taken back behind it.
+
+use super::events::{self, Events};
+use super::lane::{Lane, Means};
+use super::ring::Key;
+use super::slots::SlotMemory;
+use super::weights::{Index, Weight};
+use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUstream, Status};
+use crate::driver::Driver;
+use crate::memory::Memory;
+use greenboost_contract::record::{DeviceRecord, MAX_DEVICES};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// `CU_STREAM_NON_BLOCKING`.
+const NON_BLOCKING: u32 = 1;
+/// `CU_STREAM_CAPTURE_STATUS_ACTIVE`.
+const CAPTURING: u32 = 1;
+
+/// A capture in progress.
+struct Capturing {
+    lane: Lane,
+    /// At the capture's begin; what the first copy follows.
+    root: CUevent,
+    has_joined: bool,
+}
+
+/// See the module.
+pub struct Engine {
+    context: CUcontext,
+    slots: SlotMemory,
+    events: Events,
+    direct: Lane,
+    captures: HashMap<u64, Capturing>,
+    spare_streams: Vec<CUstream>,
+    has_failed: bool,
+}
+
+// SAFETY: handles are names that any thread may use; the lock around an engine keeps threads apart.
+unsafe impl Send for Engine {}
+
+static ENGINES: [Mutex<Option<Engine>>; MAX_DEVICES] = [const { Mutex::new(None) }; MAX_DEVICES];
+
+fn lock(device: CUdevice) -> Option<MutexGuard<'static, Option<Engine>>> {
+    let cell = ENGINES.get(usize::try_from(device).ok()?)?;
+    Some(cell.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// Whether a device has an engine.
+pub fn exists(device: CUdevice) -> bool {
+    lock(device).is_some_and(|engine| engine.is_some())
+}
+
+/// Does something with every engine.
+pub fn each(mut work: impl FnMut(CUdevice, &mut Engine)) {
+    for device in 0..MAX_DEVICES as CUdevice {
+        if let Some(engine) = lock(device).as_deref_mut().and_then(Option::as_mut) {
+            work(device, engine);
+        }
+    }
+}
+
+/// Takes the engines of a context that is gone, or about to go.
+pub fn take(context: CUcontext) -> Vec<(CUdevice, SlotMemory)> {
+    let devices = 0..MAX_DEVICES as CUdevice;
+    let taken = devices.filter_map(|device| {
+        let engine = lock(device)?.take_if(|engine| engine.context == context)?;
+        // Streams and events go with their context.
+        Some((device, engine.slots))
+    });
+    taken.collect()
+}
+
+/// Makes the engine of a device, in the current context.
+///
+/// # Errors
+/// The driver's status; the memory is the caller's again.
+pub fn install(
+    driver: &Driver,
+    device: CUdevice,
+    context: CUcontext,
+    slots: SlotMemory,
+) -> Result<(), (Status, SlotMemory)> {
+    let copy_stream = match new_stream(driver) {
+        Ok(stream) => stream,
+        Err(status) => return Err((status, slots)),
+    };
+    let direct = Lane::new(copy_stream, slots.capacity(), false);
+    let engine = Engine {
+        context,
+        slots,
+        events: Events::default(),
+        direct,
+        captures: HashMap::new(),
+        spare_streams: Vec::new(),
+        has_failed: false,
+    };
+    if let Some(mut cell) = lock(device) {
+        *cell = Some(engine);
+    }
+    Ok(())
+}
+
+fn new_stream(driver: &Driver) -> Result<CUstream, Status> {
+    let mut stream = std::ptr::null_mut();
+    // SAFETY: writes one handle to a live local.
+    unsafe { driver.cuStreamCreate(&mut stream, NON_BLOCKING) }?;
+    Ok(stream)
+}
+
+/// The capture a stream is in: `None` when it is in none, `Some(None)` in one that is invalid or cannot be told.
+fn capture_of(driver: &Driver, stream: CUstream) -> Option<Option<u64>> {
+    let (mut state, mut id) = (0, 0);
+    let (mut graph, mut dependencies, mut count): (CUgraph, _, _) = (std::ptr::null_mut(), std::ptr::null(), 0);
+    // SAFETY: the program's stream; results go to live locals.
+    let asked = unsafe {
+        driver.cuStreamGetCaptureInfo_v2(stream, &mut state, &mut id, &mut graph, &mut dependencies, &mut count)
+    };
+    match (asked, state) {
+        (Ok(()), 0) => None,
+        (Ok(()), CAPTURING) => Some(Some(id)),
+        _ => Some(None),
+    }
+}
+
+/// An engine in use by one launch: the lock is held from the look-up to behind the launch, because between the two
+/// another thread could give the slot away, and its event would lie before our kernel.
+pub struct Session<'a> {
+    guard: MutexGuard<'static, Option<Engine>>,
+    memory: &'a Memory,
+    record: &'a DeviceRecord,
+    stream: CUstream,
+    capture: Option<u64>,
+    keys: Vec<Key>,
+    at_once: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Begins with the engine of `device`, if a launch on `stream` in the current context can use it.
+    pub fn begin(memory: &'a Memory, device: CUdevice, stream: CUstream, may_capture: bool) -> Option<Self> {
+        let mut guard = lock(device)?;
+        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
+        if memory.current_context().ok()? != engine.context {
+            return None;
+        }
+        let capture = if may_capture {
+            match capture_of(memory.driver, stream) {
+                None => None,
+                Some(id) => Some(id.filter(|id| engine.captures.contains_key(id))?),
+            }
+        } else {
+            None
+        };
+        let record = memory.device(device).ok()?.record;
+        // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
+        let at_once = may_capture && capture.is_none();
+        Some(Self { guard, memory, record, stream, capture, keys: Vec::new(), at_once })
+    }
+
+    fn work<T>(
+        &mut self,
+        work: impl FnOnce(&mut Lane, &mut Means<'_>, CUstream, &[Key]) -> Result<T, Status>,
+    ) -> Option<T> {
+        let engine = self.guard.as_mut()?;
+        let lane = match self.capture {
+            None => &mut engine.direct,
+            Some(id) => {
+                let capturing = engine.captures.get_mut(&id)?;
+                &mut capturing.lane
+            }
+        };
+        let mut means = Means {
+            memory: self.memory,
+            driver: self.memory.driver,
+            record: self.record,
+            base: engine.slots.base(),
+            events: &mut engine.events,
+        };
+        let done = work(lane, &mut means, self.stream, &self.keys);
+        done.inspect_err(|status| {
+            log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
+            engine.has_failed = true;
+        })
+        .ok()
+    }
+
+    /// The copy stream of a capture becomes part of it with the first copy.
+    fn join_capture(&mut self) -> Option<()> {
+        let Some(id) = self.capture else { return Some(()) };
+        let capturing = self.guard.as_mut()?.captures.get_mut(&id)?;
+        if !capturing.has_joined {
+            events::wait(self.memory.driver, capturing.lane.copy_stream(), capturing.root).ok()?;
+            capturing.has_joined = true;
+        }
+        Some(())
+    }
+
+    /// The address of a weight's copy for this launch; `None`: it is read in place.
+    pub fn slot(&mut self, weight: &Weight) -> Option<CUdeviceptr> {
+        self.join_capture()?;
+        let slot = self.work(|lane, means, stream, busy| lane.slot(means, weight, stream, busy))??;
+        if !self.keys.contains(&weight.at) {
+            self.keys.push(weight.at);
+        }
+        Some(slot)
+    }
+
+    /// The launch is about to be issued. False when its parameters must be the program's own.
+    pub fn before_launch(&mut self) -> bool {
+        self.work(|lane, means, stream, keys| lane.move_on(means, stream, keys)).is_some()
+    }
+
+    /// The launch has been issued.
+    pub fn after_launch(&mut self, index: &Index) {
+        let (at_once, in_capture) = (self.at_once, self.capture.is_some());
+        self.work(|lane, means, stream, keys| {
+            let is_new = lane.launched(means, stream, keys, at_once)?;
+            // In a graph nothing needs to be guessed: a copy waits for its slot alone, not for the launch before it.
+            if is_new && !in_capture { lane.copy_ahead(means, index) } else { Ok(()) }
+        });
+    }
+
+    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
+    pub fn before_graph(&mut self) {
+        if self.join_capture().is_some() {
+            self.work(|lane, means, stream, _| lane.hand_over(means, stream));
+        }
+    }
+
+    /// The graph has been launched.
+    pub fn after_graph(&mut self) {
+        self.work(|lane, means, stream, _| lane.take_back(means, stream));
+    }
+}
+
+impl Engine {
+    /// Whether it lives in a context.
+    pub fn is_of(&self, context: CUcontext) -> bool {
+        self.context == context
+    }
+
+    /// Does something with every lane.
+    fn lanes(
+        &mut self,
+        memory: &Memory,
+        device: CUdevice,
+        work: &mut dyn FnMut(&mut Lane, &mut Means<'_>) -> Result<(), Status>,
+    ) {
+        let Ok(device) = memory.device(device) else { return };
+        let mut means = Means {
+            memory,
+            driver: memory.driver,
+            record: device.record,
+            base: self.slots.base(),
+            events: &mut self.events,
+        };
+        let lanes = self.captures.values_mut().map(|capturing| &mut capturing.lane);
+        for lane in std::iter::once(&mut self.direct).chain(lanes) {
+            if let Err(status) = work(lane, &mut means) {
+                log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
+                self.has_failed = true;
+            }
+        }
+    }
+
+    /// Weights are about to be written, or were: their copies are worth nothing.
+    pub fn written(&mut self, memory: &Memory, device: CUdevice, keys: &[Key]) {
+        self.lanes(memory, device, &mut |lane, means| {
+            keys.iter().for_each(|key| lane.written(*key));
+            lane.drop_copies(means, |key| keys.contains(&key))
+        });
+    }
+
+    /// The memory of a range is going. What is submitted to `behind` next follows the copies that still read it.
+    pub fn forget(&mut self, memory: &Memory, device: CUdevice, from: u64, bytes: u64, behind: Option<CUstream>) {
+        let gone = |key: Key| key >= from && key - from < bytes;
+        self.lanes(memory, device, &mut |lane, means| {
+            lane.forget(gone);
+            lane.drop_copies(means, gone)
+        });
+        if let Some(stream) = behind {
+            let mut is_first = true;
+            self.lanes(memory, device, &mut |lane, means| {
+                // The first is the direct one; those of captures copy nothing until their graph is launched.
+                if std::mem::take(&mut is_first) { lane.join(means, stream) } else { Ok(()) }
+            });
+        }
+    }
+
+    /// A stream is about to be destroyed, or, without one, a capture is about to begin: nothing stays open.
+    pub fn settle(&mut self, memory: &Memory, device: CUdevice, only: Option<CUstream>) {
+        let mut is_first = true;
+        self.lanes(memory, device, &mut |lane, means| {
+            let is_direct = std::mem::take(&mut is_first);
+            if is_direct || only.is_some() { lane.settle(means, only) } else { Ok(()) }
+        });
+    }
+
+    /// A capture has begun on a stream.
+    pub fn capture_begun(&mut self, memory: &Memory, stream: CUstream) {
+        let driver = memory.driver;
+        if self.has_failed || memory.current_context().ok() != Some(self.context) {
+            return;
+        }
+        let Some(Some(id)) = capture_of(driver, stream) else { return };
+        let copy_stream = self.spare_streams.pop().map_or_else(|| new_stream(driver), Ok);
+        let Ok(copy_stream) = copy_stream else { return };
+        match self.events.behind(driver, stream) {
+            Ok(root) => {
+                let lane = Lane::new(copy_stream, self.slots.capacity(), true);
+                self.captures.insert(id, Capturing { lane, root, has_joined: false });
+            }
+            Err(_) => self.spare_streams.push(copy_stream),
+        }
+    }
+
+    /// A capture is about to end on a stream: its copies are joined to it. Its name, if it is one of ours.
+    pub fn capture_ends(&mut self, memory: &Memory, device: CUdevice, stream: CUstream) -> Option<u64> {
+        let id = capture_of(memory.driver, stream)??;
+        let record = memory.device(device).ok()?.record;
+        let capturing = self.captures.get_mut(&id)?;
+        if capturing.has_joined {
+            let mut means =
+                Means { memory, driver: memory.driver, record, base: self.slots.base(), events: &mut self.events };
+            // What goes wrong here ends the capture with the driver's own error.
+            let _ = capturing.lane.join(&mut means, stream);
+        }
+        Some(id)
+    }
+
+    /// A capture is over.
+    pub fn capture_over(&mut self, id: u64) {
+        if let Some(capturing) = self.captures.remove(&id) {
+            self.spare_streams.push(capturing.lane.copy_stream());
+            self.events.give(capturing.root);
+            capturing.lane.end(&mut self.events);
+        }
+    }
+}

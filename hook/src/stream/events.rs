@@ -1,0 +1,61 @@
+//! Events: points of a stream that other streams wait for.
+//!
+//! A wait holds for what the event stood for when the wait was issued, so that an event can be recorded anew as soon as
+//! everybody who needs it has issued the wait. During a capture the same calls become edges of the graph.
+
+use crate::abi::{CUevent, CUstream, NOT_READY, Status};
+use crate::driver::Driver;
+
+/// `CU_EVENT_DISABLE_TIMING`.
+const NO_TIMING: u32 = 2;
+
+/// Events that nobody needs at the moment.
+#[derive(Debug, Default)]
+pub struct Events(Vec<CUevent>);
+
+impl Events {
+    /// An event behind everything submitted to a stream so far.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub fn behind(&mut self, driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+        let mut event = std::ptr::null_mut();
+        match self.0.pop() {
+            Some(spare) => event = spare,
+            // SAFETY: writes one handle to a live local.
+            None => unsafe { driver.cuEventCreate(&mut event, NO_TIMING) }?,
+        }
+        record(driver, event, stream)?;
+        Ok(event)
+    }
+
+    /// Takes back an event that no wait will be issued for any more.
+    pub fn give(&mut self, event: CUevent) {
+        self.0.push(event);
+    }
+}
+
+/// Moves an event behind everything submitted to a stream so far.
+///
+/// # Errors
+/// The driver's status.
+pub fn record(driver: &Driver, event: CUevent, stream: CUstream) -> Result<(), Status> {
+    // SAFETY: the event is ours and of the stream's context; the stream is alive, as its next user relies on.
+    unsafe { driver.cuEventRecord(event, stream) }
+}
+
+/// What is submitted to a stream from now on waits for an event.
+///
+/// # Errors
+/// The driver's status.
+pub fn wait(driver: &Driver, stream: CUstream, event: CUevent) -> Result<(), Status> {
+    // SAFETY: as in `record`.
+    unsafe { driver.cuStreamWaitEvent(stream, event, 0) }
+}
+
+/// Whether what an event stands behind has been done. Not to be asked of an event that was recorded in a capture.
+pub fn is_done(driver: &Driver, event: CUevent) -> bool {
+    // SAFETY: the event is ours.
+    let asked = unsafe { driver.cuEventQuery(event) };
+    asked != Err(NOT_READY)
+}
