@@ -5,6 +5,7 @@
 
 use super::events::{self, Events};
 use super::lane::{Lane, Means};
+use super::plant::{self, Fault};
 use super::ring::Key;
 use super::slots::SlotMemory;
 use super::weights::{Index, Weight};
@@ -219,13 +220,13 @@ impl<'a> Session<'a> {
         self.work(|lane, means, stream, keys| {
             let is_new = lane.launched(means, stream, keys, at_once)?;
             // In a graph nothing needs to be guessed: a copy waits for its slot alone, not for the launch before it.
-            if is_new && !in_capture { lane.copy_ahead(means, index) } else { Ok(()) }
+            if is_new && !in_capture { lane.copy_ahead(means, index, stream) } else { Ok(()) }
         });
     }
 
     /// A graph is about to be launched on the stream: whatever slots it uses are its own.
     pub fn before_graph(&mut self) {
-        if self.join_capture().is_some() {
+        if self.join_capture().is_some() && !plant::is(Fault::NoHandOver) {
             self.work(|lane, means, stream, _| lane.hand_over(means, stream));
         }
     }
@@ -268,6 +269,9 @@ impl Engine {
 
     /// Weights are about to be written, or were: their copies are worth nothing.
     pub fn written(&mut self, memory: &Memory, device: CUdevice, keys: &[Key]) {
+        if plant::is(Fault::StaleSlot) {
+            return;
+        }
         self.lanes(memory, device, &mut |lane, means| {
             keys.iter().for_each(|key| lane.written(*key));
             lane.drop_copies(means, |key| keys.contains(&key))

@@ -15,6 +15,7 @@ mod lane;
 mod layout;
 mod order;
 mod params;
+mod plant;
 mod ring;
 mod rules;
 mod slots;
@@ -214,9 +215,24 @@ pub fn is_of(context: CUcontext) -> bool {
 pub fn context_gone(memory: &Memory, context: CUcontext) {
     for (device, slots) in engine::take(context) {
         if let Ok(device) = memory.device(device) {
+            report(device);
             slots.release(memory, device);
         }
     }
+}
+
+/// What streaming did, in one line of the log.
+fn report(device: &Device) {
+    let record = device.record;
+    let [hits, late, misses, in_place] =
+        [&record.slot_hits, &record.slot_late, &record.slot_misses, &record.in_place].map(|count| count.load(Relaxed));
+    log::info!(
+        "device {}: streamed {}, {} more in graphs; {hits} launches found their weight in a slot or on its way ({late} \
+         of them had to wait), {misses} had to ask for it, {in_place} read it in place",
+        device.ordinal,
+        format_size(record.streamed.load(Relaxed)),
+        format_size(record.captured.load(Relaxed)),
+    );
 }
 
 /// A stream is about to be destroyed.

@@ -1,0 +1,37 @@
+//! Faults that tests plant, to see that they would be noticed. Not in release builds.
+
+use std::sync::OnceLock;
+
+/// What can be planted, by its name in `GREENBOOST_PLANT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// A copy does not wait for the readers of what it overwrites.
+    MissingReaders,
+    /// A launch does not wait for the copy that it reads.
+    MissingCopy,
+    /// A write leaves the copies of what it changes.
+    StaleSlot,
+    /// A graph launch does not take the slots over.
+    NoHandOver,
+}
+
+const NAMES: &[(Fault, &str)] = &[
+    (Fault::MissingReaders, "missing-readers"),
+    (Fault::MissingCopy, "missing-copy"),
+    (Fault::StaleSlot, "stale-slot"),
+    (Fault::NoHandOver, "no-hand-over"),
+];
+
+/// Whether a fault is planted.
+#[inline]
+pub fn is(fault: Fault) -> bool {
+    static PLANTED: OnceLock<Option<Fault>> = OnceLock::new();
+    if !cfg!(debug_assertions) {
+        return false;
+    }
+    let planted = PLANTED.get_or_init(|| {
+        let name = std::env::var("GREENBOOST_PLANT").ok()?;
+        NAMES.iter().find(|(_, known)| *known == name).map(|(fault, _)| *fault)
+    });
+    *planted == Some(fault)
+}
