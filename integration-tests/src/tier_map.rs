@@ -83,7 +83,7 @@ impl TierMap {
                 anyhow::ensure!(at == next && bytes % GRANULE == 0, "a chunk at {at:#x}, after {next:#x}");
                 granules.extend((0..bytes / GRANULE).map(|_| home.clone()));
             }
-            let wanted = size.next_multiple_of(GRANULE) / GRANULE;
+            let wanted = size.div_ceil(GRANULE);
             anyhow::ensure!(granules.is_empty() || granules.len() as u64 == wanted, "{base:#x} is not covered");
             map.allocations.push(Allocation { base, size, device: number(&it, "device")?, granules });
         }

@@ -1,14 +1,15 @@
 //! Streaming: whatever a program does, its kernels read what they would have read without it.
+//!
+//! The program (`fixtures/c/stream_like.c`) is made of chance and compares every byte that a kernel read with a plain copy
+//! on the host. Its seed and that of the simulated GPU's delays are in the command that a failure shows.
 
-use greenboost_contract::record::{self, DeviceRecord};
 use greenboost_contract::settings;
 use integration_tests::{Outcome, World};
-use std::sync::atomic::Ordering::Relaxed;
 
-/// Weights of about 7 MiB on a GPU that holds a part of them, streamed through `ring`.
+/// Weights of about 7 MiB where half of that is left of the VRAM, streamed through a ring of `ring`.
 fn streaming(ring: &str) -> World {
     World::new()
-        .vram("64MiB")
+        .vram("128MiB")
         .env(settings::VRAM, "9MiB")
         .env(settings::STREAM, "on")
         .env(settings::RING, ring)
@@ -23,10 +24,40 @@ fn right(world: &World, arguments: &[&str]) -> Outcome {
     outcome
 }
 
+/// What the engine says of itself at its end.
+#[derive(Debug, Default)]
+struct Counts {
+    hits: u64,
+    misses: u64,
+    in_place: u64,
+    /// Whether bytes were copied outside of graphs, and inside.
+    direct: bool,
+    captured: bool,
+}
+
+fn counts(world: &World) -> Counts {
+    let log = std::fs::read_to_string(world.file("hook.log")).expect("a log");
+    let line = log.lines().rfind(|line| line.contains(": streamed ")).unwrap_or_else(|| panic!("{log}"));
+    let words: Vec<_> = line.split([' ', ',', ';', '(']).filter(|word| !word.is_empty()).collect();
+    let before = |word: &str, back: usize| {
+        let at = words.iter().position(|found| *found == word).unwrap_or_else(|| panic!("no '{word}' in {line}"));
+        words[at - back].to_owned()
+    };
+    let number =
+        |word, back| before(word, back).parse().unwrap_or_else(|_| panic!("no number before '{word}' in {line}"));
+    Counts {
+        hits: number("found", 2),
+        misses: number("ask", 3),
+        in_place: number("read", 1),
+        direct: !line.contains("streamed 0 B,"),
+        captured: before("more", 2) != "0",
+    }
+}
+
 #[test]
 fn the_program_is_right_without_us() {
-    right(&World::new().vram("64MiB").delays(1), &["1", "10"]);
-    right(&World::new().vram("64MiB").delays(1), &["1", "3", "large"]);
+    right(&World::new().vram("128MiB").delays(1), &["1", "10"]);
+    right(&World::new().vram("128MiB").delays(1), &["1", "3", "large"]);
 }
 
 #[test]
@@ -34,10 +65,72 @@ fn weights_in_place_are_right() {
     right(&streaming("2MiB").env(settings::STREAM, "off").delays(2), &["1", "5"]);
 }
 
+/// 500 programs, each with other delays: rings from one slot on, both backings, orders that can be guessed and not.
 #[test]
 fn random_programs_read_the_right_bytes() {
-    for seed in 0..10u64 {
-        let first = (seed * 10).to_string();
-        right(&streaming("2MiB").delays(seed), &[&first, "10"]);
+    const THREADS: u64 = 5;
+    let some = |process: u64| {
+        let ring = ["2MiB", "4MiB", "6MiB"][process as usize % 3];
+        let mut arguments = vec![(process * 10).to_string(), "10".to_owned()];
+        arguments.extend((process % 5 == 1).then(|| "in-order".to_owned()));
+        arguments.extend((process % 7 == 2).then(|| "no-graphs".to_owned()));
+        let world =
+            streaming(ring).env(settings::BACKINGS, ["host-numa", "memfd"][process as usize % 2]).delays(process);
+        right(&world, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    };
+    // They mostly wait for the delays.
+    std::thread::scope(|scope| {
+        (0..THREADS).for_each(|first| drop(scope.spawn(move || (first..50).step_by(THREADS as usize).for_each(some))));
+    });
+}
+
+#[test]
+fn one_slot_is_enough_to_be_right() {
+    for seed in 0..6u64 {
+        let world = streaming("2MiB").delays(seed);
+        right(&world, &[&(seed * 100).to_string(), "2", "large"]);
+        let counts = counts(&world);
+        assert!(counts.misses > 100 && counts.hits * 4 < counts.misses, "{counts:?}");
+    }
+}
+
+#[test]
+fn an_order_that_repeats_is_guessed_and_graphs_copy_by_themselves() {
+    let world = streaming("4MiB").delays(3);
+    right(&world, &["7", "1", "in-order", "no-writes", "no-graphs", "no-reloads"]);
+    let guessed = counts(&world);
+    assert!(guessed.direct && !guessed.captured && guessed.in_place == 0, "{guessed:?}");
+    assert!(guessed.hits > 2 * guessed.misses, "{guessed:?}");
+    let world = streaming("4MiB").delays(3);
+    right(&world, &["7", "3"]);
+    assert!(counts(&world).captured);
+}
+
+#[test]
+fn without_room_for_slots_weights_are_read_in_place() {
+    let world = streaming("64MiB").delays(5);
+    right(&world, &["1", "3"]);
+    let log = std::fs::read_to_string(world.file("hook.log")).expect("a log");
+    assert!(log.contains("of VRAM to stream through"), "{log}");
+    // The budget has it, the driver does not.
+    let world = streaming("2MiB").env("SIMGPU_FAIL", "cuStreamCreate:5").delays(5);
+    right(&world, &["1", "3"]);
+}
+
+#[test]
+fn what_is_streamed_survives_the_end_of_its_context() {
+    right(&streaming("4MiB").delays(6), &["1", "2", "reset"]);
+}
+
+#[test]
+fn planted_faults_are_noticed() {
+    for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over"] {
+        let noticed = (0..12u64).any(|seed| {
+            let world = streaming("2MiB").env("GREENBOOST_PLANT", fault).delays(seed);
+            let outcome = world.run_with("stream-like", &[&(seed * 10).to_string(), "5"]);
+            assert!(outcome.status.success() || outcome.stderr.contains("read wrong bytes"), "{}", outcome.report());
+            !outcome.status.success()
+        });
+        assert!(noticed, "{fault} went unnoticed");
     }
 }

@@ -5,6 +5,7 @@ use crate::memory::allocations::Wish;
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
 use greenboost_contract::settings::GRANULE;
 use regex::bytes::{Regex, RegexBuilder};
+use std::ops::Range;
 
 /// Rules with their patterns compiled, as the launcher has checked them: on bytes, without Unicode tables.
 pub struct Rules(Vec<(Regex, PlaceRule)>);
@@ -56,24 +57,40 @@ pub struct Stretch {
     pub wish: Wish,
 }
 
+/// Who gets VRAM among tensors that want it equally and do not all fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// The first ones. Where the rest is read in place, it does not matter.
+    First,
+    /// Every so manyth, whole, so that what is streamed is spread evenly over a pass: the link works all the time, and
+    /// few slots are enough.
+    Spread,
+}
+
 /// Homes for the `span` bytes at `base` that hold `tensors`, with `vram` bytes of VRAM to give. A granule that
 /// several tensors share goes by the one that wants VRAM most.
-pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram: u64) -> Vec<Stretch> {
+pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram: u64, among: Among) -> Vec<Stretch> {
     let mut granules = vec![None::<Wish>; (span / GRANULE) as usize];
+    let mut touched = Vec::with_capacity(tensors.len());
     for (address, tensor) in tensors {
         let wish = rules.wish(&tensor.name, tensor.bytes);
         let (first, last) = ((address - base) / GRANULE, (address - base + tensor.bytes - 1) / GRANULE);
         for granule in granules.iter_mut().take(last as usize + 1).skip(first as usize) {
             *granule = Some(granule.map_or(wish, |known| known.max(wish)));
         }
+        touched.push(first as usize..last as usize + 1);
     }
     // What no tensor is in is padding: nobody reads it.
     let wishes: Vec<_> =
         granules.into_iter().map(|wish| wish.unwrap_or(Wish { tier: Tier::Auto, priority: 0 })).collect();
     let mut order: Vec<_> = (0..wishes.len()).filter(|at| wishes[*at].tier != Tier::Ram).collect();
     order.sort_by_key(|at| std::cmp::Reverse(wishes[*at]));
+    let room = (vram / GRANULE) as usize;
+    if among == Among::Spread && order.len() > room {
+        order = spread(order, room, &wishes, &touched);
+    }
     let mut in_vram = vec![false; wishes.len()];
-    order.into_iter().take((vram / GRANULE) as usize).for_each(|at| in_vram[at] = true);
+    order.into_iter().take(room).for_each(|at| in_vram[at] = true);
 
     let mut stretches: Vec<Stretch> = Vec::new();
     for (wish, in_vram) in wishes.into_iter().zip(in_vram) {
@@ -83,6 +100,28 @@ pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram
         }
     }
     stretches
+}
+
+/// The same granules in the same order of wishes, those of the wish that runs out of room with the tensors in front that
+/// are spread evenly over them.
+fn spread(order: Vec<usize>, room: usize, wishes: &[Wish], touched: &[Range<usize>]) -> Vec<usize> {
+    let Some(last) = order.get(room).map(|at| wishes[*at]) else { return order };
+    let begins = order.partition_point(|at| wishes[*at] > last);
+    let ends = order.partition_point(|at| wishes[*at] >= last);
+    let share = (room - begins) as f64 / (ends - begins) as f64;
+    let (mut chosen, mut is_taken, mut due) = (order[..begins].to_vec(), vec![false; wishes.len()], 0.0);
+    for tensor in touched {
+        let own = tensor.clone().filter(|at| wishes[*at] == last && !is_taken[*at]).collect::<Vec<_>>();
+        due += share * own.len() as f64;
+        if !own.is_empty() && due * 2.0 >= own.len() as f64 && chosen.len() + own.len() <= room {
+            due -= own.len() as f64;
+            own.iter().for_each(|at| is_taken[*at] = true);
+            chosen.extend(own);
+        }
+    }
+    let left: Vec<_> = order[begins..].iter().copied().filter(|at| !is_taken[*at]).collect();
+    chosen.extend(left);
+    chosen
 }
 
 #[cfg(test)]
@@ -117,9 +156,9 @@ mod tests {
         let rules =
             Rules::new(&[rule("exps", Tier::Auto, 10), rule("norm", Tier::Vram, 50), rule("embd", Tier::Ram, 50)]);
         let all = tensors(&[("token_embd", 2), ("ffn_up_exps", 3), ("attn_q", 2), ("norm", 1)]);
-        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 4 * GRANULE)), "RRVRRVVV");
-        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, GRANULE)), "RRRRRRRV");
-        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 100 * GRANULE)), "RRVVVVVV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 4 * GRANULE, Among::First)), "RRVRRVVV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, GRANULE, Among::First)), "RRRRRRRV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 8 * GRANULE, 100 * GRANULE, Among::First)), "RRVVVVVV");
     }
 
     #[test]
@@ -130,14 +169,26 @@ mod tests {
         large.at_least = 3 * GRANULE;
         let rules = Rules::new(&[low, rule("ffn", Tier::Vram, 0), large]);
         let all = tensors(&[("blk.0.ffn", 1), ("blk.2.ffn", 1), ("blk.3.ffn", 4), ("big", 3), ("small", 2)]);
-        assert_eq!(map(&plan(&rules, &all, BASE, 11 * GRANULE, 100 * GRANULE)), "VRVVVVRRRVV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 11 * GRANULE, 100 * GRANULE, Among::First)), "VRVVVVRRRVV");
+    }
+
+    #[test]
+    fn what_is_streamed_is_spread_over_the_pass_in_whole_tensors() {
+        let rules = Rules::new(&[rule("attn", Tier::Auto, 90)]);
+        let all: Vec<_> = (0..6).flat_map(|_| [("attn", 1), ("ffn", 3)]).collect();
+        let among = |room, among| map(&plan(&rules, &tensors(&all), BASE, 24 * GRANULE, room * GRANULE, among));
+        assert_eq!(among(15, Among::First), "VVVVVVVVVVVVVRRRVRRRVRRR");
+        assert_eq!(among(15, Among::Spread), "VVVVVRRRVVVVVRRRVVVVVRRR");
+        // What is left over for no whole tensor is used all the same.
+        assert_eq!(among(16, Among::Spread).matches('V').count(), 16);
+        assert_eq!(among(24, Among::Spread), among(24, Among::First));
     }
 
     #[test]
     fn classes_that_the_launcher_accepts_are_accepted_here() {
         let rules = Rules::new(&[rule(r"^blk\.\d+\.\w+_exps\b", Tier::Ram, 0)]);
         let all = tensors(&[("blk.17.ffn_up_exps.weight", 1), ("blk.x.ffn_up_exps.weight", 1)]);
-        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE)), "RV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE, Among::First)), "RV");
     }
 
     #[test]
@@ -146,14 +197,14 @@ mod tests {
         let half = GRANULE / 2;
         let tensor = |name: &str, bytes| Tensor { name: name.into(), bytes, is_weight: true };
         let all = [(BASE, tensor("cold", GRANULE + half)), (BASE + GRANULE + half, tensor("hot", half))];
-        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE)), "RV");
+        assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE, Among::First)), "RV");
     }
 
     #[test]
     fn stretches_cover_the_span_and_differ_from_their_neighbours() {
         let rules = Rules::new(&[rule("a", Tier::Auto, 90)]);
         let all = tensors(&[("a", 3), ("b", 2), ("a2", 2)]);
-        let stretches = plan(&rules, &all, BASE, 9 * GRANULE, 4 * GRANULE);
+        let stretches = plan(&rules, &all, BASE, 9 * GRANULE, 4 * GRANULE, Among::First);
         assert_eq!(stretches.iter().map(|it| it.bytes).sum::<u64>(), 9 * GRANULE);
         assert!(stretches.windows(2).all(|pair| (pair[0].in_vram, pair[0].wish) != (pair[1].in_vram, pair[1].wish)));
     }

@@ -15,7 +15,7 @@ use super::room::Request;
 use super::vram::Use;
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
-use crate::ggml::placement::{self, Stretch};
+use crate::ggml::placement::{self, Among, Stretch};
 use crate::ggml::{self, registry};
 use crate::stream;
 use greenboost_contract::format_size;
@@ -88,7 +88,8 @@ impl Memory {
             if slots > 0 && allocation.span > device.budget.left() {
                 stream::begin(self, device, slots);
             }
-            placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left())
+            let among = if stream::is_on() { Among::Spread } else { Among::First };
+            placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left(), among)
         });
     }
 

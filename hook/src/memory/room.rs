@@ -140,7 +140,9 @@ impl Memory {
                 }
             }
         }
-        found.sort_by_key(|(wish, size, base, at)| (*wish, Reverse(*size), Reverse(*base), Reverse(*at)));
+        // What is to be streamed is spread over the pass: positions with their bits reversed come from everywhere.
+        let spread = |at: usize| if stream::is_on() { (at as u32).reverse_bits() as usize } else { at };
+        found.sort_by_key(|(wish, size, base, at)| (*wish, Reverse(*size), Reverse(*base), Reverse(spread(*at))));
         found.into_iter().map(|(_, _, base, at)| (base, at)).collect()
     }
 

@@ -3,8 +3,9 @@
 //! Outside of captures there is one lane. A capture has one of its own, whose copies become the graph's. A graph that is
 //! launched may use any of the slots, so the slots are handed over to it and taken back behind it.
 
+use super::copies::Means;
 use super::events::{self, Events};
-use super::lane::{Lane, Means};
+use super::lane::Lane;
 use super::plant::{self, Fault};
 use super::ring::Key;
 use super::slots::SlotMemory;
@@ -37,6 +38,8 @@ pub struct Engine {
     direct: Lane,
     captures: HashMap<u64, Capturing>,
     spare_streams: Vec<CUstream>,
+    /// Streams known to be of the context.
+    own_streams: Vec<CUstream>,
     has_failed: bool,
 }
 
@@ -97,6 +100,7 @@ pub fn install(
         direct,
         captures: HashMap::new(),
         spare_streams: Vec::new(),
+        own_streams: Vec::new(),
         has_failed: false,
     };
     if let Some(mut cell) = lock(device) {
@@ -144,8 +148,11 @@ impl<'a> Session<'a> {
     pub fn begin(memory: &'a Memory, device: CUdevice, stream: CUstream, may_capture: bool) -> Option<Self> {
         let mut guard = lock(device)?;
         let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
-        if memory.current_context().ok()? != engine.context {
-            return None;
+        if !engine.own_streams.contains(&stream) {
+            if memory.current_context().ok()? != engine.context {
+                return None;
+            }
+            engine.own_streams.push(stream);
         }
         let capture = if may_capture {
             match capture_of(memory.driver, stream) {
@@ -296,6 +303,7 @@ impl Engine {
 
     /// A stream is about to be destroyed, or, without one, a capture is about to begin: nothing stays open.
     pub fn settle(&mut self, memory: &Memory, device: CUdevice, only: Option<CUstream>) {
+        self.own_streams.retain(|known| only.is_some_and(|gone| *known != gone));
         let mut is_first = true;
         self.lanes(memory, device, &mut |lane, means| {
             let is_direct = std::mem::take(&mut is_first);

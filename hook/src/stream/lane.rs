@@ -12,79 +12,31 @@
 //! That event is recorded on the reader's stream when the stream moves on to another weight, not at each launch: until
 //! then the stream has the slot *open*.
 
+use super::copies::{Copies, Copy, Means, Ordered};
 use super::events::{self, Events};
 use super::order::Order;
 use super::plant::{self, Fault};
 use super::ring::{Key, Ring};
 use super::weights::{Index, Weight};
 use crate::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status};
-use crate::driver::Driver;
 use crate::handlers::cut;
-use crate::memory::Memory;
-use greenboost_contract::record::DeviceRecord;
-use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// How far ahead of the launches copies are considered at most.
 const FARTHEST: usize = 64;
 
-/// What a lane works with.
-pub struct Means<'a> {
-    /// Where the seams are.
-    pub memory: &'a Memory,
-    /// The driver.
-    pub driver: &'a Driver,
-    /// What is counted.
-    pub record: &'a DeviceRecord,
-    /// First address of the slots.
-    pub base: CUdeviceptr,
-    /// Spare events.
-    pub events: &'a mut Events,
-}
-
-/// A weight's copy.
-struct Copy {
-    offset: u64,
-    ready: CUevent,
-    /// Streams that have waited for `ready`.
-    seen_by: Vec<CUstream>,
-    /// An event behind the last reader of each stream that has moved on.
-    readers: Vec<(CUstream, CUevent)>,
-    was_read: bool,
-}
-
-/// Whether a copy may be made without looking at the stream of the launch that wants it: what was written is complete
-/// then for the copy stream as well.
-struct Ordered {
-    usually: bool,
-    except: HashSet<Key>,
-}
-
-impl Ordered {
-    fn is(&self, key: Key) -> bool {
-        self.usually != self.except.contains(&key)
-    }
-
-    fn set(&mut self, key: Key, ordered: bool) {
-        if ordered == self.usually {
-            self.except.remove(&key);
-        } else {
-            self.except.insert(key);
-        }
-    }
-}
-
 /// See the module.
 pub struct Lane {
     copy_stream: CUstream,
     ring: Ring,
-    copies: HashMap<Key, Copy>,
+    copies: Copies,
     /// The weights that each stream's launches since its last event have read.
     open: Vec<(CUstream, Vec<Key>)>,
     /// What the next copy has to wait for.
     before_next: Vec<CUevent>,
     order: Order,
     ordered: Ordered,
+    in_capture: bool,
 }
 
 impl Lane {
@@ -94,11 +46,12 @@ impl Lane {
         Self {
             copy_stream,
             ring: Ring::new(capacity),
-            copies: HashMap::new(),
+            copies: Copies::default(),
             open: Vec::new(),
             before_next: Vec::new(),
             order: Order::default(),
-            ordered: Ordered { usually: in_capture, except: HashSet::new() },
+            ordered: Ordered::new(in_capture),
+            in_capture,
         }
     }
 
@@ -120,28 +73,17 @@ impl Lane {
         busy: &[Key],
     ) -> Result<Option<CUdeviceptr>, Status> {
         let key = weight.at;
-        let is_hit = self.copies.contains_key(&key);
-        if !is_hit {
-            let behind = (!self.ordered.is(key)).then_some(stream);
-            if !self.copy_in(means, weight, behind, |_, other| !busy.contains(&other))? {
-                return Ok(None);
-            }
+        let in_capture = self.in_capture;
+        if let Some(copy) = self.copies.get_mut(&key) {
+            means.record.slot_hits.fetch_add(1, Relaxed);
+            return copy.hand_to(means, stream, !in_capture).map(Some);
         }
-        let in_capture = self.ordered.usually;
-        let Some(copy) = self.copies.get_mut(&key) else { return Ok(None) };
-        if !copy.seen_by.contains(&stream) {
-            if is_hit && !in_capture && !events::is_done(means.driver, copy.ready) {
-                means.record.slot_late.fetch_add(1, Relaxed);
-            }
-            if !plant::is(Fault::MissingCopy) {
-                events::wait(means.driver, stream, copy.ready)?;
-            }
-            copy.seen_by.push(stream);
+        let behind = (!self.ordered.is(key)).then_some(stream);
+        if !self.copy_in(means, weight, behind, |_, other| !busy.contains(&other))? {
+            return Ok(None);
         }
-        copy.was_read = true;
-        let counter = if is_hit { &means.record.slot_hits } else { &means.record.slot_misses };
-        counter.fetch_add(1, Relaxed);
-        Ok(Some(means.base + copy.offset))
+        means.record.slot_misses.fetch_add(1, Relaxed);
+        self.copies.get_mut(&key).map(|copy| copy.hand_to(means, stream, false)).transpose()
     }
 
     /// Copies a weight into a slot, behind what `behind` has been given so far. False when there is no place.
@@ -184,7 +126,7 @@ impl Lane {
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };
         self.copies.insert(weight.at, copy);
         self.ordered.set(weight.at, true);
-        let counter = if self.ordered.usually { &means.record.captured } else { &means.record.streamed };
+        let counter = if self.in_capture { &means.record.captured } else { &means.record.streamed };
         counter.fetch_add(weight.copied, Relaxed);
         Ok(true)
     }
@@ -313,7 +255,7 @@ impl Lane {
 
     /// Weights are no more.
     pub fn forget(&mut self, gone: impl Fn(Key) -> bool) {
-        self.ordered.except.retain(|key| !gone(*key));
+        self.ordered.forget(&gone);
         self.order.forget(gone);
     }
 

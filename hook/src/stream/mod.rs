@@ -4,11 +4,12 @@
 //! * [`ring`] gives out slots, [`order`] guesses what comes next, [`rules`] say which kernels get copies;
 //! * [`layout`] asks the driver where a kernel's parameters are; [`params`] finds and replaces addresses in them;
 //! * [`weights`] is the index that a launch looks into;
-//! * [`lane`] keeps copies and readers apart, with [`events`]; [`engine`] has the lanes of a device, [`slots`] its VRAM.
+//! * [`lane`] keeps [`copies`] and readers apart, with [`events`]; [`engine`] has the lanes of a device, [`slots`] its VRAM.
 //!
 //! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
 //! either.
 
+mod copies;
 mod engine;
 mod events;
 mod lane;

@@ -5,6 +5,7 @@
 
 use super::layout::Layout;
 use crate::abi::CUdeviceptr;
+use smallvec::SmallVec;
 use std::ffi::c_void;
 
 /// `CU_LAUNCH_PARAM_BUFFER_POINTER`, `..._SIZE`, `..._END`.
@@ -12,24 +13,54 @@ const BUFFER_POINTER: usize = 1;
 const BUFFER_SIZE: usize = 2;
 const END: usize = 0;
 
-/// Replaced parameters, in the form they came in.
+/// Replaced parameters, in the form they came in. Kept where a launch's usual number of them needs no allocation.
 #[derive(Debug, Default)]
 pub struct Replaced {
-    values: Vec<Vec<u64>>,
-    pointers: Vec<*mut c_void>,
-    extra: Vec<*mut c_void>,
+    /// Values with replaced addresses in them, one after the other.
+    values: SmallVec<[u64; 32]>,
+    /// For each of them: the parameter, and where it begins in `values`.
+    places: SmallVec<[(usize, usize); 8]>,
+    pointers: SmallVec<[*mut c_void; 24]>,
+    /// The packed form's list.
+    extra: [*mut c_void; 5],
+    /// Bytes of the packed form; 0 for the list of pointers.
     size: usize,
 }
 
 impl Replaced {
     /// The list of pointers to hand to the driver; null when they are packed.
     pub fn params(&mut self) -> *mut *mut c_void {
-        if self.pointers.is_empty() { std::ptr::null_mut() } else { self.pointers.as_mut_ptr() }
+        if self.size > 0 { std::ptr::null_mut() } else { self.pointers.as_mut_ptr() }
     }
 
     /// The packed form to hand to the driver; null when they are a list.
     pub fn extra(&mut self) -> *mut *mut c_void {
-        if self.extra.is_empty() { std::ptr::null_mut() } else { self.extra.as_mut_ptr() }
+        if self.size > 0 { self.extra.as_mut_ptr() } else { std::ptr::null_mut() }
+    }
+
+    /// Completes what points into the value itself, which must not move any more.
+    pub fn seal(&mut self) {
+        let values = self.values.as_mut_ptr();
+        for (number, at) in &self.places {
+            self.pointers[*number] = values.wrapping_add(*at).cast();
+        }
+        if self.size > 0 {
+            let size = (&raw mut self.size).cast::<c_void>();
+            self.extra =
+                [BUFFER_POINTER as *mut c_void, values.cast(), BUFFER_SIZE as *mut c_void, size, END as *mut c_void];
+        }
+    }
+
+    /// Keeps a copy of `bytes` at `value`; where it begins in `values`.
+    ///
+    /// # Safety
+    /// There are so many bytes.
+    unsafe fn copy(&mut self, value: *const u8, bytes: usize) -> usize {
+        let at = self.values.len();
+        self.values.resize(at + bytes.div_ceil(8), 0);
+        // SAFETY: the caller's promise; room has been made for at least as many.
+        unsafe { std::ptr::copy_nonoverlapping(value, self.values[at..].as_mut_ptr().cast(), bytes) };
+        at
     }
 }
 
@@ -73,25 +104,25 @@ unsafe fn list(
         // SAFETY: as above.
         for (word, address) in unsafe { words(value, *bytes) } {
             let Some(new) = replace(address) else { continue };
-            if replaced.pointers.is_empty() {
-                // SAFETY: as above.
-                replaced.pointers.extend((0..layout.params.len()).map(|at| unsafe { *params.add(at) }));
-            }
             // A value of several addresses is copied once.
-            let copied = replaced.pointers[number].cast_const().cast::<u8>() != value;
-            if !copied {
-                let mut copy = vec![0u64; bytes.div_ceil(8)];
-                // SAFETY: the value has this many bytes, the copy at least as many.
-                unsafe { std::ptr::copy_nonoverlapping(value, copy.as_mut_ptr().cast(), *bytes) };
-                replaced.pointers[number] = copy.as_mut_ptr().cast();
-                replaced.values.push(copy);
-            }
-            if let Some(copy) = replaced.values.last_mut() {
-                copy[word] = new;
-            }
+            let at = match replaced.places.last() {
+                Some((known, at)) if *known == number => *at,
+                _ => {
+                    // SAFETY: as above.
+                    let at = unsafe { replaced.copy(value, *bytes) };
+                    replaced.places.push((number, at));
+                    at
+                }
+            };
+            replaced.values[at + word] = new;
         }
     }
-    (!replaced.pointers.is_empty()).then_some(replaced)
+    if replaced.places.is_empty() {
+        return None;
+    }
+    // SAFETY: as above.
+    replaced.pointers.extend((0..layout.params.len()).map(|at| unsafe { *params.add(at) }));
+    Some(replaced)
 }
 
 unsafe fn packed(
@@ -120,31 +151,14 @@ unsafe fn packed(
     // SAFETY: the buffer has this many bytes.
     for (word, address) in unsafe { words(buffer, size) } {
         let Some(new) = replace(address) else { continue };
-        if replaced.values.is_empty() {
-            let mut copy = vec![0u64; size.div_ceil(8)];
-            // SAFETY: as above; the copy is at least as large.
-            unsafe { std::ptr::copy_nonoverlapping(buffer, copy.as_mut_ptr().cast(), size) };
-            replaced.values.push(copy);
+        if replaced.size == 0 {
+            // SAFETY: as above.
+            unsafe { replaced.copy(buffer, size) };
+            replaced.size = size;
         }
-        replaced.values[0][word] = new;
+        replaced.values[word] = new;
     }
-    if replaced.values.is_empty() {
-        return None;
-    }
-    replaced.size = size;
-    Some(replaced)
-}
-
-impl Replaced {
-    /// Completes the packed form: its entries point into the value itself, which must not move any more.
-    pub fn seal(&mut self) {
-        if self.pointers.is_empty() && !self.values.is_empty() {
-            let buffer = self.values[0].as_mut_ptr().cast::<c_void>();
-            let size = (&raw mut self.size).cast::<c_void>();
-            self.extra =
-                [BUFFER_POINTER as *mut c_void, buffer, BUFFER_SIZE as *mut c_void, size, END as *mut c_void].into();
-        }
-    }
+    (replaced.size > 0).then_some(replaced)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::artefacts::Artefacts;
 use crate::{process, workspace};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use greenboost_contract::settings;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,8 +28,16 @@ pub struct Options {
 }
 
 /// Calls with a target: at most this many nanoseconds more.
-const TARGETS: &[(&str, f64)] =
-    &[("cuLaunchKernel", 100.0), ("dlsym, a driver function", 60.0), ("dlsym, any other name", 60.0)];
+const TARGETS: &[(&str, f64)] = &[
+    ("cuLaunchKernel", 100.0),
+    ("cuLaunchKernel beside streaming", 100.0),
+    ("cuLaunchKernel of a streamed weight", 400.0),
+    ("dlsym, a driver function", 60.0),
+    ("dlsym, any other name", 60.0),
+];
+
+/// What the program that streams is given: less VRAM than its 256 MiB of weights, and slots for one of them.
+const STREAMING: &[(&str, &str)] = &[(settings::STREAM, "on"), (settings::RING, "64MiB")];
 
 /// Nanoseconds by call, one entry a round.
 type Rounds = BTreeMap<String, Vec<f64>>;
@@ -57,14 +66,19 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let built = Artefacts::release(&["greenboost-hook", "greenboost-launcher", "simgpu", "simnvml"])?;
     let driver = built.simulated_driver()?;
     let launcher = built.file("gb-launch")?;
-    let program = compile(&driver)?;
+    let programs = compile(&driver)?;
     let (mut unhooked, mut hooked) = (Rounds::new(), Rounds::new());
     for round in 0..options.rounds {
         eprint!("\rround {}/{}", round + 1, options.rounds);
-        once(&mut Command::new(&program), &driver, &mut unhooked)?;
-        let mut command = Command::new(&launcher);
-        command.args(["--profile", "generic", "--"]).arg(&program);
-        once(&mut command, &driver, &mut hooked)?;
+        for (program, flags, variables) in
+            [(&programs[0], &[][..], &[][..]), (&programs[1], &["--vram", "160MiB"][..], STREAMING)]
+        {
+            once(&mut Command::new(program), &driver, &mut unhooked)?;
+            let mut command = Command::new(&launcher);
+            command.args(["--profile", "generic"]).args(flags).arg("--").arg(program);
+            command.envs(variables.iter().copied());
+            once(&mut command, &driver, &mut hooked)?;
+        }
     }
     eprintln!();
     let rows = compare(&unhooked, &hooked);
@@ -77,15 +91,22 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn compile(driver: &Path) -> Result<PathBuf> {
+/// The program of plain calls, and the one whose weights are streamed.
+fn compile(driver: &Path) -> Result<[PathBuf; 2]> {
     let folder = workspace::target().join("bench");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let program = folder.join("overhead");
-    let mut cc =
-        process::program("cc", &["-O2", "-std=gnu11", "-Wall", "-Wextra", "integration-tests/bench/overhead.c"]);
-    cc.arg("-o").arg(&program).arg("-L").arg(driver).args(["-l:libcuda.so.1", "-ldl"]);
-    process::succeed(&mut cc)?;
-    Ok(program)
+    let cc = |output: &str, source: &str, more: &[&str]| {
+        let program = folder.join(output);
+        let mut cc = process::program("cc", &["-O2", "-std=gnu11", "-Wall", "-Wextra", source]);
+        cc.arg("-o").arg(&program).args(more).arg("-L").arg(driver).args(["-l:libcuda.so.1", "-ldl"]);
+        process::succeed(&mut cc).map(|_| program)
+    };
+    let ggml = cc("libggml-like.so", "integration-tests/fixtures/c/ggml_base.c", &["-shared", "-fPIC"])?;
+    let ggml = ggml.to_string_lossy().into_owned();
+    Ok([
+        cc("overhead", "integration-tests/bench/overhead.c", &[])?,
+        cc("streamed", "integration-tests/bench/streamed.c", &[&ggml])?,
+    ])
 }
 
 fn once(command: &mut Command, driver: &Path, into: &mut Rounds) -> Result<()> {
