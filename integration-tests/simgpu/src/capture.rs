@@ -34,7 +34,7 @@ struct State {
     /// By stream: the nodes its next operation depends on.
     leaves: HashMap<u64, Vec<usize>>,
     streams: Vec<Arc<Stream>>,
-    /// Node handles handed out by `cuStreamGetCaptureInfo`, kept alive as long as the capture.
+    /// Node handles and edge data handed out by `cuStreamGetCaptureInfo`, kept alive as long as the capture.
     shown: Vec<Box<[usize]>>,
 }
 
@@ -227,7 +227,14 @@ struct Info {
     id: u64,
     graph: usize,
     nodes: *const usize,
+    edges: *const u8,
     count: usize,
+}
+
+impl Info {
+    fn of(status: u32, id: u64) -> Info {
+        Info { status, id, graph: 0, nodes: std::ptr::null(), edges: std::ptr::null(), count: 0 }
+    }
 }
 
 fn info(stream: &Arc<Stream>) -> Result<Info> {
@@ -236,17 +243,19 @@ fn info(stream: &Arc<Stream>) -> Result<Info> {
         forbid_legacy(&*stream.context()?)?;
     }
     let Some(capture) = stream.capture() else {
-        return Ok(Info { status: 0, id: 0, graph: 0, nodes: std::ptr::null(), count: 0 });
+        return Ok(Info::of(0, 0));
     };
     let mut state = capture.state();
     if state.invalid {
-        return Ok(Info { status: 2, id: capture.id, graph: 0, nodes: std::ptr::null(), count: 0 });
+        return Ok(Info::of(2, capture.id));
     }
     let leaves = state.leaves.get(&stream.id).cloned().unwrap_or_default();
     let handles: Box<[usize]> = leaves.iter().map(|node| capture.graph.node_handle(*node)).collect();
-    let (nodes, count) = (handles.as_ptr(), handles.len());
-    state.shown.push(handles);
-    Ok(Info { status: 1, id: capture.id, graph: capture.graph.handle, nodes, count })
+    // The edge of a programmatic launch is known when it is launched; until then every edge is an ordinary one.
+    let plain_edges = vec![0usize; handles.len()].into_boxed_slice();
+    let (nodes, edges, count) = (handles.as_ptr(), plain_edges.as_ptr().cast(), handles.len());
+    state.shown.extend([handles, plain_edges]);
+    Ok(Info { graph: capture.graph.handle, nodes, edges, count, ..Info::of(1, capture.id) })
 }
 
 fn update_dependencies(stream: &Arc<Stream>, nodes: Vec<usize>, flags: u32) -> Result {
@@ -325,7 +334,7 @@ driver! {
         id.opt(info.id);
         graph.opt(info.graph);
         nodes.opt(info.nodes);
-        edges.opt(std::ptr::null());
+        edges.opt(info.edges);
         count.opt(info.count);
         status.put(info.status)
     }

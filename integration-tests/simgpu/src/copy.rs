@@ -25,7 +25,7 @@ pub enum Declared {
 }
 
 /// One end of a copy.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
     /// First byte.
     pub address: u64,
@@ -45,7 +45,7 @@ impl Place {
 }
 
 /// How much is copied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     /// Bytes in a row.
     pub width: u64,
@@ -144,6 +144,8 @@ enum End {
 pub struct Plan {
     /// As the program asked for it, for queries of graph nodes.
     pub request: (Place, Place, Shape),
+    /// What the target and the source are.
+    pub kinds: (Kind, Kind),
     to: End,
     from: End,
     from_place: Place,
@@ -158,9 +160,21 @@ impl Plan {
             Kind::Pageable => End::Pageable(place.address),
             _ => End::Mapped(place.address),
         };
-        let plan =
-            Plan { request: (to, from, shape), to: end(to_kind, to), from: end(from_kind, from), from_place: from };
+        let plan = Plan {
+            request: (to, from, shape),
+            kinds: (to_kind, from_kind),
+            to: end(to_kind, to),
+            from: end(from_kind, from),
+            from_place: from,
+        };
         Ok((plan, to_kind, from_kind))
+    }
+
+    /// Whether a node of an executable graph may do this instead of an older copy: both in one dimension, between the
+    /// same kinds of memory.
+    pub fn may_replace(&self, old: &Plan) -> bool {
+        let one_dimension = |plan: &Plan| plan.request.2.height == 1 && plan.request.2.depth == 1;
+        self.request == old.request || self.kinds == old.kinds && one_dimension(self) && one_dimension(old)
     }
 
     /// Takes the source's bytes now.

@@ -24,7 +24,14 @@ pub enum Engine {
 pub struct Gpu<'a> {
     context: &'a Context,
     engine: Engine,
+    dependencies: Dependencies<'a>,
 }
+
+/// Waits for what a programmatic launch depends on; for every other operation that is over before it begins.
+pub type Dependencies<'a> = &'a dyn Fn() -> Result;
+
+/// The dependencies of an operation that began behind all of them.
+pub const NO_DEPENDENCIES: Dependencies<'static> = &|| Ok(());
 
 /// Consecutive bytes the GPU may touch.
 pub struct Window {
@@ -56,7 +63,17 @@ impl Window {
 impl<'a> Gpu<'a> {
     /// The device of a context.
     pub fn new(context: &'a Context, engine: Engine) -> Gpu<'a> {
-        Gpu { context, engine }
+        Gpu { context, engine, dependencies: NO_DEPENDENCIES }
+    }
+
+    /// The device of a context as a kernel sees it.
+    pub fn kernel(context: &'a Context, dependencies: Dependencies<'a>) -> Gpu<'a> {
+        Gpu { context, engine: Engine::Kernel, dependencies }
+    }
+
+    /// `griddepcontrol.wait`: a kernel launched programmatically may have begun before the one in front has ended.
+    pub fn wait_for_dependencies(&self) -> Result {
+        (self.dependencies)()
     }
 
     fn may(&self, mapping: &Mapping, write: bool) -> bool {

@@ -23,6 +23,8 @@ pub struct Node {
     pub work: Work,
     /// The nodes before it, by index.
     pub after: Vec<usize>,
+    /// Those of them it need not wait for before it begins: the edge of a programmatic launch to the kernel in front.
+    pub early: Vec<usize>,
     /// Whether it still exists.
     pub alive: bool,
 }
@@ -54,7 +56,9 @@ impl Graph {
         let mut nodes = self.nodes();
         let index = nodes.len();
         let node = NODES.insert(|handle| NodeRef { handle, graph: Arc::downgrade(self), index });
-        nodes.push(Node { handle: node.handle, work, after, alive: true });
+        let kernel = |before: &usize| matches!(nodes[*before].work, Work::Kernel(_));
+        let early = if work.programmatic() { after.iter().copied().filter(kernel).collect() } else { Vec::new() };
+        nodes.push(Node { handle: node.handle, work, after, early, alive: true });
         index
     }
 
@@ -96,6 +100,7 @@ impl Graph {
         let _ = NODES.remove(nodes[index].handle);
         for node in nodes.iter_mut() {
             node.after.retain(|before| *before != index);
+            node.early.retain(|before| *before != index);
         }
     }
 
@@ -104,6 +109,7 @@ impl Graph {
         let copy = Graph::create();
         for node in self.nodes().clone() {
             let index = copy.add(node.work, node.after);
+            copy.nodes()[index].early = node.early;
             if !node.alive {
                 copy.destroy_node(index);
             }

@@ -4,7 +4,7 @@ use crate::copy::Plan;
 use crate::edge::{In, Out, driver};
 use crate::errors::{Error, Result};
 use crate::event::EVENTS;
-use crate::graph::{GRAPHS, Graph, node};
+use crate::graph::{GRAPHS, Graph, Node, node};
 use crate::graph_nodes::{HostParameters, KernelParameters, KernelParametersV1};
 use crate::memcpy_shaped::Copy3d;
 use crate::memset::Fill;
@@ -45,7 +45,10 @@ fn connect(graph: usize, from: In<usize>, to: In<usize>, count: usize, on: bool)
         let after = &mut nodes[to].after;
         match (on, after.contains(&from)) {
             (true, false) => after.push(from),
-            (false, true) => after.retain(|before| *before != from),
+            (false, true) => {
+                after.retain(|before| *before != from);
+                nodes[to].early.retain(|before| *before != from);
+            }
             _ => return Err(Error::INVALID_VALUE),
         }
     }
@@ -68,33 +71,68 @@ fn living(graph: &Graph, wanted: impl Fn(usize) -> bool) -> Vec<usize> {
     chosen.map(|(_, node)| node.handle).collect()
 }
 
-fn dependencies(handle: usize) -> Result<Vec<usize>> {
-    let (graph, index) = node(handle)?;
-    let nodes = graph.nodes();
-    Ok(nodes[index].after.iter().map(|before| nodes[*before].handle).collect())
+/// `CUgraphEdgeData` of an edge over which a kernel lets the next one begin early: from the programmatic port, of the
+/// programmatic type. All zeroes is an ordinary edge.
+const PROGRAMMATIC_EDGE: u64 = 0x01_0001;
+
+struct Edge {
+    from: usize,
+    to: usize,
+    data: u64,
 }
 
-fn dependents(handle: usize) -> Result<Vec<usize>> {
-    let (graph, index) = node(handle)?;
+fn edges_of(graph: &Graph) -> Vec<Edge> {
     let nodes = graph.nodes();
-    Ok(nodes.iter().filter(|other| other.alive && other.after.contains(&index)).map(|other| other.handle).collect())
+    let edges_to = |node: &Node| -> Vec<Edge> {
+        let data = |before: &usize| if node.early.contains(before) { PROGRAMMATIC_EDGE } else { 0 };
+        let edge = |before: &usize| Edge { from: nodes[*before].handle, to: node.handle, data: data(before) };
+        node.after.iter().map(edge).collect()
+    };
+    nodes.iter().filter(|node| node.alive).flat_map(edges_to).collect()
 }
 
-fn edges(graph: usize, from: Out<usize>, to: Out<usize>, count: Out<usize>) -> Result {
-    let graph = GRAPHS.get(graph)?;
-    let nodes = graph.nodes();
-    let pairs: Vec<(usize, usize)> = nodes
-        .iter()
-        .filter(|node| node.alive)
-        .flat_map(|node| node.after.iter().map(|before| (nodes[*before].handle, node.handle)))
-        .collect();
-    if from.is_null() || to.is_null() {
-        return count.put(pairs.len());
+/// Answers a question about edges; who does not ask for their data is told only of ordinary ones.
+fn show_edges(
+    edges: &[Edge],
+    from: Option<Out<usize>>,
+    to: Option<Out<usize>>,
+    data: Option<Out<u64>>,
+    count: Out<usize>,
+) -> Result {
+    let data = data.filter(|data| !data.is_null());
+    if data.is_none() && edges.iter().any(|edge| edge.data != 0) {
+        return Err(Error::LOSSY_QUERY);
+    }
+    if from.into_iter().chain(to).any(Out::is_null) {
+        return count.put(edges.len());
     }
     let room = count.get()?;
-    from.fill(pairs.iter().map(|pair| pair.0), room);
-    to.fill(pairs.iter().map(|pair| pair.1), room);
-    count.put(pairs.len().min(room))
+    // Places behind the last edge are filled too, as the driver does.
+    fn place<T: Default>(out: Option<Out<T>>, values: impl Iterator<Item = T>, room: usize) {
+        if let Some(out) = out {
+            out.fill(values.chain(std::iter::repeat_with(T::default)), room);
+        }
+    }
+    place(from, edges.iter().map(|edge| edge.from), room);
+    place(to, edges.iter().map(|edge| edge.to), room);
+    place(data, edges.iter().map(|edge| edge.data), room);
+    count.put(edges.len().min(room))
+}
+
+fn edges(graph: usize, from: Out<usize>, to: Out<usize>, data: Option<Out<u64>>, count: Out<usize>) -> Result {
+    show_edges(&edges_of(&*GRAPHS.get(graph)?), Some(from), Some(to), data, count)
+}
+
+fn dependencies(handle: usize, out: Out<usize>, data: Option<Out<u64>>, count: Out<usize>) -> Result {
+    let mut edges = edges_of(&node(handle)?.0);
+    edges.retain(|edge| edge.to == handle);
+    show_edges(&edges, Some(out), None, data, count)
+}
+
+fn dependents(handle: usize, out: Out<usize>, data: Option<Out<u64>>, count: Out<usize>) -> Result {
+    let mut edges = edges_of(&node(handle)?.0);
+    edges.retain(|edge| edge.from == handle);
+    show_edges(&edges, None, Some(out), data, count)
 }
 
 driver! {
@@ -211,47 +249,37 @@ driver! {
     [init] "cuGraphGetEdges" 10000 cuGraphGetEdges(
         _call, graph: usize, from: Out<usize>, to: Out<usize>, count: Out<usize>,
     ) {
-        edges(graph, from, to, count)
+        edges(graph, from, to, None, count)
     }
 
     [init] "cuGraphGetEdges" 12030 cuGraphGetEdges_v2(
         _call, graph: usize, from: Out<usize>, to: Out<usize>, data: Out<u64>, count: Out<usize>,
     ) {
-        edges(graph, from, to, count)?;
-        if from.is_null() { return Ok(()) }
-        let count = count.get()?;
-        data.fill(std::iter::repeat_n(0, if data.is_null() { 0 } else { count }), count);
-        Ok(())
+        edges(graph, from, to, Some(data), count)
     }
 
     [init] "cuGraphNodeGetDependencies" 10000 cuGraphNodeGetDependencies(
         _call, node: usize, out: Out<usize>, count: Out<usize>,
     ) {
-        list(out, count, dependencies(node)?)
+        dependencies(node, out, None, count)
     }
 
     [init] "cuGraphNodeGetDependencies" 12030 cuGraphNodeGetDependencies_v2(
         _call, node: usize, out: Out<usize>, data: Out<u64>, count: Out<usize>,
     ) {
-        let before = dependencies(node)?;
-        let zeroes = if data.is_null() || out.is_null() { 0 } else { count.get()?.min(before.len()) };
-        data.fill(std::iter::repeat_n(0, zeroes), zeroes);
-        list(out, count, before)
+        dependencies(node, out, Some(data), count)
     }
 
     [init] "cuGraphNodeGetDependentNodes" 10000 cuGraphNodeGetDependentNodes(
         _call, node: usize, out: Out<usize>, count: Out<usize>,
     ) {
-        list(out, count, dependents(node)?)
+        dependents(node, out, None, count)
     }
 
     [init] "cuGraphNodeGetDependentNodes" 12030 cuGraphNodeGetDependentNodes_v2(
         _call, node: usize, out: Out<usize>, data: Out<u64>, count: Out<usize>,
     ) {
-        let behind = dependents(node)?;
-        let zeroes = if data.is_null() || out.is_null() { 0 } else { count.get()?.min(behind.len()) };
-        data.fill(std::iter::repeat_n(0, zeroes), zeroes);
-        list(out, count, behind)
+        dependents(node, out, Some(data), count)
     }
 
     [init] "cuGraphDestroyNode" 10000 cuGraphDestroyNode(_call, handle: usize) {

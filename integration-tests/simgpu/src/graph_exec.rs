@@ -8,6 +8,7 @@ use crate::graph::{GRAPHS, Graph};
 use crate::handles::Handles;
 use crate::stream::{Fence, Random};
 use crate::work::Work;
+use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A node of the snapshot.
@@ -19,6 +20,8 @@ pub struct ExecNode {
     pub work: Work,
     /// The nodes before it, by index into the snapshot.
     pub after: Vec<usize>,
+    /// Those of them that need only have begun.
+    pub early: Vec<usize>,
     /// A disabled node keeps its place and does nothing.
     pub enabled: bool,
 }
@@ -50,6 +53,7 @@ pub fn snapshot(graph: &Graph) -> Vec<ExecNode> {
             source: node.handle,
             work: node.work.clone(),
             after: node.after.iter().map(|before| position[*before]).collect(),
+            early: node.early.iter().map(|before| position[*before]).collect(),
             enabled: true,
         })
         .collect()
@@ -57,26 +61,82 @@ pub fn snapshot(graph: &Graph) -> Vec<ExecNode> {
 
 /// Runs a snapshot.
 pub fn run(nodes: &[ExecNode], context: &Arc<Context>, random: &mut Random) -> Result {
-    let mut missing: Vec<usize> = nodes.iter().map(|node| node.after.len()).collect();
-    let mut behind = vec![Vec::new(); nodes.len()];
+    let mut replay = Replay {
+        nodes,
+        context,
+        random: RefCell::new(random),
+        missing: nodes.iter().map(|node| Cell::new(node.after.len())).collect(),
+        behind: vec![Vec::new(); nodes.len()],
+        done: vec![Cell::new(false); nodes.len()],
+        ready: RefCell::default(),
+    };
     for (index, node) in nodes.iter().enumerate() {
-        node.after.iter().for_each(|before| behind[*before].push(index));
-    }
-    let mut ready: Vec<usize> = (0..nodes.len()).filter(|index| missing[*index] == 0).collect();
-    while !ready.is_empty() {
-        let index = ready.swap_remove((random.number() % ready.len() as u64) as usize);
-        random.delay();
-        if nodes[index].enabled {
-            nodes[index].work.run(context, random)?;
+        for before in &node.after {
+            replay.behind[*before].push((index, node.early.contains(before)));
         }
-        for next in &behind[index] {
-            missing[*next] -= 1;
-            if missing[*next] == 0 {
-                ready.push(*next);
+    }
+    (0..nodes.len()).filter(|index| nodes[*index].after.is_empty()).for_each(|index| replay.open(index));
+    while let Some(index) = replay.choose() {
+        replay.run(index)?;
+    }
+    Ok(())
+}
+
+/// One launch of a graph. Nodes run one by one; a node that may begin before another has ended may run before it
+/// altogether, up to where it waits.
+struct Replay<'a> {
+    nodes: &'a [ExecNode],
+    context: &'a Arc<Context>,
+    random: RefCell<&'a mut Random>,
+    /// By node: the nodes it still waits for.
+    missing: Vec<Cell<usize>>,
+    /// By node: the nodes behind it, and whether they may begin early.
+    behind: Vec<Vec<(usize, bool)>>,
+    done: Vec<Cell<bool>>,
+    ready: RefCell<Vec<usize>>,
+}
+
+impl Replay<'_> {
+    /// A node may begin, and with it those that wait for no more than that.
+    fn open(&self, index: usize) {
+        self.ready.borrow_mut().push(index);
+        self.release(index, true);
+    }
+
+    fn release(&self, index: usize, early: bool) {
+        for (next, _) in self.behind[index].iter().filter(|(_, may)| *may == early) {
+            let missing = &self.missing[*next];
+            missing.set(missing.get() - 1);
+            if missing.get() == 0 {
+                self.open(*next);
             }
         }
     }
-    Ok(())
+
+    fn choose(&self) -> Option<usize> {
+        let mut ready = self.ready.borrow_mut();
+        let most = ready.len() as u64;
+        (most > 0).then(|| ready.swap_remove((self.random.borrow_mut().number() % most) as usize))
+    }
+
+    fn run(&self, index: usize) -> Result {
+        let node = &self.nodes[index];
+        let mut random = Random::new(self.random.borrow_mut().number());
+        random.delay();
+        let dependencies = || {
+            for before in node.early.iter().filter(|before| !self.done[**before].get()) {
+                self.ready.borrow_mut().retain(|other| other != before);
+                self.run(*before)?;
+            }
+            Ok(())
+        };
+        if node.enabled {
+            node.work.run(self.context, &mut random, &dependencies)?;
+        }
+        self.done[index].set(true);
+        self.release(index, false);
+        Ok(())
+    }
 }
 
 impl GraphExec {
@@ -148,12 +208,15 @@ fn update(exec: &GraphExec, graph: &Graph) -> (u32, usize) {
         if old.work.node_type() != new.work.node_type() {
             return (TYPE_CHANGED, new.source);
         }
-        if old.after != new.after {
+        if old.after != new.after || old.early != new.early {
             return (TOPOLOGY_CHANGED, new.source);
         }
         match (&old.work, &new.work) {
             // Memory nodes fix addresses at instantiation.
             (Work::GraphAlloc(old), Work::GraphAlloc(new_memory)) if old.address != new_memory.address => {
+                return (PARAMETERS_CHANGED, new.source);
+            }
+            (Work::Copy(old), Work::Copy(copy)) if !copy.may_replace(old) => {
                 return (PARAMETERS_CHANGED, new.source);
             }
             (Work::GraphFree(old), Work::GraphFree(new_address)) if old != new_address => {

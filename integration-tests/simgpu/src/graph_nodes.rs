@@ -6,6 +6,7 @@ use crate::graph::node;
 use crate::graph_build::{copy_work, fill_work};
 use crate::graph_exec::EXECS;
 use crate::launch::{Arguments, Dimensions, Launch};
+use crate::launch_attributes::PROGRAMMATIC;
 use crate::memcpy_shaped::Copy3d;
 use crate::memset::Fill;
 use crate::module;
@@ -106,6 +107,11 @@ fn set(handle: usize, work: Work) -> Result {
 fn set_in_exec(exec: usize, handle: usize, work: Work) -> Result {
     EXECS.get(exec)?.change(handle, |node| {
         same_type(&node.work, &work)?;
+        if let (Work::Copy(old), Work::Copy(new)) = (&node.work, &work)
+            && !new.may_replace(old)
+        {
+            return Err(Error::INVALID_VALUE);
+        }
         node.work = work;
         Ok(())
     })
@@ -148,17 +154,20 @@ driver! {
         set_in_exec(exec, handle, parameters.get()?.work()?)
     }
 
-    // Attributes have no effect here; the runtime copies them from node to node.
+    // Attributes have no effect here; the runtime copies them from node to node. That a node may begin early is in
+    // its edges.
     [init] "cuGraphKernelNodeCopyAttributes" 11000 cuGraphKernelNodeCopyAttributes(_call, to: usize, from: usize) {
         node(to)?;
         node(from).map(drop)
     }
 
     [init] "cuGraphKernelNodeGetAttribute" 11000 cuGraphKernelNodeGetAttribute(
-        _call, handle: usize, _attribute: u32, value: Out<[u8; 64]>,
+        _call, handle: usize, attribute: u32, value: Out<[u8; 64]>,
     ) {
-        node(handle)?;
-        value.put([0; 64])
+        let (graph, index) = node(handle)?;
+        let mut shown = [0; 64];
+        shown[0] = (attribute == PROGRAMMATIC && graph.nodes()[index].work.programmatic()).into();
+        value.put(shown)
     }
 
     [init] "cuGraphKernelNodeSetAttribute" 11000 cuGraphKernelNodeSetAttribute(

@@ -42,12 +42,14 @@ impl Arguments<'_> {
 const KERNELS: &[Kernel] = &[
     Kernel { name: "gb_fill_u32", parameters: &[8, 8, 4], run: fill },
     Kernel { name: "gb_checksum_u32", parameters: &[8, 8, 8], run: checksum },
+    Kernel { name: "gb_checksum_struct", parameters: &[24], run: checksum_struct },
     Kernel { name: "gb_matvec_q8", parameters: &[8, 8, 8, 4, 4], run: matvec },
     Kernel { name: "gb_quantize_i8", parameters: &[8, 8, 4, 4], run: quantize },
     Kernel { name: "gb_embed_q8", parameters: &[8, 8, 8, 4], run: embed },
     Kernel { name: "gb_kv_step", parameters: &[8, 8, 4, 4], run: kv_step },
     Kernel { name: "gb_argmax", parameters: &[8, 4, 8], run: argmax },
     Kernel { name: "gb_probe", parameters: &[8, 8, 4], run: probe },
+    Kernel { name: "gb_early_checksum_u32", parameters: &[8, 8, 8, 8], run: early_checksum },
     Kernel { name: "gb_spin", parameters: &[8], run: spin },
 ];
 
@@ -75,9 +77,25 @@ fn fill(gpu: &Gpu, arguments: &Arguments) -> Result {
 }
 
 fn checksum(gpu: &Gpu, arguments: &Arguments) -> Result {
-    let (from, n, out) = (arguments.u64(0), arguments.u64(1), arguments.u64(2));
+    let sum = sum(gpu, arguments.u64(0), arguments.u64(1))?;
+    add(gpu, arguments.u64(2), sum)
+}
+
+fn checksum_struct(gpu: &Gpu, arguments: &Arguments) -> Result {
+    let members = Arguments { bytes: arguments.bytes, offsets: vec![0, 8, 16] };
+    checksum(gpu, &members)
+}
+
+/// A kernel written for programmatic launches: it reads its weights before it waits for the kernel in front.
+fn early_checksum(gpu: &Gpu, arguments: &Arguments) -> Result {
+    std::thread::sleep(Duration::from_nanos(arguments.u64(3)));
+    let sum = sum(gpu, arguments.u64(0), arguments.u64(1))?;
+    gpu.wait_for_dependencies()?;
+    add(gpu, arguments.u64(2), sum)
+}
+
+fn sum(gpu: &Gpu, from: u64, n: u64) -> Result<u64> {
     aligned(from, 4)?;
-    aligned(out, 8)?;
     let mut sum = 0u64;
     gpu.each(from, n * 4, false, |offset, from, len| {
         // SAFETY: a readable window of `len` bytes.
@@ -88,6 +106,11 @@ fn checksum(gpu: &Gpu, arguments: &Arguments) -> Result {
             sum = sum.wrapping_add(u64::from(u32::from_le_bytes(*word)).wrapping_mul(factor));
         }
     })?;
+    Ok(sum)
+}
+
+fn add(gpu: &Gpu, out: u64, sum: u64) -> Result {
+    aligned(out, 8)?;
     let window = gpu.window(out, true)?;
     // SAFETY: an aligned word of the window; kernels of several streams may add to it at once.
     unsafe { AtomicU64::from_ptr(window.at(out).cast()) }.fetch_add(sum, Ordering::AcqRel);

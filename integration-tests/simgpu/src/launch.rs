@@ -3,7 +3,8 @@
 use crate::context::Context;
 use crate::edge::{Call, In, driver};
 use crate::errors::{Error, Result};
-use crate::gpu::{Engine, Gpu};
+use crate::gpu::{Dependencies, Gpu};
+use crate::launch_attributes::{Attribute, programmatic};
 use crate::module::{self, Function};
 use crate::work::Work;
 use std::ffi::c_void;
@@ -23,6 +24,8 @@ pub struct Launch {
     pub block: Dimensions,
     /// Dynamic shared memory.
     pub shared: u32,
+    /// Whether it may begin before the kernel in front of it in its stream has ended.
+    pub programmatic: bool,
     arguments: Box<[u8]>,
     /// Where each argument is inside `arguments`, as `cuGraphKernelNodeGetParams` shows it.
     pointers: Box<[usize]>,
@@ -101,7 +104,7 @@ impl Launch {
         }
         let base = arguments.as_ptr() as usize;
         let pointers = parameters.iter().map(|(offset, _)| base + offset).collect();
-        Ok(Launch { function, grid, block, shared, arguments, pointers })
+        Ok(Launch { function, grid, block, shared, programmatic: false, arguments, pointers })
     }
 
     /// The pointer list a query of a node shows.
@@ -110,10 +113,10 @@ impl Launch {
     }
 
     /// Runs the kernel.
-    pub fn run(&self, context: &Context) -> Result {
+    pub fn run(&self, context: &Context, dependencies: Dependencies) -> Result {
         let offsets = self.function.parameters.iter().map(|(offset, _)| *offset).collect();
         let arguments = crate::kernels::Arguments { bytes: &self.arguments, offsets };
-        (self.function.kernel.run)(&Gpu::new(context, Engine::Kernel), &arguments)
+        (self.function.kernel.run)(&Gpu::kernel(context, dependencies), &arguments)
     }
 }
 
@@ -125,8 +128,17 @@ pub struct Config {
     block: Dimensions,
     shared: u32,
     stream: usize,
-    attributes: usize,
+    attributes: In<Attribute>,
     attribute_count: u32,
+}
+
+impl Config {
+    /// One block for a stream; the attributes stay the caller's.
+    pub fn new(stream: usize, attributes: &[Attribute]) -> Config {
+        let attribute_count = attributes.len() as u32;
+        let attributes = In::from(attributes.as_ptr());
+        Config { grid: [1; 3], block: [32, 1, 1], shared: 0, stream, attributes, attribute_count }
+    }
 }
 
 const _: () = assert!(size_of::<Config>() == size_of::<cudarc::driver::sys::CUlaunchConfig>());
@@ -136,12 +148,13 @@ fn launch(
     function: usize,
     (grid, block, shared): (Dimensions, Dimensions, u32),
     stream: usize,
-    pointers: In<*const c_void>,
-    extra: In<usize>,
+    given: Arguments,
+    programmatic: bool,
 ) -> Result {
     let function = module::function(function)?;
     let stream = call.stream(stream)?;
-    let launch = Launch::new(function, grid, block, shared, Arguments { pointers, extra })?;
+    let launch = Launch::new(function, grid, block, shared, given)?;
+    let launch = Launch { programmatic, ..launch };
     stream.enqueue(Work::Kernel(Arc::new(launch))).map(drop)
 }
 
@@ -150,24 +163,24 @@ driver! {
         call, function: usize, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: usize,
         pointers: In<*const c_void>, extra: In<usize>,
     ) {
-        launch(call, function, ([gx, gy, gz], [bx, by, bz], shared), stream, pointers, extra)
+        let given = Arguments { pointers, extra };
+        launch(call, function, ([gx, gy, gz], [bx, by, bz], shared), stream, given, false)
     }
 
     [ctx] "cuLaunchCooperativeKernel" 9000 cuLaunchCooperativeKernel | 9000 cuLaunchCooperativeKernel_ptsz(
         call, function: usize, gx: u32, gy: u32, gz: u32, bx: u32, by: u32, bz: u32, shared: u32, stream: usize,
         pointers: In<*const c_void>,
     ) {
-        let extra = In::from(std::ptr::null());
-        launch(call, function, ([gx, gy, gz], [bx, by, bz], shared), stream, pointers, extra)
+        let given = Arguments { pointers, extra: In::from(std::ptr::null()) };
+        launch(call, function, ([gx, gy, gz], [bx, by, bz], shared), stream, given, false)
     }
 
     [ctx] "cuLaunchKernelEx" 11060 cuLaunchKernelEx | 11060 cuLaunchKernelEx_ptsz(
         call, config: In<Config>, function: usize, pointers: In<*const c_void>, extra: In<usize>,
     ) {
         let config = config.get()?;
-        if config.attribute_count > 0 && config.attributes == 0 {
-            return Err(Error::INVALID_VALUE);
-        }
-        launch(call, function, (config.grid, config.block, config.shared), config.stream, pointers, extra)
+        let early = programmatic(config.attributes, config.attribute_count)?;
+        let given = Arguments { pointers, extra };
+        launch(call, function, (config.grid, config.block, config.shared), config.stream, given, early)
     }
 }

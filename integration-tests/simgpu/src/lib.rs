@@ -28,7 +28,8 @@
 //!
 //! It runs only the kernels of [`kernels`], whatever code the PTX has. The export tables the CUDA runtime wants are
 //! missing, so a real libcudart does not start on it. There are no arrays, textures, multicast or external memory.
-//! Kernels of one stream never overlap, also with programmatic serialisation. An allocation of 1 MiB or more is
+//! A kernel launched with programmatic serialisation may begin as soon as the one in front of it has begun, whether
+//! that one says so or not; there are no programmatic events. An allocation of 1 MiB or more is
 //! accounted in steps of 2 MiB, a smaller one in steps of 512 bytes; the real driver's small allocations share
 //! 2 MiB blocks. Memory from `cuMemCreate` survives the reset of a context. Pages the program unmaps while they
 //! are registered are gone, where a real driver would still have them pinned.
@@ -57,6 +58,7 @@ pub mod handles;
 pub mod host;
 pub mod kernels;
 pub mod launch;
+pub mod launch_attributes;
 pub mod link;
 pub mod memcpy;
 pub mod memcpy_shaped;

@@ -7,9 +7,10 @@ use crate::driver;
 use crate::edge::Form;
 use crate::env::options;
 use crate::errors::{Error, Result};
+use crate::gpu::{Dependencies, NO_DEPENDENCIES};
 use crate::handles::Handles;
 use crate::work::Work;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -54,12 +55,33 @@ pub struct Stream {
 struct Queue {
     waiting: VecDeque<Operation>,
     submitted: u64,
+    /// The last operation that has begun.
+    begun: u64,
+    /// Every operation up to this one is done.
     completed: u64,
+    /// What is done beyond that: a programmatic launch may end before the kernel in front of it.
+    overtaking: BTreeSet<u64>,
+    /// Whether the last operation submitted is a kernel.
+    kernel_last: bool,
     started: bool,
     closing: bool,
 }
 
+impl Queue {
+    fn done(&self, ticket: u64) -> bool {
+        self.completed >= ticket || self.overtaking.contains(&ticket)
+    }
+
+    fn finish(&mut self, ticket: u64) {
+        self.overtaking.insert(ticket);
+        while self.overtaking.remove(&(self.completed + 1)) {
+            self.completed += 1;
+        }
+    }
+}
+
 struct Operation {
+    ticket: u64,
     after: Vec<Fence>,
     work: Work,
 }
@@ -79,10 +101,7 @@ impl Fence {
 
     /// Waits for the point.
     pub fn wait(&self) {
-        let mut queue = self.stream.queue();
-        while queue.completed < self.ticket {
-            queue = self.stream.changed.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner());
-        }
+        drop(self.stream.until(|queue| queue.completed >= self.ticket));
     }
 }
 
@@ -122,6 +141,14 @@ impl Stream {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn until(&self, holds: impl Fn(&Queue) -> bool) -> MutexGuard<'_, Queue> {
+        let mut queue = self.queue();
+        while !holds(&queue) {
+            queue = self.changed.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        queue
     }
 
     /// The stream's context.
@@ -187,7 +214,12 @@ impl Stream {
         }
         queue.submitted += 1;
         let ticket = queue.submitted;
-        queue.waiting.push_back(Operation { after, work });
+        // Anything between two kernels, a wait for an event too, keeps the second behind the first.
+        let kernel_in_front = std::mem::replace(&mut queue.kernel_last, matches!(work, Work::Kernel(_)));
+        if work.programmatic() && kernel_in_front && after.is_empty() && self.overlap(&context, ticket, &work) {
+            return Ok(Fence { stream: self.clone(), ticket });
+        }
+        queue.waiting.push_back(Operation { ticket, after, work });
         if !queue.started {
             queue.started = true;
             self.start(&context);
@@ -214,24 +246,44 @@ impl Stream {
 
     fn start(self: &Arc<Stream>, context: &Arc<Context>) {
         let (stream, context) = (self.clone(), context.clone());
-        // A worker must not run the program's signal handlers.
-        // SAFETY: the masks are initialised by sigfillset and by the call that saves the old one.
-        unsafe {
-            let mut all: libc::sigset_t = std::mem::zeroed();
-            let mut before: libc::sigset_t = std::mem::zeroed();
-            libc::sigfillset(&mut all);
-            libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-            let spawned = std::thread::Builder::new()
-                .name("simgpu-stream".to_string())
-                .stack_size(1 << 20)
-                .spawn(move || stream.work(&context));
-            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-            drop(spawned);
+        spawn(move || stream.work(&context));
+    }
+
+    /// Runs a kernel beside the one in front of it, as soon as that one has begun.
+    fn overlap(self: &Arc<Stream>, context: &Arc<Context>, ticket: u64, work: &Work) -> bool {
+        let (stream, context, work) = (self.clone(), context.clone(), work.clone());
+        spawn(move || {
+            stream.until(|queue| queue.begun >= ticket - 1).begun = ticket;
+            stream.changed.notify_all();
+            let in_front = || {
+                drop(stream.until(|queue| queue.done(ticket - 1)));
+                Ok(())
+            };
+            stream.run(&context, work, &mut stream.random(ticket), &in_front);
+            stream.finish(ticket);
+        })
+    }
+
+    fn random(&self, ticket: u64) -> Random {
+        Random::new(options().seed ^ (self.id ^ ticket << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    fn run(&self, context: &Arc<Context>, work: Work, random: &mut Random, dependencies: Dependencies) {
+        random.delay();
+        if context.healthy().is_ok()
+            && let Err(error) = work.run(context, random, dependencies)
+        {
+            context.fail(error);
         }
     }
 
+    fn finish(&self, ticket: u64) {
+        self.queue().finish(ticket);
+        self.changed.notify_all();
+    }
+
     fn work(self: Arc<Stream>, context: &Arc<Context>) {
-        let mut random = Random::new(options().seed ^ self.id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = self.random(0);
         loop {
             let operation = {
                 let mut queue = self.queue();
@@ -248,15 +300,11 @@ impl Stream {
             for fence in &operation.after {
                 fence.wait();
             }
-            random.delay();
-            if context.healthy().is_ok()
-                && let Err(error) = operation.work.run(context, &mut random)
-            {
-                context.fail(error);
-            }
-            drop(operation);
-            self.queue().completed += 1;
+            let Operation { ticket, work, .. } = operation;
+            self.until(|queue| queue.completed == ticket - 1).begun = ticket;
             self.changed.notify_all();
+            self.run(context, work, &mut random, NO_DEPENDENCIES);
+            self.finish(ticket);
         }
     }
 
@@ -264,6 +312,21 @@ impl Stream {
     pub fn idle(&self) -> bool {
         let queue = self.queue();
         queue.completed == queue.submitted
+    }
+}
+
+/// Starts a thread; a worker must not run the program's signal handlers.
+fn spawn(run: impl FnOnce() + Send + 'static) -> bool {
+    // SAFETY: the masks are initialised by sigfillset and by the call that saves the old one.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let builder = std::thread::Builder::new().name("simgpu-stream".to_string()).stack_size(1 << 20);
+        let spawned = builder.spawn(run);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        spawned.is_ok()
     }
 }
 

@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::copy::Plan;
 use crate::errors::Result;
 use crate::event::{Event, Stamp};
-use crate::gpu::{Engine, Gpu, ValueWait};
+use crate::gpu::{Dependencies, Engine, Gpu, ValueWait};
 use crate::graph_exec::ExecNode;
 use crate::launch::Launch;
 use crate::memset::Fill;
@@ -101,11 +101,17 @@ fn calling_back(call: impl FnOnce()) {
 }
 
 impl Work {
-    /// Does it. An error poisons the context.
-    pub fn run(&self, context: &Arc<Context>, random: &mut Random) -> Result {
+    /// Whether it is a kernel that may begin before the kernel in front of it has ended.
+    pub fn programmatic(&self) -> bool {
+        matches!(self, Work::Kernel(launch) if launch.programmatic)
+    }
+
+    /// Does it. An error poisons the context. A kernel that began early waits for the `dependencies` where its code
+    /// says so.
+    pub fn run(&self, context: &Arc<Context>, random: &mut Random, dependencies: Dependencies) -> Result {
         match self {
             Work::Nothing => Ok(()),
-            Work::Kernel(launch) => launch.run(context),
+            Work::Kernel(launch) => launch.run(context, dependencies),
             Work::Copy(plan) => plan.run(context),
             Work::Fill(fill) => fill.run(context),
             Work::Host(host) => {
