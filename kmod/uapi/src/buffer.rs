@@ -1,8 +1,8 @@
 //! Memory of the pool, as a DMA-BUF.
 
-use crate::{Access, CHUNK, Error, Mapping, Result, abi};
+use crate::{Access, Error, Mapping, Result, abi, mapping};
 use std::ffi::c_void;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// What to allocate.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,8 @@ impl Buffer {
     /// # Errors
     /// EPERM or EACCES for writing to what is sealed.
     pub fn map(&self, access: Access) -> Result<Mapping> {
-        Mapping::of(self, access)
+        let len = usize::try_from(self.bytes).map_err(|_| Error::NoMemory)?;
+        Mapping::of_file(self.as_fd(), len, access)
     }
 
     /// Maps a part of it over what is mapped at an address: into a reservation.
@@ -93,14 +94,8 @@ impl Buffer {
     /// # Safety
     /// What is mapped there is replaced, so it must be the caller's, and in nobody's use.
     pub unsafe fn map_fixed(&self, address: *mut c_void, offset: u64, len: usize, access: Access) -> Result<()> {
-        if !(address as usize as u64).wrapping_sub(offset).is_multiple_of(CHUNK as u64) {
-            return Err(Error::Incongruent);
-        }
-        let flags = libc::MAP_SHARED | libc::MAP_FIXED;
-        let offset = libc::off_t::try_from(offset).map_err(|_| Error::Incongruent)?;
         // SAFETY: the caller's promise.
-        let got = unsafe { libc::mmap(address, len, access.protection(), flags, self.fd.as_raw_fd(), offset) };
-        if got == libc::MAP_FAILED { Err(Error::last("mmap")) } else { Ok(()) }
+        unsafe { mapping::map_fixed(self.as_fd(), address, offset, len, access) }
     }
 }
 

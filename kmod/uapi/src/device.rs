@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ impl Device {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`Error::Absent`], [`Error::Denied`], [`Error::Version`]; nothing to be alarmed about.
+    /// [`Error::Absent`], [`Error::Denied`], [`Error::Foreign`], [`Error::Version`]; nothing to be alarmed about.
     pub fn open() -> Result<Self> {
         Self::open_path(Path::new(Self::PATH))
     }
@@ -128,6 +128,11 @@ impl Device {
                     _ => Error::of("open", error),
                 }
             })?;
+        // A plain file takes part in no ioctl either, but it is no module of another version.
+        let metadata = file.metadata().map_err(|error| Error::of("stat", error))?;
+        if !metadata.file_type().is_char_device() {
+            return Err(Error::Foreign);
+        }
         let device = Self { file };
         let info = device.info().map_err(|error| match error.errno() {
             Some(libc::ENOTTY | libc::EINVAL) => Error::Version(0),
@@ -297,5 +302,21 @@ impl Device {
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_the_device_is_told_apart_from_a_module_that_is_not_loaded() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("greenboost");
+        assert!(matches!(Device::open_path(&path), Err(Error::Absent)));
+        std::fs::write(&path, "").expect("a file");
+        assert!(matches!(Device::open_path(&path), Err(Error::Foreign)));
+        // A device that knows none of the calls is one of another version.
+        assert!(matches!(Device::open_path(Path::new("/dev/null")), Err(Error::Version(0))));
     }
 }

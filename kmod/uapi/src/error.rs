@@ -11,6 +11,9 @@ pub enum Error {
     /// This user may not open the device.
     #[error("no access to /dev/greenboost: add this user to its group")]
     Denied,
+    /// What is there under the device's name is no device.
+    #[error("what is at that path is not the module's device")]
+    Foreign,
     /// The module speaks another version of the interface.
     #[error("the module speaks version {0} of the interface, this program version {ours}", ours = crate::abi::ABI_MAJOR)]
     Version(u32),
@@ -63,7 +66,7 @@ impl Error {
             Self::PoolFull => Some(libc::ENOSPC),
             Self::Quota => Some(libc::EDQUOT),
             Self::NoMemory => Some(libc::ENOMEM),
-            Self::Incongruent | Self::Version(_) => None,
+            Self::Foreign | Self::Incongruent | Self::Version(_) => None,
             Self::Os { source, .. } => source.raw_os_error(),
         }
     }

@@ -20,7 +20,7 @@ pub use abi::Key;
 pub use buffer::{Buffer, Request};
 pub use device::{Causes, Device, Event, Info, Level, State};
 pub use error::Error;
-pub use mapping::{Access, Mapping};
+pub use mapping::{Access, Mapping, map_fixed};
 
 /// The unit of allocation, and the congruence a mapping needs: 2 MiB.
 pub const CHUNK: usize = abi::CHUNK_SIZE as usize;

@@ -1,6 +1,8 @@
 //! A buffer in this process.
 
-use crate::{Buffer, CHUNK, Error, Result};
+use crate::{CHUNK, Error, Result};
+use std::ffi::c_void;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 
 /// What a mapping is for.
@@ -36,9 +38,37 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
 
+/// Maps `len` bytes of a buffer's descriptor, from `offset` on, over what is mapped at an address. Works for any file
+/// whose pages are 2 MiB, such as a memfd of huge pages.
+///
+/// # Errors
+/// [`Error::Incongruent`] where address and offset disagree modulo 2 MiB, and the kernel's own.
+///
+/// # Safety
+/// What is mapped there is replaced, so it must be the caller's, and in nobody's use.
+pub unsafe fn map_fixed(
+    fd: BorrowedFd<'_>,
+    address: *mut c_void,
+    offset: u64,
+    len: usize,
+    access: Access,
+) -> Result<()> {
+    if !(address as usize as u64).wrapping_sub(offset).is_multiple_of(CHUNK as u64) {
+        return Err(Error::Incongruent);
+    }
+    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+    let offset = libc::off_t::try_from(offset).map_err(|_| Error::Incongruent)?;
+    // SAFETY: the caller's promise.
+    let got = unsafe { libc::mmap(address, len, access.protection(), flags, fd.as_raw_fd(), offset) };
+    if got == libc::MAP_FAILED { Err(Error::last("mmap")) } else { Ok(()) }
+}
+
 impl Mapping {
-    pub(crate) fn of(buffer: &Buffer, access: Access) -> Result<Self> {
-        let len = usize::try_from(buffer.bytes()).map_err(|_| Error::NoMemory)?;
+    /// Maps the first `len` bytes of a buffer's descriptor (or, as [`map_fixed`], of another file).
+    ///
+    /// # Errors
+    /// EPERM or EACCES for writing to what is sealed.
+    pub fn of_file(fd: BorrowedFd<'_>, len: usize, access: Access) -> Result<Self> {
         let (none, reserve) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new mapping, wherever there is room.
         let room = unsafe { libc::mmap(ptr::null_mut(), len + CHUNK, none, reserve, -1, 0) };
@@ -49,7 +79,7 @@ impl Mapping {
         // SAFETY: inside the reservation just made, as are the two ends given back.
         let mapped = unsafe {
             let address = room.byte_add(before);
-            let mapped = buffer.map_fixed(address, 0, len, access).map(|()| address);
+            let mapped = map_fixed(fd, address, 0, len, access).map(|()| address);
             match mapped {
                 Ok(_) => {
                     unmap(room, before);
