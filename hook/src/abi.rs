@@ -89,6 +89,35 @@ impl AccessDesc {
     }
 }
 
+/// `CU_EXTERNAL_MEMORY_HANDLE_TYPE_DMABUF_FD`.
+const HANDLE_DMABUF_FD: c_uint = 9;
+
+/// `CUDA_EXTERNAL_MEMORY_HANDLE_DESC` for a file descriptor.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ExternalMemory {
+    kind: c_uint,
+    /// The first member of a union of two pointers.
+    fd: Padded,
+    bytes: u64,
+    flags: c_uint,
+    reserved: [c_uint; 16],
+}
+
+#[repr(C, align(8))]
+#[derive(Debug, Clone, Copy)]
+struct Padded {
+    fd: c_int,
+    rest: [c_int; 3],
+}
+
+impl ExternalMemory {
+    /// A DMA-BUF of so many bytes.
+    pub fn dma_buf(fd: c_int, bytes: u64) -> Self {
+        Self { kind: HANDLE_DMABUF_FD, fd: Padded { fd, rest: [0; 3] }, bytes, flags: 0, reserved: [0; 16] }
+    }
+}
+
 /// One side of `CUDA_MEMCPY2D`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -210,6 +239,10 @@ const _: () = {
     assert!(offset_of!(AllocationProp, location) == offset_of!(sys::CUmemAllocationProp, location));
     assert!(offset_of!(AllocationProp, flags) == offset_of!(sys::CUmemAllocationProp, allocFlags));
     assert!(size_of::<AccessDesc>() == size_of::<sys::CUmemAccessDesc>());
+    assert!(size_of::<ExternalMemory>() == size_of::<sys::CUDA_EXTERNAL_MEMORY_HANDLE_DESC>());
+    assert!(offset_of!(ExternalMemory, fd) == offset_of!(sys::CUDA_EXTERNAL_MEMORY_HANDLE_DESC, handle));
+    assert!(offset_of!(ExternalMemory, bytes) == offset_of!(sys::CUDA_EXTERNAL_MEMORY_HANDLE_DESC, size));
+    assert!(HANDLE_DMABUF_FD == sys::CUexternalMemoryHandleType::CU_EXTERNAL_MEMORY_HANDLE_TYPE_DMABUF_FD as c_uint);
     assert!(size_of::<Memcpy2D>() == size_of::<sys::CUDA_MEMCPY2D>());
     assert!(offset_of!(Memcpy2D, dst) == offset_of!(sys::CUDA_MEMCPY2D, dstXInBytes));
     assert!(offset_of!(Side2D, pitch) == offset_of!(sys::CUDA_MEMCPY2D, srcPitch));

@@ -30,6 +30,8 @@ struct ProcessStatus {
     profile: String,
     layers: String,
     backing_reason: String,
+    pressure: String,
+    pressure_refused: u64,
     placement: String,
     tensors: u64,
     ram_budget_bytes: u64,
@@ -126,6 +128,8 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         profile: record.profile.get(),
         layers: record.layers.get(),
         backing_reason: record.backing_reason.get(),
+        pressure: record.pressure().to_owned(),
+        pressure_refused: value(&record.pressure_refused),
         placement: record.placement.get(),
         tensors: value(&record.tensors),
         ram_budget_bytes: value(&record.ram_budget),
@@ -154,6 +158,13 @@ fn table(processes: &[ProcessStatus]) -> String {
             format_size(process.ram_budget_bytes),
             if process.backing_reason.is_empty() { String::new() } else { format!(" ({})", process.backing_reason) }
         );
+        if !process.pressure.is_empty() {
+            let refused = match process.pressure_refused {
+                0 => String::new(),
+                times => format!(", RAM refused {times} times"),
+            };
+            let _ = writeln!(text, "    memory pressure {}{refused}", process.pressure);
+        }
         if !process.placement.is_empty() {
             let _ = writeln!(text, "    placed  {}, {} weight tensors known", process.placement, process.tensors);
         }
@@ -227,6 +238,8 @@ mod tests {
             profile: "llama-server".to_owned(),
             layers: "inline,got".to_owned(),
             backing_reason: "probe passed".to_owned(),
+            pressure: "critical".to_owned(),
+            pressure_refused: 2,
             placement: "by tensor".to_owned(),
             tensors: 291,
             ram_budget_bytes: 32 << 30,
@@ -240,6 +253,7 @@ mod tests {
             "...\n",
             "profile llama-server, layers inline,got, 9 launches",
             "RAM     5 GiB of 32 GiB (probe passed)",
+            "memory pressure critical, RAM refused 2 times",
             "placed  by tensor, 291 weight tensors known",
             "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
             "RAM   host-numa 5 GiB",

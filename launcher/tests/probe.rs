@@ -9,13 +9,22 @@ use std::process::Command;
 
 /// What doctor says with this fault, as JSON, and its exit code.
 fn doctor(fault: &str) -> (Option<i32>, Vec<Value>) {
+    doctor_with(fault, |place| place.path("no-module"))
+}
+
+/// The same, with the kernel module's device elsewhere.
+fn doctor_with(fault: &str, module: impl FnOnce(&Place) -> std::path::PathBuf) -> (Option<i32>, Vec<Value>) {
     let place = Place::new();
+    let module = module(&place);
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake_driver.c");
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(place.path("libcuda.so.1")).arg(source);
     assert!(compiler.status().is_ok_and(|status| status.success()), "a C compiler is needed: install gcc");
     let mut command = place.greenboost(&["doctor", "--json"]);
-    let (status, stdout, stderr) = run(command.env("LD_LIBRARY_PATH", place.path("")).env("FAKE_DRIVER", fault));
+    let (status, stdout, stderr) = run(command
+        .env("LD_LIBRARY_PATH", place.path(""))
+        .env("FAKE_DRIVER", fault)
+        .env("GREENBOOST_KMOD_DEVICE", module));
     assert_eq!(stderr, "");
     let report: Value = serde_json::from_str(&stdout).expect("JSON");
     (status, report["checks"].as_array().expect("checks").clone())
@@ -52,6 +61,17 @@ fn memory_that_kernels_cannot_read_is_found_out_by_a_kernel() {
 fn a_refused_registration_is_named_with_the_drivers_word() {
     let (_, checks) = doctor("refuse");
     expect(&checks, "backing", "warn", "memfd failed (cuMemHostRegister_v2 returned CUDA_ERROR_NOT_SUPPORTED)");
+}
+
+#[test]
+fn a_kernel_module_that_cannot_be_used_is_named_with_the_reason() {
+    let (status, checks) = doctor_with("none", |place| {
+        let file = place.path("greenboost-device");
+        std::fs::write(&file, "").expect("a file");
+        file
+    });
+    assert_eq!(status, Some(0), "it is optional");
+    expect(&checks, "backing", "warn", "kmod failed (what is at that path is not the module's device)");
 }
 
 #[test]

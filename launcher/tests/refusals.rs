@@ -123,7 +123,7 @@ fn sizes_and_settings_that_make_no_sense_are_2() {
         ("GREENBOOST_VRAM", "0", "must be at least 2 MiB"),
         ("GREENBOOST_VRAM", "much", "is not a size"),
         ("GREENBOOST_SPILL", "maybe", "allowed are allow, never"),
-        ("GREENBOOST_BACKINGS", "floppy", "allowed are host-numa, memfd"),
+        ("GREENBOOST_BACKINGS", "floppy", "allowed are kmod, host-numa, memfd"),
         ("GREENBOOST_LAYERS", "magic", "allowed are inline, got"),
         ("GREENBOOST_INCLUDE", "(", "is not a regular expression: unclosed group"),
         ("GREENBOOST_LOG_LEVEL", "loud", "allowed are error, warn, info, debug, trace"),

@@ -196,7 +196,7 @@ fn bad_files_are_refused_with_file_line_key_and_what_is_allowed() {
         ),
         (
             &format!("{N}[memory]\nbackings = [\n  'memfd',\n  'floppy',\n]"),
-            "foo.toml:5: memory.backings = 'floppy': allowed are host-numa, memfd",
+            "foo.toml:5: memory.backings = 'floppy': allowed are kmod, host-numa, memfd",
         ),
         (
             &format!("{N}[memory]\nbackings = ['memfd', 'memfd']"),

@@ -23,6 +23,8 @@ pub const VERSION: u32 = 3;
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
 pub const MAX_BACKINGS: usize = 4;
+/// The words for [`Record::pressure`]; the first one is for who does not listen.
+pub const PRESSURE_NAMES: [&str; 4] = ["", "ok", "low", "critical"];
 
 /// Fixed-size text, UTF-8, padded with zero bytes.
 #[repr(C)]
@@ -102,7 +104,8 @@ pub struct Record {
     pub pid: AtomicU32,
     /// Entries of `devices` in use.
     pub devices_used: AtomicU32,
-    reserved: AtomicU32,
+    /// How short of memory the machine is, as the kernel module says: an index into [`PRESSURE_NAMES`].
+    pub pressure: AtomicU32,
     /// Name of the profile.
     pub profile: Text<32>,
     /// Interception layers that stand.
@@ -110,11 +113,13 @@ pub struct Record {
     /// RAM backings by name, in the order of [`DeviceRecord::ram`].
     pub backings: [Text<24>; MAX_BACKINGS],
     /// Why the RAM backing in use was chosen, or why there is none.
-    pub backing_reason: Text<160>,
+    pub backing_reason: Text<240>,
     /// RAM the process may use in place of VRAM.
     pub ram_budget: AtomicU64,
     /// RAM reserved at this moment, all devices.
     pub ram_used: AtomicU64,
+    /// Times RAM was refused because the machine was critically short of it.
+    pub pressure_refused: AtomicU64,
     /// Kernel launches seen.
     pub launches: AtomicU64,
     /// Weight tensors known by name.
@@ -127,7 +132,14 @@ pub struct Record {
 
 const _: () = assert!(size_of::<DeviceRecord>() == 48 + 20 * 8);
 const _: () =
-    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 160 + 4 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>());
+    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 5 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>());
+
+impl Record {
+    /// The word for how short of memory the machine is; empty where the process does not listen.
+    pub fn pressure(&self) -> &'static str {
+        PRESSURE_NAMES.get(self.pressure.load(Relaxed) as usize).copied().unwrap_or_default()
+    }
+}
 
 /// A mapped record; unmapped when dropped.
 #[derive(Debug)]

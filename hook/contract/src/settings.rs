@@ -45,6 +45,8 @@ pub const REPORT_FREE: &str = "GREENBOOST_REPORT_FREE";
 pub const REPORT_TOTAL: &str = "GREENBOOST_REPORT_TOTAL";
 /// Comma-separated RAM backings in order of preference.
 pub const BACKINGS: &str = "GREENBOOST_BACKINGS";
+/// Path of the kernel module's device where it is not `/dev/greenboost` (a container may have it elsewhere).
+pub const KMOD_DEVICE: &str = "GREENBOOST_KMOD_DEVICE";
 /// Whether memory may leave VRAM at all: see [`Spill`].
 pub const SPILL: &str = "GREENBOOST_SPILL";
 /// Placement rules by tensor name, as [`crate::place`] writes them.
@@ -62,7 +64,7 @@ pub const CALLS: &str = "GREENBOOST_CALLS";
 pub const GRANULE: u64 = 2 << 20;
 
 /// The names a RAM backing has in settings, logs and the status record, best first.
-pub const BACKING_NAMES: &[&str] = &["host-numa", "memfd"];
+pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 
 /// What the hook does, as decided by a profile and the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct Settings {
     pub report_total: ReportTotal,
     /// RAM backings in order of preference, from [`BACKING_NAMES`].
     pub backings: Vec<String>,
+    /// The kernel module's device, if not in its usual place.
+    pub kmod_device: Option<PathBuf>,
     /// Whether memory may leave VRAM.
     pub spill: Spill,
     /// Where tensors should be; the first rule that fits decides.
@@ -124,6 +128,7 @@ impl Default for Settings {
             report_free: ReportFree::default(),
             report_total: ReportTotal::default(),
             backings: BACKING_NAMES.iter().map(|name| (*name).to_owned()).collect(),
+            kmod_device: None,
             spill: Spill::default(),
             place: Vec::new(),
             map: None,
@@ -164,6 +169,7 @@ impl Settings {
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
+        env.extend(self.kmod_device.as_ref().map(|path| (KMOD_DEVICE, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
         env.extend(self.ring.map(|bytes| (RING, bytes.to_string())));
@@ -189,6 +195,7 @@ impl Settings {
         REPORT_FREE,
         REPORT_TOTAL,
         BACKINGS,
+        KMOD_DEVICE,
         SPILL,
         PLACE,
         MAP,
@@ -214,6 +221,7 @@ impl Settings {
         settings.exclude = get(EXCLUDE).unwrap_or_default();
         settings.log = get(LOG).map(PathBuf::from);
         settings.map = get(MAP).map(PathBuf::from);
+        settings.kmod_device = get(KMOD_DEVICE).map(PathBuf::from);
         settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
         if let Some(value) = get(LAYERS) {
             settings.layers = Layers::from_names(&value)
@@ -284,6 +292,7 @@ mod tests {
             report_free: ReportFree::Clamped,
             report_total: ReportTotal::Budget,
             backings: vec!["memfd".to_owned()],
+            kmod_device: Some("/run/greenboost".into()),
             spill: Spill::Never,
             place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
             map: Some("/tmp/map.json".into()),

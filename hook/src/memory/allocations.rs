@@ -195,10 +195,13 @@ mod tests {
 
     /// Chunks of 2 MiB at 16 MiB: V for VRAM, N for host-numa, F for memfd.
     fn allocation(homes: &str) -> Allocation {
-        let ram = |at: usize| Home::Ram(BACKINGS[at], HostChunk { token: 0, bytes: M });
+        let ram = |name| {
+            let backing = BACKINGS.into_iter().find(|backing| backing.name() == name).expect("a backing");
+            Home::Ram(backing, HostChunk { token: 0, bytes: M })
+        };
         let home = |letter| match letter {
-            'N' => ram(0),
-            'F' => ram(1),
+            'N' => ram("host-numa"),
+            'F' => ram("memfd"),
             _ => Home::Vram(1),
         };
         let (base, span) = (8 * M, homes.len() as u64 * M);

@@ -8,7 +8,9 @@
 //! ```
 
 use super::host_numa::HostNuma;
+use super::kmod::Kmod;
 use super::memfd::Memfd;
+use super::registered::Registered;
 use crate::abi::{CUdevice, CUdeviceptr, Status};
 use crate::driver::Driver;
 use greenboost_contract::settings::BACKING_NAMES;
@@ -31,6 +33,24 @@ pub trait HostBacking: Send + Sync {
 
     /// Whether copies and fills that cross the border of a chunk must be cut there.
     fn has_seams(&self) -> bool;
+
+    /// Whether it can refuse memory that the machine still has. Another backing then serves the rest.
+    fn has_own_limit(&self) -> bool {
+        false
+    }
+
+    /// Whether there is anything to try: asked before a context is made for trying.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// What there is to say of it beyond a status: why it last refused, or what was found out while it was tried.
+    fn note(&self) -> Option<String> {
+        None
+    }
 
     /// Makes memory that is not mapped anywhere yet.
     ///
@@ -57,8 +77,8 @@ pub trait HostBacking: Send + Sync {
     fn destroy(&self, driver: &Driver, chunk: HostChunk);
 }
 
-/// Every backing, in the order of [`BACKING_NAMES`], which is also that of the status record.
-pub static BACKINGS: [&dyn HostBacking; BACKING_NAMES.len()] = [&HostNuma, &Memfd];
+/// Every backing, best first, in the order of [`BACKING_NAMES`], which is also that of the status record.
+pub static BACKINGS: [&dyn HostBacking; BACKING_NAMES.len()] = [&Registered(Kmod), &HostNuma, &Registered(Memfd)];
 
 /// Position of a backing in [`BACKINGS`].
 pub fn index(backing: &dyn HostBacking) -> usize {

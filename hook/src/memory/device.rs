@@ -1,12 +1,14 @@
 //! One GPU as this process uses it: budget, backing, record.
 
 use super::backing::{BACKINGS, HostBacking};
+use super::pressure;
 use super::probe::{self, Verdict};
 use super::vram::VramBudget;
 use crate::abi::{CUcontext, CUdevice, Status};
 use crate::driver::{Driver, RelaxedCapture};
 use greenboost_contract::record::{DeviceRecord, Record};
 use greenboost_contract::{Settings, Spill, format_size};
+use greenboost_kmod::Level;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -31,7 +33,7 @@ pub struct Device {
     pub can_map: bool,
     /// Its part of the status record.
     pub record: &'static DeviceRecord,
-    backing: OnceLock<Option<&'static dyn HostBacking>>,
+    chosen: OnceLock<Chosen>,
     probing: Mutex<()>,
     contexts: Mutex<Vec<usize>>,
 }
@@ -75,7 +77,7 @@ impl Device {
             budget: VramBudget::new(limit),
             can_map: can_map != 0,
             record,
-            backing: OnceLock::new(),
+            chosen: OnceLock::new(),
             probing: Mutex::new(()),
             contexts: Mutex::new(Vec::new()),
         })
@@ -85,25 +87,39 @@ impl Device {
     /// Probed at the first call, and again as long as there was no room to find out. `None` when there is none or
     /// memory is not to leave VRAM.
     pub fn backing(&self, driver: &Driver, settings: &Settings, record: &Record) -> Option<&'static dyn HostBacking> {
-        if let Some(chosen) = self.backing.get() {
-            return *chosen;
+        if let Some(chosen) = self.chosen.get() {
+            return chosen.backing;
         }
         let _one_at_a_time = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.backing.get().is_none() {
+        if self.chosen.get().is_none() {
             let _relaxed = RelaxedCapture::enter(driver);
-            let choice = choose(driver, self, settings);
+            let choice = choose(driver, self, settings, record);
             log::info!("device {}: {}", self.ordinal, choice.reason);
             record.backing_reason.set(&choice.reason);
             if choice.is_final {
-                let _ = self.backing.set(choice.backing);
+                let _ = self.chosen.set(choice.chosen);
             }
         }
-        *self.backing.get().unwrap_or(&None)
+        self.chosen.get()?.backing
+    }
+
+    /// Another backing that works, for when the chosen one has a limit of its own and has come to it.
+    pub fn spare(&self, why: Option<String>, record: &Record) -> Option<&'static dyn HostBacking> {
+        let chosen = self.chosen.get()?;
+        let (backing, spare) = (chosen.backing?, chosen.spare?);
+        chosen.turned.get_or_init(|| {
+            let why = why.unwrap_or_else(|| "it has no more".to_owned());
+            let reason =
+                format!("{} too, since {}: {why}; {}", spare.name(), backing.name(), record.backing_reason.get());
+            log::warn!("device {}: {reason}", self.ordinal);
+            record.backing_reason.set(&reason);
+        });
+        Some(spare)
     }
 
     /// Whether the backing has been chosen, so that asking for it costs nothing and waits for nothing.
     pub fn is_probed(&self) -> bool {
-        self.backing.get().is_some()
+        self.chosen.get().is_some()
     }
 
     /// Remembers a context that memory of this device was made in: work in it may use the memory.
@@ -126,40 +142,66 @@ impl Device {
     }
 }
 
-struct Choice {
+/// Where RAM comes from on a device.
+#[derive(Default)]
+struct Chosen {
     backing: Option<&'static dyn HostBacking>,
+    /// The next one that works, where the first may have no more while the machine has.
+    spare: Option<&'static dyn HostBacking>,
+    turned: OnceLock<()>,
+}
+
+struct Choice {
+    chosen: Chosen,
     reason: String,
     is_final: bool,
 }
 
-fn choose(driver: &Driver, device: &Device, settings: &Settings) -> Choice {
-    let none = |reason: String, is_final| Choice { backing: None, reason, is_final };
+fn choose(driver: &Driver, device: &Device, settings: &Settings, record: &Record) -> Choice {
+    let none = |reason: String, is_final| Choice { chosen: Chosen::default(), reason, is_final };
     if settings.spill == Spill::Never {
         return none("memory does not leave VRAM: spill is \"never\"".to_owned(), true);
     }
     if !device.can_map {
         return none("this device cannot map memory in chunks".to_owned(), true);
     }
-    let (mut refused, mut is_final) = (Vec::new(), true);
+    let (mut chosen, mut reasons, mut is_final) = (Chosen::default(), Vec::new(), true);
     for name in &settings.backings {
         let Some(backing) = BACKINGS.iter().copied().find(|backing| backing.name() == name) else { continue };
         let started = Instant::now();
-        let why = match probe::run(driver, device.ordinal, backing) {
-            Verdict::Works => {
-                let mut reason = format!("{name}: a kernel reads and writes it");
-                refused.iter().for_each(|other| reason.push_str(&format!("; {other}")));
-                log::debug!("probing {name} took {:?}", started.elapsed());
-                return Choice { backing: Some(backing), reason, is_final: true };
+        let verdict = probe::run(driver, device.ordinal, backing);
+        log::debug!("probing {name} took {:?}", started.elapsed());
+        if chosen.backing.is_none() && pressure::level(record) == Level::Critical {
+            // Not the time to take RAM of any kind, and what refuses now may serve later.
+            return none("the machine is critically short of memory".to_owned(), false);
+        }
+        match verdict {
+            Verdict::Works(_) if chosen.backing.is_some() => {
+                reasons.push(format!("{name} when that has no more"));
+                chosen.spare = Some(backing);
+                break;
             }
-            Verdict::Fails(why) => why,
+            Verdict::Works(how) => {
+                reasons.insert(0, format!("{name}: {how}"));
+                chosen.backing = Some(backing);
+                if !backing.has_own_limit() {
+                    break;
+                }
+                // Probed now, while there is VRAM for a context.
+                pressure::listen();
+            }
+            Verdict::Fails(why) => reasons.push(format!("not {name}: {why}")),
             Verdict::NoRoom(why) => {
                 is_final = false;
-                why
+                reasons.push(format!("not {name}: {why}"));
             }
-        };
-        refused.push(format!("not {name}: {why}"));
+        }
     }
-    none(format!("no RAM backing works: {}", refused.join("; ")), is_final)
+    let reason = reasons.join("; ");
+    match chosen.backing {
+        Some(_) => Choice { chosen, reason, is_final: true },
+        None => none(format!("no RAM backing works: {reason}"), is_final),
+    }
 }
 
 fn uuid_text(bytes: &[u8; 16]) -> String {

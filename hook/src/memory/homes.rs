@@ -1,7 +1,8 @@
 //! Homes: what is behind a stretch of device addresses, made and given back.
 
 use super::access;
-use super::allocations::{Allocation, Chunk, Home, Wish};
+use super::allocations::{Allocation, Chunk, Home};
+use super::claim::Claim;
 use super::device::Device;
 use super::vram::Use;
 use super::{Memory, backing};
@@ -19,12 +20,13 @@ impl Memory {
         device: &Device,
         allocation: &mut Allocation,
         stretches: &[Stretch],
+        claim: Claim,
     ) -> Result<(), Status> {
         let mut at = allocation.base;
         for stretch in stretches {
             let end = at + stretch.bytes;
             while at < end {
-                let chunk = self.make_chunk(device, at, end - at, stretch.in_vram, stretch.wish)?;
+                let chunk = self.make_chunk(device, at, end - at, stretch, claim)?;
                 at += chunk.bytes;
                 allocation.chunks.push(chunk);
             }
@@ -38,9 +40,10 @@ impl Memory {
         device: &Device,
         at: CUdeviceptr,
         bytes: u64,
-        vram: bool,
-        wish: Wish,
+        stretch: &Stretch,
+        claim: Claim,
     ) -> Result<Chunk, Status> {
+        let (vram, wish) = (stretch.in_vram, stretch.wish);
         let mut bytes = self.settings.chunk.min(bytes);
         // The budget may end inside a chunk: its last granules are used too.
         let left = device.budget.left() / GRANULE * GRANULE;
@@ -59,7 +62,7 @@ impl Memory {
                 }
             }
         }
-        let home = self.ram_home(device, at, bytes)?;
+        let home = self.ram_home(device, at, bytes, claim)?;
         Ok(Chunk { at, bytes, home, wish })
     }
 
@@ -82,25 +85,15 @@ impl Memory {
         Ok(Home::Vram(handle))
     }
 
-    fn ram_home(&self, device: &Device, at: CUdeviceptr, bytes: u64) -> Result<Home, Status> {
-        let backing = device.backing(self.driver, self.settings, self.record).ok_or(OUT_OF_MEMORY)?;
-        if !self.ram.take(bytes, self.record) {
-            return Err(OUT_OF_MEMORY);
-        }
-        let made = backing.create(self.driver, device.ordinal, bytes).and_then(|mut chunk| {
-            let mapped = backing.map(self.driver, device.ordinal, &mut chunk, at);
-            mapped.map(|()| chunk).inspect_err(|_| backing.destroy(self.driver, chunk))
+    fn ram_home(&self, device: &Device, at: CUdeviceptr, bytes: u64, claim: Claim) -> Result<Home, Status> {
+        let (backing, mut chunk) = self.take_ram(device, bytes, claim)?;
+        let mapped = backing.map(self.driver, device.ordinal, &mut chunk, at).inspect_err(|_| {
+            backing.destroy(self.driver, chunk);
+            self.ram.give_back(bytes, self.record);
         });
-        match made {
-            Ok(chunk) => {
-                self.note_ram(device, backing, bytes);
-                Ok(Home::Ram(backing, chunk))
-            }
-            Err(status) => {
-                self.ram.give_back(bytes, self.record);
-                Err(status)
-            }
-        }
+        mapped?;
+        self.note_ram(device, backing, bytes);
+        Ok(Home::Ram(backing, chunk))
     }
 
     /// Counts RAM that has become a home.

@@ -15,12 +15,12 @@ const ATTRIBUTE_HOST_NUMA_ID: u32 = 134;
 /// `cuMemCreate(HOST_NUMA)`.
 pub struct HostNuma;
 
-/// The NUMA node next to a device; node 0 when the driver does not say.
-fn node(driver: &Driver, device: CUdevice) -> c_int {
-    let mut node = -1;
+/// The NUMA node next to a device, where the driver says.
+pub(super) fn nearest_node(driver: &Driver, device: CUdevice) -> Option<u32> {
+    let mut node: c_int = -1;
     // SAFETY: writes one integer to a live local.
-    let known = unsafe { driver.cuDeviceGetAttribute(&mut node, ATTRIBUTE_HOST_NUMA_ID, device) };
-    if known.is_ok() { node.max(0) } else { 0 }
+    unsafe { driver.cuDeviceGetAttribute(&mut node, ATTRIBUTE_HOST_NUMA_ID, device) }.ok()?;
+    u32::try_from(node).ok()
 }
 
 fn attach(driver: &Driver, chunk: HostChunk, at: CUdeviceptr) -> Result<(), Status> {
@@ -44,7 +44,9 @@ impl HostBacking for HostNuma {
     }
 
     fn create(&self, driver: &Driver, device: CUdevice, bytes: u64) -> Result<HostChunk, Status> {
-        let prop = AllocationProp::pinned(LOCATION_HOST_NUMA, node(driver, device));
+        // Node 0 is there on every machine.
+        let node = nearest_node(driver, device).unwrap_or(0) as c_int;
+        let prop = AllocationProp::pinned(LOCATION_HOST_NUMA, node);
         let mut token = 0;
         // SAFETY: the pointers are to live locals.
         unsafe { driver.cuMemCreate(&mut token, bytes as usize, &prop, 0) }?;

@@ -10,6 +10,7 @@
 
 use super::Memory;
 use super::allocations::{Allocation, Fill, Late, Wish};
+use super::claim::Claim;
 use super::device::Device;
 use super::room::Request;
 use super::vram::Use;
@@ -36,7 +37,7 @@ impl Memory {
         if !device.budget.take(Use::Chunks, vram, device.record) {
             return Err(OUT_OF_MEMORY);
         }
-        if !self.ram.take(ram, self.record) {
+        if !self.reserve_ram(ram, Claim::New) {
             device.budget.give_back(Use::Chunks, vram, device.record);
             return Err(OUT_OF_MEMORY);
         }
@@ -138,7 +139,7 @@ impl Memory {
             let late = allocation.late.take().unwrap_or_default();
             self.give_back_late(device, &late);
             let stretches = stretches(device, &allocation);
-            self.fill(device, &mut allocation, &stretches)?;
+            self.fill(device, &mut allocation, &stretches, Claim::Granted)?;
             self.make_up(&late.fills);
             Ok(late)
         });

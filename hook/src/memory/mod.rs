@@ -8,18 +8,23 @@ pub mod access;
 pub mod allocations;
 pub mod backing;
 pub mod captures;
+mod claim;
 pub mod device;
 pub mod gate;
 mod homes;
 mod host_numa;
+mod import;
+mod kmod;
 mod late;
 pub mod ledger;
 mod map;
 mod memfd;
 pub mod pending;
 pub mod placing;
+pub mod pressure;
 mod probe;
 pub mod ram;
+mod registered;
 pub mod room;
 pub mod vram;
 
@@ -31,6 +36,7 @@ use allocations::Table;
 use device::Device;
 use greenboost_contract::record::{MAX_BACKINGS, MAX_DEVICES, Mapped};
 use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
+use greenboost_kmod::Level;
 use ram::RamBudget;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -180,7 +186,7 @@ impl Memory {
             ReportTotal::Budget => limit.map_or(total, |limit| total.min(limit)),
         };
         let in_vram = left.map_or(free, |left| free.min(left));
-        let extended = in_vram.saturating_add(self.ram.left());
+        let extended = in_vram.saturating_add(self.ram_left(Level::Low));
         let free = match self.settings.report_free {
             ReportFree::Extended => extended,
             ReportFree::Clamped => extended.min(total),

@@ -1,6 +1,7 @@
 //! Making and releasing spanning allocations.
 
 use super::allocations::{Allocation, Wish};
+use super::claim::Claim;
 use super::device::Device;
 use super::room::Request;
 use super::{Memory, captures};
@@ -10,6 +11,7 @@ use crate::ggml;
 use crate::ggml::placement::Stretch;
 use greenboost_contract::settings::GRANULE;
 use greenboost_contract::{Spill, format_size};
+use greenboost_kmod::Level;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 impl Memory {
@@ -40,14 +42,14 @@ impl Memory {
             self.make_room_placing(device, short, Request { wish: Wish::BLIND, size: span });
         }
         let short = span.saturating_sub(device.budget.left());
-        if short > self.ram.left() {
+        if short > self.ram_left(Level::Critical) {
             // Known before anything is taken: a refusal costs nothing.
             device.record.refused.fetch_add(1, Relaxed);
             log::warn!(
                 "{} refused: {} VRAM and {} RAM are left",
                 format_size(bytes),
                 format_size(device.budget.left()),
-                format_size(self.ram.left())
+                format_size(self.ram_left(Level::Critical))
             );
             return Err(OUT_OF_MEMORY);
         }
@@ -56,7 +58,8 @@ impl Memory {
             self.take_late(device, &mut allocation)
         } else {
             self.record.placement.set(ggml::reason());
-            self.fill(device, &mut allocation, &[Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }])
+            let all = [Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }];
+            self.fill(device, &mut allocation, &all, Claim::New)
         };
         let (base, in_vram) = (allocation.base, allocation.in_vram());
         match filled {

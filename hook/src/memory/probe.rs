@@ -17,8 +17,8 @@ const WORDS: usize = 1024;
 /// What a probe came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// A kernel reads and writes the memory.
-    Works,
+    /// A kernel reads and writes the memory: that, with what there is to add.
+    Works(String),
     /// It does not, and why.
     Fails(String),
     /// There was not even the memory to find out: to be asked again.
@@ -27,6 +27,9 @@ pub enum Verdict {
 
 /// Tries a backing. Takes no VRAM beyond what a context and a small kernel need: the card may be full.
 pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> Verdict {
+    if let Err(why) = backing.ready() {
+        return Verdict::Fails(why);
+    }
     let mut context = null_mut();
     // SAFETY: creates and makes current a context that is destroyed below.
     let result = match unsafe { driver.cuCtxCreate_v2(&mut context, 0, device) } {
@@ -38,11 +41,13 @@ pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking) -> Verd
             result
         }
     };
+    let note = backing.note();
+    let noted = |why: String| note.as_ref().map_or(why.clone(), |note| format!("{why} ({note})"));
     match result {
-        Ok(Ok(())) => Verdict::Works,
+        Ok(Ok(())) => Verdict::Works(noted("a kernel reads and writes it".to_owned())),
         Ok(Err(wrong)) => Verdict::Fails(wrong.to_owned()),
-        Err((what, OUT_OF_MEMORY)) => Verdict::NoRoom(format!("{what}: out of memory")),
-        Err((what, status)) => Verdict::Fails(format!("{what} failed with {status}")),
+        Err((what, OUT_OF_MEMORY)) => Verdict::NoRoom(noted(format!("{what}: out of memory"))),
+        Err((what, status)) => Verdict::Fails(noted(format!("{what} failed with {status}"))),
     }
 }
 

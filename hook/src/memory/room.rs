@@ -2,6 +2,7 @@
 
 use super::access;
 use super::allocations::{Chunk, Home, Wish};
+use super::claim::Claim;
 use super::device::Device;
 use super::gate::GATE;
 use super::vram::Use;
@@ -87,7 +88,7 @@ impl Memory {
         let slots = if self.record.tensors.load(Relaxed) > 0 { stream::wanted(self, device) } else { 0 };
         let needed = needed + slots;
         let movable = self.movable(device, request);
-        if movable.is_empty() || captures::any(self.driver) {
+        if movable.is_empty() || captures::any(self.driver) || !self.may_take_ram() {
             return 0;
         }
         let Some(_closed) = GATE.close() else { return 0 };
@@ -164,18 +165,14 @@ impl Memory {
         chunk: &mut Chunk,
         handle: CUmemGenericAllocationHandle,
     ) -> Result<(), Status> {
-        let backing = device.backing(self.driver, self.settings, self.record).ok_or(OUT_OF_MEMORY)?;
-        if !self.ram.take(chunk.bytes, self.record) {
-            return Err(OUT_OF_MEMORY);
-        }
-        let moved = backing.create(self.driver, device.ordinal, chunk.bytes).and_then(|mut memory| {
-            backing
-                .fill(self.driver, device.ordinal, memory, chunk.at)
-                .and_then(|()| self.exchange(device, chunk, handle, backing, &mut memory))
-                .map(|()| memory)
-                .inspect_err(|_| backing.destroy(self.driver, memory))
-        });
-        let memory = moved.inspect_err(|_| self.ram.give_back(chunk.bytes, self.record))?;
+        let (backing, mut memory) = self.take_ram(device, chunk.bytes, Claim::New)?;
+        let moved = backing
+            .fill(self.driver, device.ordinal, memory, chunk.at)
+            .and_then(|()| self.exchange(device, chunk, handle, backing, &mut memory));
+        moved.inspect_err(|_| {
+            backing.destroy(self.driver, memory);
+            self.ram.give_back(chunk.bytes, self.record);
+        })?;
         chunk.home = Home::Ram(backing, memory);
         // SAFETY: the handle is mapped nowhere any more.
         if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {

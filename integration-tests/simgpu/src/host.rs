@@ -75,7 +75,12 @@ fn areas() -> Vec<Area> {
 fn pins_writable(path: &str) -> bool {
     const TMPFS: i64 = 0x0102_1994;
     const HUGETLBFS: i64 = 0x9584_58f6;
-    if path.starts_with("/memfd:") || path.starts_with("/dev/") || path.starts_with("/SYSV") {
+    // Of DMA-BUFs only greenboost.ko's pin; those of udmabuf and the system heap, which nothing here uses, do not.
+    if path.starts_with("/dmabuf:")
+        || path.starts_with("/memfd:")
+        || path.starts_with("/dev/")
+        || path.starts_with("/SYSV")
+    {
         return true;
     }
     if !path.starts_with('/') || path.ends_with("(deleted)") {

@@ -73,20 +73,23 @@ impl fmt::Display for TierMap {
 mod tests {
     use super::*;
     use greenboost_contract::record::Mapped;
+    use greenboost_contract::settings::BACKING_NAMES;
 
     #[test]
     fn tiers_in_use_are_shown_with_their_share() {
         let record = Mapped::create().expect("memfd");
         record.devices_used.store(1, Relaxed);
-        record.backings[1].set("memfd");
+        for (cell, name) in record.backings.iter().zip(BACKING_NAMES) {
+            cell.set(name);
+        }
         record.devices[0].vram_budget.store(64 << 20, Relaxed);
         record.devices[0].vram_chunks.store(48 << 20, Relaxed);
-        record.devices[0].ram[1].store(144 << 20, Relaxed);
+        record.devices[0].ram[0].store(144 << 20, Relaxed);
         let map = TierMap::of(&record);
         assert_eq!((map.total(), map.outside()), (192 << 20, 144 << 20));
         let text = map.to_string();
         let bars: Vec<usize> = text.lines().map(|line| line.matches('#').count()).collect();
         assert_eq!(bars, [10, 30, 0], "{text}");
-        assert!(text.contains("T2  system RAM, memfd") && !text.contains("left to the driver"), "{text}");
+        assert!(text.contains("T2  system RAM, kmod") && !text.contains("left to the driver"), "{text}");
     }
 }

@@ -168,20 +168,32 @@ pub fn backings(facts: &Facts) -> Vec<Finding> {
                 None => format!("{backing} works ({detail})"),
             })
             .collect();
-        let working = tried.iter().filter(|(_, problem, _)| problem.is_none()).count();
-        match (working, tried.len()) {
-            (0, 0) => {
+        // What the driver does not offer is said by the check before.
+        let missing = |backing: &str| backing == "host-numa" && !device.host_numa;
+        let failed: Vec<_> = tried
+            .iter()
+            .filter(|(name, problem, _)| problem.is_some() && !missing(name))
+            .map(|(name, _, _)| name)
+            .collect();
+        let works = tried.iter().any(|(_, problem, _)| problem.is_none());
+        match (works, failed.as_slice()) {
+            _ if tried.is_empty() => {
                 Finding::new(Level::Note, "not tried", "The probe did not come that far.", "See the lines above.")
             }
-            (0, _) => {
+            (false, _) => {
                 let action = "Update the driver; see `sudo dmesg` for NVRM lines; check the memory limit below.";
                 Finding::new(Level::Fail, words.join("; "), "No memory outside VRAM can be used by the GPU.", action)
             }
-            // What the driver does not offer is said by the check before.
-            (working, all) if working < all && device.host_numa => Finding::new(
+            (true, [module]) if module.as_str() == "kmod" => Finding::new(
                 Level::Warn,
                 words.join("; "),
-                "The one that works is used.",
+                "The module's memory is there and not used; another backing is.",
+                "docs/kernel-module.md says who may use it, and how it is built and loaded.",
+            ),
+            (true, [_, ..]) => Finding::new(
+                Level::Warn,
+                words.join("; "),
+                "The first one that works is used.",
                 "A driver update may help the other.",
             ),
             _ => Finding::ok(words.join("; ")),
@@ -302,6 +314,8 @@ mod tests {
         assert_eq!(judged([backing("host-numa", Some("x")), backing("memfd", None)], true), Level::Warn);
         assert_eq!(judged([backing("host-numa", Some("not offered")), backing("memfd", None)], false), Level::Ok);
         assert_eq!(judged([backing("host-numa", Some("x")), backing("memfd", Some("y"))], true), Level::Fail);
+        assert_eq!(judged([backing("kmod", Some("x")), backing("memfd", None)], false), Level::Warn);
+        assert_eq!(judged([backing("kmod", None), backing("host-numa", Some("not offered"))], false), Level::Ok);
     }
 
     #[test]

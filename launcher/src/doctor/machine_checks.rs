@@ -100,7 +100,7 @@ pub fn module(facts: &Facts) -> Vec<Finding> {
     if facts.machine.has_module() {
         return vec![Finding::ok("loaded")];
     }
-    let meaning = "It is optional: it keeps RAM ready in huge pages. Without it, memory is made when it is needed.";
+    let meaning = "It is optional: it keeps RAM ready in huge pages. Without it, RAM comes from the driver or a memfd.";
     vec![Finding::new(Level::Note, "not loaded", meaning, "")]
 }
 

@@ -7,6 +7,8 @@ use super::cuda::{self, Access, Basics, Calls, CudaError, Properties};
 use super::nvml::Nvml;
 use super::report::{Device, Event};
 use greenboost_contract::probe as kernel;
+use greenboost_contract::settings;
+use greenboost_kmod::{Access as PoolAccess, Device as Pool, Error as PoolError, Request};
 use libloading::Library;
 use std::ffi::{c_int, c_void};
 use std::io::Write;
@@ -132,8 +134,12 @@ fn try_backings(calls: &Calls, handle: c_int, device: &Device) -> Result<(), Cud
             Err("the driver does not offer it on this machine".to_owned())
         };
         told(device.index, "host-numa", outcome.map(|()| String::new()));
+        if let Some(pool) = pool() {
+            step(format!("trying the kernel module's memory on GPU {}", device.index));
+            told(device.index, "kmod", pool.and_then(|pool| registered(calls, &kernel, |at| map_pool(&pool, at))));
+        }
         step(format!("trying memfd memory on GPU {}", device.index));
-        told(device.index, "memfd", memfd(calls, &kernel));
+        told(device.index, "memfd", registered(calls, &kernel, map_memfd));
     }
     // SAFETY: nothing uses the context any more.
     unsafe { calls.release(handle) }
@@ -243,12 +249,32 @@ fn host_numa(calls: &Calls, device: c_int, kernel: &Kernel<'_>) -> Result<(), St
     outcome.and(undone.map_err(|error| error.to_string()))
 }
 
-/// Pages of a memfd, mapped into an address range of the driver's and registered.
-fn memfd(calls: &Calls, kernel: &Kernel<'_>) -> Result<String, String> {
+/// The kernel module's pool, or why it cannot be used; nothing to say where the module is not loaded.
+fn pool() -> Option<Result<Pool, String>> {
+    let path = std::env::var_os(settings::KMOD_DEVICE).filter(|path| !path.is_empty());
+    let opened = path.map_or_else(Pool::open, |path| Pool::open_path(path.as_ref()));
+    (!matches!(opened, Err(PoolError::Absent))).then(|| opened.map_err(|error| error.to_string()))
+}
+
+/// Maps 2 MiB of the pool at `address`.
+fn map_pool(pool: &Pool, address: u64) -> Result<&'static str, String> {
+    let buffer = pool.alloc(&Request::new(SIZE_2_MIB as u64, "probe")).map_err(|error| error.to_string())?;
+    // SAFETY: the range was reserved by the driver for us and holds nothing.
+    let mapped = unsafe { buffer.map_fixed(address as *mut c_void, 0, SIZE_2_MIB, PoolAccess::ReadWrite) };
+    let detail = if buffer.ready_bytes() > 0 { "pages of the reserve" } else { "fresh 2 MiB pages" };
+    mapped.map(|()| detail).map_err(|error| error.to_string())
+}
+
+/// Memory that `map` puts into an address range of the driver's, registered.
+fn registered(
+    calls: &Calls,
+    kernel: &Kernel<'_>,
+    map: impl FnOnce(u64) -> Result<&'static str, String>,
+) -> Result<String, String> {
     let mut address = 0;
     // SAFETY: the address is written by the call.
     unsafe { calls.reserve(&mut address, SIZE_2_MIB, SIZE_2_MIB, 0, 0) }.map_err(|error| error.to_string())?;
-    let outcome = map_pages(address).and_then(|detail| {
+    let outcome = map(address).and_then(|detail| {
         let at = address as *mut c_void;
         // SAFETY: the range has just been mapped readable and writable.
         unsafe { calls.register(at, SIZE_2_MIB, cuda::REGISTER_PORTABLE_MAPPED) }.map_err(|error| error.to_string())?;
@@ -268,7 +294,7 @@ fn memfd(calls: &Calls, kernel: &Kernel<'_>) -> Result<String, String> {
 }
 
 /// Maps 2 MiB of a memfd at `address`: of the hugetlb pool, else ordinary pages that may become a huge one.
-fn map_pages(address: u64) -> Result<&'static str, String> {
+fn map_memfd(address: u64) -> Result<&'static str, String> {
     let mut last = String::new();
     for (flags, detail) in [(libc::MFD_HUGETLB | libc::MFD_HUGE_2MB, "hugetlb pages"), (0, "transparent huge pages")] {
         // SAFETY: the name is a C string; the results are checked. MAP_FIXED replaces a range that the driver reserved

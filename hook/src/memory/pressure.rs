@@ -1,0 +1,105 @@
+//! How short of memory the machine is, as the kernel module says, and what the hook does about it.
+//!
+//! | level | what changes |
+//! |---|---|
+//! | ok | nothing |
+//! | low | the hook stops growing: no RAM is reported as free, so that programs which size themselves by free memory stay as they are. What is idle goes back: allocations that the program has freed on a stream, once the stream has passed the free. What a program must have is still given. |
+//! | critical | no new RAM: an allocation that VRAM cannot hold is refused with `CUDA_ERROR_OUT_OF_MEMORY`, and nothing moves out of VRAM. A reservation that was granted before and gets its homes now is honoured. |
+//!
+//! Whenever RAM is to be taken the module is asked, which costs a system call and is never out of date. In between, a
+//! thread sleeps in `poll` on the device, so that idle memory goes back, and `greenboost status` shows the level, also
+//! in a program that allocates nothing. It is started when the pool has been chosen as a backing, and not before: where
+//! the module is not used there is neither thread nor question. It makes driver calls only to give memory back.
+
+use super::{Memory, get, kmod};
+use crate::abi::SUCCESS;
+use crate::guard;
+use greenboost_contract::record::Record;
+use greenboost_kmod::{Device, Level};
+use std::sync::Once;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// While it is not ok, idle memory is looked for this often: work that was in flight at the change may be done.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// As good as for ever: the level's change ends the wait.
+const UNTIL_CALLED: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn publish(record: &Record, level: Level) {
+    let index = match level {
+        Level::Ok => 1,
+        Level::Low => 2,
+        Level::Critical => 3,
+    };
+    if record.pressure.swap(index, Relaxed) != index {
+        log::info!("memory pressure: {}", record.pressure());
+    }
+}
+
+/// The level now; ok where nobody can be asked.
+pub fn level(record: &Record) -> Level {
+    let Some(info) = kmod::opened().and_then(|device| device.info().ok()) else { return Level::Ok };
+    publish(record, info.level());
+    info.level()
+}
+
+/// Starts to listen, once in a process.
+pub fn listen() {
+    static STARTED: Once = Once::new();
+    let Some(device) = kmod::opened() else { return };
+    STARTED.call_once(|| {
+        let started = without_signals(|| {
+            std::thread::Builder::new().name("gb-pressure".to_owned()).stack_size(256 << 10).spawn(|| heed(device))
+        });
+        if let Err(error) = started {
+            log::warn!("memory pressure is seen at allocations only: no thread to listen: {error}");
+        }
+    });
+}
+
+/// What a thread inherits: the program's signals are for the program's threads.
+fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+    // SAFETY: signal sets are plain data, for which zeroes are a value, and the mask is this thread's own.
+    unsafe {
+        let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let started = start();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        started
+    }
+}
+
+fn heed(device: &Device) {
+    let Ok(memory) = get() else { return };
+    let mut level = Level::Ok;
+    loop {
+        let wait = if level == Level::Ok { UNTIL_CALLED } else { LOOK_AGAIN };
+        match device.next_event(Some(wait)) {
+            Ok(Some(event)) => {
+                level = event.level;
+                publish(memory.record, level);
+                log::debug!("{}", event.causes.words().join(", "));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::error!("memory pressure is seen at allocations only: {error}");
+                return;
+            }
+        }
+        if level != Level::Ok {
+            memory.return_idle();
+        }
+    }
+}
+
+impl Memory {
+    /// Gives back what the program has freed on streams that have come that far.
+    fn return_idle(&self) {
+        // As a handler does it: no panic gets out, and the driver's calls to itself are not caught.
+        guard::enter(|| {
+            self.reap(false);
+            Ok(SUCCESS)
+        });
+    }
+}

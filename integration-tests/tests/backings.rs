@@ -1,0 +1,68 @@
+//! Which RAM stands in for VRAM, and why not another. With the kernel module itself: `integration-tests/kernel/src/hook.rs`.
+
+use greenboost_contract::record;
+use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE};
+use integration_tests::{World, toy};
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Runs a model that does not fit with the module's device at `device`; checks its answer; the reason it gives for its
+/// backing, and the backings it has bytes in.
+fn chosen(world: &World) -> (String, Vec<String>) {
+    let model = toy("32MiB", 4);
+    let mut target = world.start("toy-llm", &["-m", model.file(), "-n", "4", "--hold"]);
+    assert_eq!(target.until("ready").join("\n"), model.answer.trim_end());
+    let record = record::of_process(target.pid()).expect("a status record");
+    assert_eq!(record.pressure(), "", "nobody can say");
+    let used = record.backings.iter().zip(&record.devices[0].ram);
+    let used = used.filter(|(_, bytes)| bytes.load(Relaxed) > 0).map(|(name, _)| name.get()).collect();
+    let reason = record.backing_reason.get();
+    assert!(target.finish().success());
+    (reason, used)
+}
+
+fn with_device(device: &Path) -> World {
+    World::new().vram("8MiB").hooked().env(KMOD_DEVICE, device)
+}
+
+#[test]
+fn without_the_kernel_module_the_next_backing_serves_and_the_reason_is_told() {
+    let (reason, used) = chosen(&with_device(Path::new("/nonexistent/greenboost")));
+    assert!(
+        reason.starts_with("host-numa: a kernel reads and writes it; not kmod: the module is not loaded"),
+        "{reason}"
+    );
+    assert_eq!(used, ["host-numa"]);
+    let world = with_device(Path::new("/nonexistent/greenboost")).env("SIMGPU_HOST_NUMA", "unreadable");
+    let (reason, used) = chosen(&world);
+    assert!(
+        reason.starts_with("memfd: ") && reason.contains("not kmod") && reason.contains("not host-numa"),
+        "{reason}"
+    );
+    assert_eq!(used, ["memfd"]);
+}
+
+#[test]
+fn a_file_in_the_devices_place_is_no_device_and_a_device_without_our_calls_another_version() {
+    let world = World::new();
+    let file = world.file("greenboost");
+    std::fs::write(&file, "").expect("a file");
+    for (device, why) in [
+        (file.as_path(), "not kmod: what is at that path is not the module's device"),
+        (Path::new("/dev/null"), "not kmod: the module speaks version 0"),
+    ] {
+        let (reason, used) = chosen(&with_device(device));
+        assert!(reason.contains(why), "{reason}");
+        assert_eq!(used, ["host-numa"]);
+    }
+}
+
+#[test]
+fn with_the_module_as_the_only_choice_and_none_there_memory_does_not_leave_vram() {
+    let model = toy("32MiB", 4);
+    let world = with_device(Path::new("/nonexistent/greenboost")).env(BACKINGS, "kmod");
+    let outcome = world.run_with("toy-llm", &["-m", model.file(), "-n", "4"]);
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.report());
+    assert!(outcome.stderr.contains("out of memory"), "{}", outcome.report());
+    assert!(outcome.log.contains("no RAM backing works: not kmod: the module is not loaded"), "{}", outcome.report());
+}
