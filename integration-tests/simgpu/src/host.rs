@@ -49,6 +49,7 @@ struct Area {
     readable: bool,
     writable: bool,
     shared: bool,
+    offset: u64,
     path: String,
 }
 
@@ -58,13 +59,15 @@ fn areas() -> Vec<Area> {
         let mut fields = line.split_ascii_whitespace();
         let (start, end) = fields.next()?.split_once('-')?;
         let modes = fields.next()?.as_bytes();
-        let path = fields.skip(3).collect::<Vec<_>>().join(" ");
+        let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
+        let path = fields.skip(2).collect::<Vec<_>>().join(" ");
         Some(Area {
             start: u64::from_str_radix(start, 16).ok()?,
             end: u64::from_str_radix(end, 16).ok()?,
             readable: modes[0] == b'r',
             writable: modes[1] == b'w',
             shared: modes[3] == b's',
+            offset,
             path,
         })
     };
@@ -94,13 +97,21 @@ fn pins_writable(path: &str) -> bool {
     }
 }
 
+/// Whether a file has all the pages that a range of its mapping shows: touching one behind its end is fatal, and the
+/// driver finds none to pin there.
+fn has_pages(area: &Area, end: u64) -> bool {
+    let Ok(file) = std::fs::metadata(&area.path) else { return true };
+    let last = end.min(area.end) - area.start + area.offset;
+    !file.is_file() || last <= file.len().next_multiple_of(PAGE)
+}
+
 /// What the driver makes of a range of the process when it is asked to register it.
 fn registrable(start: u64, end: u64, flags: u32) -> Result {
     let read_only = flags & READ_ONLY != 0;
     let mut next = start;
     for area in areas().into_iter().filter(|area| area.end > start && area.start < end) {
         let file = area.path.starts_with('/');
-        if area.start > next || !area.readable {
+        if area.start > next || !area.readable || file && !has_pages(&area, end) {
             return Err(Error::INVALID_VALUE);
         }
         if read_only && file && !area.shared {
