@@ -9,6 +9,7 @@
 //!   generated from it;
 //! * [`inject`] and [`real`] find the originals and put the detours in their place;
 //! * [`stream`] holds the parts of streaming that exist so far, not yet in use;
+//! * [`files`] makes the page cache of a model file a home of weights;
 //! * [`guard`] is the border: on or off, no nesting, no panic, every failure ends in the original call;
 //! * [`handlers`] translate between driver calls and [`memory`], which decides where bytes are.
 //!
@@ -20,6 +21,7 @@ pub mod detours;
 pub mod driver;
 #[cfg(all(feature = "preload", not(test)))]
 pub mod exports;
+pub mod files;
 pub mod ggml;
 pub mod guard;
 pub mod handlers;

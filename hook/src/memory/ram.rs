@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// the page cache of the model file, and everybody else.
 const DEFAULT_SHARE: f64 = 0.75;
 /// Memory that must stay available whatever the budget says, so that the kernel never has to kill anyone.
-const FLOOR: u64 = 512 << 20;
+pub const FLOOR: u64 = 512 << 20;
 
 /// Bytes reserved out of a fixed budget. Reservation is one atomic step: two threads cannot both take the last
 /// gigabyte.
@@ -61,7 +61,7 @@ impl RamBudget {
 }
 
 /// Bytes this process may still take: MemAvailable, or what its memory cgroups leave, whichever is less.
-fn available() -> u64 {
+pub fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let machine = field(&meminfo, "MemAvailable:").map_or(u64::MAX, |kib| kib << 10);
     machine.min(cgroup_left().unwrap_or(u64::MAX))
