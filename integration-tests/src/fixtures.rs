@@ -114,6 +114,11 @@ pub fn kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/toy.ptx")
 }
 
+/// Those for programmatic launches.
+pub fn early_kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/early.ptx")
+}
+
 /// Builds every fixture into `directory`.
 ///
 /// # Errors
@@ -145,7 +150,7 @@ fn inputs_digest() -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     let mut files: Vec<_> =
         fs::read_dir(sources())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    files.push(kernels());
+    files.extend([kernels(), early_kernels()]);
     files.sort();
     for file in files {
         fs::read(file)?.hash(&mut hasher);
@@ -182,6 +187,7 @@ fn arguments(target: &Target, directory: &Path) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"].map(str::to_owned).to_vec();
     arguments.push(format!("-DTOY_PTX=\"{}\"", kernels().display()));
+    arguments.push(format!("-DEARLY_PTX=\"{}\"", early_kernels().display()));
     if target.kind == Library {
         arguments.extend(["-shared", "-fPIC", "-fvisibility=hidden"].map(str::to_owned));
     }

@@ -100,7 +100,7 @@ fn an_order_that_repeats_is_guessed_and_graphs_copy_by_themselves() {
     right(&world, &["7", "1", "in-order", "no-writes", "no-graphs", "no-reloads"]);
     let guessed = counts(&world);
     assert!(guessed.direct && !guessed.captured && guessed.in_place == 0, "{guessed:?}");
-    assert!(guessed.hits > 2 * guessed.misses, "{guessed:?}");
+    assert!(guessed.hits > guessed.misses, "{guessed:?}");
     let world = streaming("4MiB").delays(3);
     right(&world, &["7", "3"]);
     assert!(counts(&world).captured);
@@ -124,7 +124,7 @@ fn what_is_streamed_survives_the_end_of_its_context() {
 
 #[test]
 fn planted_faults_are_noticed() {
-    for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over"] {
+    for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over", "early-launch"] {
         let noticed = (0..12u64).any(|seed| {
             let world = streaming("2MiB").env("GREENBOOST_PLANT", fault).delays(seed);
             let outcome = world.run_with("stream-like", &[&(seed * 10).to_string(), "5"]);

@@ -3,6 +3,7 @@
 use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory::gate::GATE;
+use crate::stream::plant::{self, Fault};
 use crate::{memory, stream as streaming};
 use std::ffi::{c_uint, c_void};
 use std::mem::MaybeUninit;
@@ -121,7 +122,7 @@ pub unsafe fn kernel_ex(
     // SAFETY: as the driver, which reads it too.
     let stream = unsafe { config.as_ref() }.map_or(null_mut(), |config| config.hStream);
     Launch { function, stream, params, extra }.submit(|params, extra, replaced| {
-        if replaced {
+        if replaced && !plant::is(Fault::EarlyLaunch) {
             // SAFETY: a configuration that had a stream.
             return unsafe { behind_everything(config, |config| original(config, function, params, extra)) };
         }

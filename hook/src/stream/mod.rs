@@ -16,7 +16,7 @@ mod lane;
 mod layout;
 mod order;
 mod params;
-mod plant;
+pub mod plant;
 mod ring;
 mod rules;
 mod slots;
