@@ -124,7 +124,7 @@ fn what_is_streamed_survives_the_end_of_its_context() {
 
 #[test]
 fn planted_faults_are_noticed() {
-    for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over", "early-launch"] {
+    for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over"] {
         let noticed = (0..12u64).any(|seed| {
             let world = streaming("2MiB").env("GREENBOOST_PLANT", fault).delays(seed);
             let outcome = world.run_with("stream-like", &[&(seed * 10).to_string(), "5"]);

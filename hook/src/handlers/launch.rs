@@ -3,7 +3,6 @@
 use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory::gate::GATE;
-use crate::stream::plant::{self, Fault};
 use crate::{memory, stream as streaming};
 use std::ffi::{c_uint, c_void};
 use std::mem::MaybeUninit;
@@ -122,7 +121,7 @@ pub unsafe fn kernel_ex(
     // SAFETY: as the driver, which reads it too.
     let stream = unsafe { config.as_ref() }.map_or(null_mut(), |config| config.hStream);
     Launch { function, stream, params, extra }.submit(|params, extra, replaced| {
-        if replaced && !plant::is(Fault::EarlyLaunch) {
+        if replaced {
             // SAFETY: a configuration that had a stream.
             return unsafe { behind_everything(config, |config| original(config, function, params, extra)) };
         }
@@ -151,8 +150,8 @@ pub unsafe fn cooperative(
     })
 }
 
-/// Issues a launch without the leave to start before the kernel in front of it has ended: that leave might also be taken
-/// for the copy that the kernel reads.
+/// Issues a launch without the leave to start before the kernel in front of it has ended. A wait between the two takes that
+/// leave away anyhow, as documented; in a capture, with a copy in front as well, nobody has to rely on what it means.
 ///
 /// # Safety
 /// `config` is a program's own.

@@ -16,7 +16,7 @@ mod lane;
 mod layout;
 mod order;
 mod params;
-pub mod plant;
+mod plant;
 mod ring;
 mod rules;
 mod slots;

@@ -13,8 +13,6 @@ pub enum Fault {
     StaleSlot,
     /// A graph launch does not take the slots over.
     NoHandOver,
-    /// A launch that reads a slot may begin before what is in front of it has ended.
-    EarlyLaunch,
 }
 
 const NAMES: &[(Fault, &str)] = &[
@@ -22,7 +20,6 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::MissingCopy, "missing-copy"),
     (Fault::StaleSlot, "stale-slot"),
     (Fault::NoHandOver, "no-hand-over"),
-    (Fault::EarlyLaunch, "early-launch"),
 ];
 
 /// Whether a fault is planted.
