@@ -42,6 +42,18 @@ pub enum Stream {
     On,
 }
 
+/// Whose model is planned for: whoever reads llama.cpp's variables when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlanFor {
+    /// Nobody's.
+    #[default]
+    Never,
+    /// The command's: gb-launch sees its model and sets the variables.
+    Command,
+    /// Those of the llama-servers it starts: only they know their models, so the hook asks there.
+    Runners,
+}
+
 /// Gives an enum its written names, once, for the environment, profiles and messages alike.
 macro_rules! written {
     ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -64,6 +76,7 @@ macro_rules! written {
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
 written!(Stream { Off = "off", On = "on" });
+written!(PlanFor { Never = "never", Command = "command", Runners = "runners" });
 written!(Spill { Allow = "allow", Never = "never" });
 
 /// Which interception layers may be used. Each is tried and tested at start; a layer that cannot work on

@@ -4,6 +4,7 @@
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`place`]: rules that say where a model's tensors should be;
+//! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
 //!
@@ -11,11 +12,12 @@
 
 pub mod choices;
 pub mod place;
+pub mod planner;
 pub mod probe;
 pub mod record;
 pub mod settings;
 pub mod size;
 
-pub use choices::{Layers, ReportFree, ReportTotal, Spill, Stream};
+pub use choices::{Layers, PlanFor, ReportFree, ReportTotal, Spill, Stream};
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

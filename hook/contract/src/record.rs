@@ -128,11 +128,14 @@ pub struct Record {
     pub placement: Text<96>,
     /// The devices.
     pub devices: [DeviceRecord; MAX_DEVICES],
+    /// What was planned for the model, or why nothing was.
+    pub plan: Text<192>,
 }
 
 const _: () = assert!(size_of::<DeviceRecord>() == 48 + 20 * 8);
-const _: () =
-    assert!(size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 5 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>());
+const _: () = assert!(
+    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 5 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
+);
 
 impl Record {
     /// The word for how short of memory the machine is; empty where the process does not listen.

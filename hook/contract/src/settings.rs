@@ -57,6 +57,10 @@ pub const MAP: &str = "GREENBOOST_MAP";
 pub const STREAM: &str = "GREENBOOST_STREAM";
 /// SIZE: the VRAM that streamed weights are copied into, on each device, out of its budget.
 pub const RING: &str = "GREENBOOST_RING";
+/// The plan that was made for the program's model in one line, or why there is none: for the log and the status record.
+pub const PLAN: &str = "GREENBOOST_PLAN";
+/// The `greenboost` program that a llama-server among the target's children asks for a plan; without it none does.
+pub const PLANNER: &str = "GREENBOOST_PLANNER";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
 pub const CALLS: &str = "GREENBOOST_CALLS";
 
@@ -109,6 +113,10 @@ pub struct Settings {
     pub stream: Stream,
     /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
     pub ring: Option<u64>,
+    /// What was planned, or why nothing was; empty where nobody asked.
+    pub plan: String,
+    /// The program that plans for a llama-server among the children, if they are to ask.
+    pub planner: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -134,6 +142,8 @@ impl Default for Settings {
             map: None,
             stream: Stream::default(),
             ring: None,
+            plan: String::new(),
+            planner: None,
         }
     }
 }
@@ -170,6 +180,8 @@ impl Settings {
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
         env.extend(self.kmod_device.as_ref().map(|path| (KMOD_DEVICE, path.to_string_lossy().into_owned())));
+        env.extend(Some(&self.plan).filter(|plan| !plan.is_empty()).map(|plan| (PLAN, plan.clone())));
+        env.extend(self.planner.as_ref().map(|path| (PLANNER, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
         env.extend(self.ring.map(|bytes| (RING, bytes.to_string())));
@@ -201,6 +213,8 @@ impl Settings {
         MAP,
         STREAM,
         RING,
+        PLAN,
+        PLANNER,
     ];
 
     /// Reads the settings through `get`, a look-up of environment variables. Unset or empty variables take
@@ -222,6 +236,8 @@ impl Settings {
         settings.log = get(LOG).map(PathBuf::from);
         settings.map = get(MAP).map(PathBuf::from);
         settings.kmod_device = get(KMOD_DEVICE).map(PathBuf::from);
+        settings.plan = get(PLAN).unwrap_or_default();
+        settings.planner = get(PLANNER).map(PathBuf::from);
         settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
         if let Some(value) = get(LAYERS) {
             settings.layers = Layers::from_names(&value)
@@ -298,6 +314,8 @@ mod tests {
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
             ring: Some(5),
+            plan: "a model: all in VRAM".to_owned(),
+            planner: Some("/usr/bin/greenboost".into()),
         };
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
         let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();
