@@ -2,7 +2,7 @@
 
 use crate::profile::{Matcher, Profile, Source, Variable};
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
+use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings, Spill};
 use std::collections::BTreeMap;
 
 /// A value and the line it stands on.
@@ -35,6 +35,7 @@ pub struct Draft {
     pub total: Option<ReportTotal>,
     /// Before those of the parent: the first that fits decides.
     pub place: Vec<PlaceRule>,
+    pub plan: Option<PlanFor>,
     pub environment: BTreeMap<String, Option<Variable>>,
 }
 
@@ -79,6 +80,7 @@ impl Draft {
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
             place: self.place.iter().chain(&base.place).cloned().collect(),
+            plan: self.plan.or_else(|| parent.map(|parent| parent.plan)).unwrap_or_default(),
             environment,
         }
     }

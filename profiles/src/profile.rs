@@ -1,7 +1,7 @@
 //! A profile, complete and checked.
 
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
+use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings, Spill};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +41,9 @@ pub struct Variable {
     pub value: String,
     /// Options of the target (`-c`, `--ctx-size`) that make the variable needless: it is not set when one is given.
     pub unless: Vec<String>,
+    /// A plan for the model comes before this; what a profile says without it is the user's word, and the plan is made
+    /// around it.
+    pub unless_planned: bool,
 }
 
 impl Variable {
@@ -86,6 +89,8 @@ pub struct Profile {
     pub total: ReportTotal,
     /// Where tensors should be; the first rule that fits decides.
     pub place: Vec<PlaceRule>,
+    /// Whose model is planned for.
+    pub plan: PlanFor,
     /// Variables for the target, set where the user has not set them.
     pub environment: BTreeMap<String, Variable>,
 }

@@ -7,7 +7,7 @@ use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
 use crate::{pattern, place};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
-use greenboost_contract::{ReportFree, ReportTotal, Spill, parse_size};
+use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Spill, parse_size};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -54,6 +54,7 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
         place: place::read(&top)?,
+        plan: top.one_of("plan", PlanFor::from_name, PlanFor::NAMES)?,
         environment: top.environment()?,
         source,
     })
@@ -135,6 +136,11 @@ impl<'a> Table<'a> {
             return Err(self.refuse(key, value, "must be one line of text that is not empty"));
         }
         Ok(Some(Located { value: text.to_owned(), line: self.reader.line(value.span().start) }))
+    }
+
+    fn flag(&self, key: &str) -> Result<bool> {
+        let Some(value) = self.get(key) else { return Ok(false) };
+        value.get_ref().as_bool().ok_or_else(|| self.refuse(key, value, "must be true or false"))
     }
 
     fn integer(&self, key: &str) -> Result<Option<i64>> {
@@ -257,8 +263,8 @@ impl<'a> Table<'a> {
         if value.get_ref().as_bool() == Some(false) {
             return Ok(None);
         }
-        let (text, unless) = match value.get_ref() {
-            DeValue::String(text) => (text.to_string(), Vec::new()),
+        let (text, unless, unless_planned) = match value.get_ref() {
+            DeValue::String(text) => (text.to_string(), Vec::new(), false),
             DeValue::Table(table) => {
                 let path = format!("environment.{name}");
                 let inner = Table { path: &path, table, reader: self.reader };
@@ -266,14 +272,15 @@ impl<'a> Table<'a> {
                 let text = inner.get("value").and_then(|value| value.get_ref().as_str());
                 let text = text.ok_or_else(|| self.refuse(name, value, hint))?.to_owned();
                 let unless = inner.texts("unless", "an option of the program in quotes")?.unwrap_or_default();
-                (text, unless.into_iter().map(|(_, option)| option.to_owned()).collect())
+                let planned = inner.flag("unless_planned")?;
+                (text, unless.into_iter().map(|(_, option)| option.to_owned()).collect(), planned)
             }
             _ => return Err(self.refuse(name, value, hint)),
         };
         if text.contains('\0') {
             return Err(self.refuse(name, value, "must not contain a zero byte"));
         }
-        Ok(Some(Variable { value: text, unless }))
+        Ok(Some(Variable { value: text, unless, unless_planned }))
     }
 }
 

@@ -1,8 +1,19 @@
 //! The keys a profile may have, as data: what is refused, and what a refusal lists as allowed, come from here.
 
 /// Keys outside any table; the tables are among them.
-pub const TOP: &[&str] =
-    &["name", "description", "inherits", "priority", "match", "processes", "memory", "report", "place", "environment"];
+pub const TOP: &[&str] = &[
+    "name",
+    "description",
+    "inherits",
+    "priority",
+    "match",
+    "processes",
+    "memory",
+    "report",
+    "place",
+    "plan",
+    "environment",
+];
 
 /// Keys of `[match]`: at least one is needed, all that are given must match.
 pub const MATCH: &[&str] = &["executable", "arguments"];
@@ -20,7 +31,7 @@ pub const REPORT: &[&str] = &["free", "total"];
 pub const PLACE: &[&str] = &["tensor", "layers", "at_least", "tier", "priority"];
 
 /// Keys of a variable in `[environment]` that is written as a table.
-pub const VARIABLE: &[&str] = &["value", "unless"];
+pub const VARIABLE: &[&str] = &["value", "unless", "unless_planned"];
 
 /// Variables that only the launcher sets; the last ones change how every program is loaded.
 pub const RESERVED_VARIABLES: &[&str] = &["GREENBOOST_", "LD_"];

@@ -1,7 +1,7 @@
 //! Profiles of the system and the user: overriding, inheritance, and what is said about bad files.
 
 use greenboost_contract::place::{PlaceRule, Tier};
-use greenboost_contract::{ReportFree, Spill};
+use greenboost_contract::{PlanFor, ReportFree, Spill};
 use greenboost_profiles::{Profile, Profiles, Source};
 use std::fs;
 use std::path::PathBuf;
@@ -89,6 +89,17 @@ fn rules_for_tensors_come_before_those_that_are_inherited() {
 }
 
 #[test]
+fn a_plan_is_inherited_and_can_be_turned_off_and_what_a_user_sets_is_outright() {
+    let (_keep, user) = folder(&[
+        ("a.toml", "name = 'a'\ninherits = 'llama-server'\n[environment]\nLLAMA_ARG_CTX_SIZE = '32768'"),
+        ("b.toml", "name = 'b'\ninherits = 'a'\nplan = 'never'"),
+    ]);
+    let profiles = Profiles::load(&[user]).expect("valid");
+    assert_eq!((named(&profiles, "a").plan, named(&profiles, "b").plan), (PlanFor::Command, PlanFor::Never));
+    assert!(!named(&profiles, "b").environment["LLAMA_ARG_CTX_SIZE"].unless_planned);
+}
+
+#[test]
 fn a_profile_that_extends_another_is_used_by_name_until_it_says_what_it_is_for() {
     let (_keep, user) = folder(&[("a.toml", "name = 'tight'\ninherits = 'llama-server'\n[memory]\nspill = 'never'")]);
     let profiles = Profiles::load(&[user]).expect("valid");
@@ -141,7 +152,7 @@ fn bad_files_are_refused_with_file_line_key_and_what_is_allowed() {
         ("name = ''", "foo.toml:1: name = '': must be one line of text that is not empty"),
         (
             &format!("{N}colour = 'red'"),
-            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, place, environment",
+            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, place, plan, environment",
         ),
         (
             &format!("{N}[[place]]\ntier = 'ram'"),
@@ -247,6 +258,11 @@ fn bad_files_are_refused_with_file_line_key_and_what_is_allowed() {
             &format!("{N}[environment]\nGREENBOOST_VRAM = '1G'"),
             "foo.toml:3: environment.GREENBOOST_VRAM = '1G': variables that begin with GREENBOOST_ are",
         ),
+        (
+            &format!("{N}[environment]\nN = {{ value = 'x', unless_planned = 1 }}"),
+            "foo.toml:3: environment.N.unless_planned = 1: must be true or false",
+        ),
+        (&format!("{N}plan = 'always'"), "foo.toml:2: plan = 'always': allowed are never, command, runners"),
         (
             &format!("{N}inherits = 'nobody'"),
             "foo.toml:2: inherits = \"nobody\": no such profile; known are generic, llama-server, ",

@@ -1,7 +1,7 @@
 //! The profiles that are compiled in.
 
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule};
-use greenboost_contract::{ReportFree, ReportTotal, Settings};
+use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings};
 use greenboost_profiles::{Profiles, pattern};
 
 fn built_in() -> Profiles {
@@ -174,6 +174,22 @@ fn llama_cpps_tensors_keep_vram_in_the_order_of_what_their_bytes_are_worth() {
         assert!(classes.windows(2).all(|pair| pair[0][0] > pair[1][0]), "{classes:?}");
     }
     assert!(built_in().find_by_name("generic").expect("generic").place.is_empty());
+}
+
+#[test]
+fn a_plan_is_made_where_llama_cpps_variables_are_read() {
+    let profiles = built_in();
+    for (name, expected) in [
+        ("llama-server", PlanFor::Command),
+        ("ollama", PlanFor::Runners),
+        ("llama-tools", PlanFor::Never),
+        ("rpc-server", PlanFor::Never),
+        ("generic", PlanFor::Never),
+    ] {
+        assert_eq!(profiles.find_by_name(name).expect(name).plan, expected, "{name}");
+    }
+    let context = &profiles.find_by_name("llama-server").expect("profile").environment["LLAMA_ARG_CTX_SIZE"];
+    assert!(context.unless_planned, "the plan knows the model");
 }
 
 #[test]
