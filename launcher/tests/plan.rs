@@ -2,90 +2,14 @@
 
 mod common;
 
+use common::gpu::{greenboost, model, on_gpu};
 use common::{Place, run};
 use greenboost_gguf::write::Writer;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
-
-/// The folder with the simulated driver, built once.
-fn driver() -> &'static Path {
-    static DRIVER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    &DRIVER
-        .get_or_init(|| {
-            let bin = Path::new(env!("CARGO_BIN_EXE_greenboost")).parent().expect("folder");
-            // `cargo xtask test` has just built everything.
-            if std::env::var_os("GB_TEST_PREBUILT").is_none() {
-                let mut command = Command::new(env!("CARGO"));
-                command.args(["build", "--quiet", "-p", "simgpu", "-p", "simnvml"]);
-                if bin.ends_with("release") {
-                    command.arg("--release");
-                }
-                command.env("CARGO_TARGET_DIR", bin.parent().expect("target folder"));
-                assert!(command.status().is_ok_and(|status| status.success()), "the simulated driver cannot be built");
-            }
-            let folder = tempfile::tempdir().expect("folder");
-            for (from, to) in [("libcuda.so", "libcuda.so.1"), ("libnvidia_ml.so", "libnvidia-ml.so.1")] {
-                std::fs::copy(bin.join(from), folder.path().join(to)).expect("copy of the simulated driver");
-            }
-            let path = folder.path().to_owned();
-            (folder, path)
-        })
-        .1
-}
-
-/// A mixture of experts of 1.75 GiB, most of it a hole on the disk.
-fn model(place: &Place) -> PathBuf {
-    let mut writer = Writer::default().text("general.architecture", "qwen3moe").text("general.name", "little moe");
-    for (key, value) in [
-        ("block_count", 16),
-        ("context_length", 32768),
-        ("embedding_length", 1024),
-        ("feed_forward_length", 3072),
-        ("expert_feed_forward_length", 512),
-        ("expert_count", 64),
-        ("expert_used_count", 8),
-        ("attention.head_count", 16),
-        ("attention.head_count_kv", 4),
-        ("attention.key_length", 128),
-        ("attention.value_length", 128),
-    ] {
-        writer = writer.number(&format!("qwen3moe.{key}"), value);
-    }
-    writer = writer.tensor("token_embd.weight", &[1024, 32000], "Q8_0").tensor("output.weight", &[1024, 32000], "Q8_0");
-    for layer in 0..16 {
-        let name = |name: &str| format!("blk.{layer}.{name}.weight");
-        writer = writer
-            .tensor(&name("attn_q"), &[1024, 2048], "Q8_0")
-            .tensor(&name("attn_k"), &[1024, 512], "Q8_0")
-            .tensor(&name("attn_v"), &[1024, 512], "Q8_0")
-            .tensor(&name("attn_output"), &[2048, 1024], "Q8_0")
-            .tensor(&name("ffn_gate_inp"), &[1024, 64], "F32")
-            .tensor(&name("ffn_gate_exps"), &[1024, 512, 64], "Q8_0")
-            .tensor(&name("ffn_up_exps"), &[1024, 512, 64], "Q8_0")
-            .tensor(&name("ffn_down_exps"), &[512, 1024, 64], "Q8_0");
-    }
-    let path = place.path("little moe.gguf");
-    writer.save(&path).expect("written");
-    path
-}
-
-/// greenboost with a cache of its own and no GPU.
-fn greenboost(place: &Place, arguments: &[&str]) -> Command {
-    let mut command = place.greenboost(arguments);
-    command.env("XDG_CACHE_HOME", place.path("cache")).env_remove("LD_LIBRARY_PATH").env_remove("OLLAMA_MODELS");
-    command
-}
-
-fn on_gpu(place: &Place, arguments: &[&str], link: &str) -> Command {
-    let mut command = greenboost(place, arguments);
-    command.env("LD_LIBRARY_PATH", driver()).env("SIMGPU_LINK_GBPS", link).env("SIMGPU_VRAM", "4GiB");
-    command
-}
 
 fn json(command: &mut Command) -> Value {
     let (status, stdout, stderr) = run(command);
@@ -118,7 +42,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
         "little moe (qwen3moe)",
         "64 experts, 8 used",
         "KV cache 32 KiB a token",
-        "Chosen: extend. No speed can be predicted",
+        "Chosen: extend, by tensor. No speed can be predicted",
         "of VRAM, 1.46 GiB may be used",
         "not built yet",
         "gb-launch --vram 1572864000 --ram 8589934592 llama-server -m '",
@@ -131,7 +55,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     }
     let ctx = ["plan", path, "--vram", "1500MiB", "--json", "--ctx", "16384", "--parallel", "4", "--kv", "q8_0"];
     let plan = json(&mut greenboost(&place, &ctx));
-    let placement = &prediction(&plan, "extend")["placement"];
+    let placement = &prediction(&plan, "extend_by_tensor")["placement"];
     assert_eq!(placement["kv_inside"], 16384 * 16 * 2 * 512 / 32 * 34_u64);
     let environment = &plan["commands"]["llama_server_environment"];
     assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
@@ -183,7 +107,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let command = plan["commands"]["llama_server"].as_str().expect("text");
     assert!(command.starts_with("llama-server -m '") && command.contains(" -ncmoe ") && command.contains(" -lm none"));
     let offload = prediction(&plan, "offload");
-    assert!(offload["decode"].as_f64() > prediction(&plan, "extend")["decode"].as_f64());
+    assert!(offload["decode"].as_f64() > prediction(&plan, "extend_by_tensor")["decode"].as_f64());
     let vram: u64 = ["kv_inside", "scratch"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
     let weights = &offload["placement"]["inside"];
     let weights =

@@ -26,6 +26,8 @@ const GPU_LIMIT: Duration = Duration::from_secs(12);
 pub struct Figures {
     /// The first GPU, where there is one.
     pub gpu: Option<Gpu>,
+    /// GPUs that programs see; the formulas know one.
+    pub gpus: usize,
     /// The CPU's.
     pub cpu: Cpu,
     /// Reading the model's file past the page cache.
@@ -142,6 +144,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let started = Instant::now();
     let report = driver_child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
     figures.gpu = described(&report);
+    figures.gpus = report.devices().count();
     if let Some(problem) = gpu_problem(&report, figures.gpu.is_some()) {
         figures.missing.push(problem);
     }

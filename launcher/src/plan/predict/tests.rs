@@ -25,7 +25,7 @@ pub fn h200() -> Figures {
         ..Gpu::default()
     };
     let cpu = Cpu { model: "16 cores".to_owned(), reads: vec![(4, 40.0), (16, 79.0)] };
-    Figures { gpu: Some(gpu), cpu, disk: Some(3.0), missing: Vec::new() }
+    Figures { gpu: Some(gpu), gpus: 1, cpu, disk: Some(3.0), missing: Vec::new() }
 }
 
 /// llama-bench makes its context as long as its test.
@@ -325,7 +325,7 @@ fn what_fits_is_put_in_vram_and_needs_no_other_way() {
 fn without_figures_there_is_a_way_and_no_speed() {
     let all = predictions(&facts(&moe()), &Rig::default(), &setting(8, 8192, 512), &UBATCHES);
     assert!(all.iter().all(|prediction| prediction.prefill.is_none() && prediction.decode.is_none()));
-    assert_eq!(winner(&all).map(|prediction| prediction.way), Some(Way::Extend));
+    assert_eq!(winner(&all).map(|prediction| prediction.way), Some(Way::ExtendByTensor));
     let none = predictions(&facts(&moe()), &Rig::default(), &Setting { ram: 0, ..setting(8, 8192, 512) }, &UBATCHES);
     assert!(winner(&none).is_none());
 }
@@ -344,7 +344,7 @@ fn a_cpu_without_a_link_and_a_link_without_a_cpu_are_told_apart() {
         winner(&all).map(|prediction| prediction.way)
     };
     assert_eq!(decide(3.0, 16), Some(Way::Offload));
-    assert_eq!(decide(400.0, 1), Some(Way::Extend));
+    assert_eq!(decide(400.0, 1), Some(Way::ExtendByTensor));
 }
 
 #[test]

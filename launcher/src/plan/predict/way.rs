@@ -9,11 +9,11 @@ use serde::Serialize;
 pub enum Way {
     /// Everything in VRAM.
     Vram,
-    /// One address over VRAM and RAM, read in place; what does not fit is whatever came last.
-    Extend,
-    /// The same, with each tensor in its place: experts leave VRAM first.
+    /// One address over VRAM and RAM, read in place, with each tensor in its place: experts leave VRAM first.
     ExtendByTensor,
-    /// The same, and weights outside are copied ahead of the kernels that use them.
+    /// The same where the program's ggml cannot be listened to: what does not fit is whatever came last.
+    Extend,
+    /// By tensor, and weights outside are copied ahead of the kernels that use them.
     ExtendStreaming,
     /// The framework's own: the CPU computes with what is outside, tuned to fill VRAM.
     Offload,
@@ -45,8 +45,8 @@ const fn row(way: Way, name: &'static str, built: bool, decode: Decode, prefill:
 /// What GreenBoost can do today: turn a row on in the change that makes the engine able to.
 pub const WAYS: &[Row] = &[
     row(Way::Vram, "all in VRAM", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::Extend, "extend", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::ExtendByTensor, "extend, by tensor", false, Decode::InPlace, Prefill::InPlace),
+    row(Way::ExtendByTensor, "extend, by tensor", true, Decode::InPlace, Prefill::InPlace),
+    row(Way::Extend, "extend, blind", true, Decode::InPlace, Prefill::InPlace),
     row(Way::ExtendStreaming, "extend, streaming", false, Decode::Streamed, Prefill::Ahead),
     row(Way::Offload, "llama.cpp's CPU offload", true, Decode::Cpu, Prefill::Copied),
     row(Way::Assist, "assisted CPU offload", false, Decode::Cpu, Prefill::Ahead),
