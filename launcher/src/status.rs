@@ -34,6 +34,7 @@ struct ProcessStatus {
     pressure_refused: u64,
     placement: String,
     tensors: u64,
+    plan: String,
     ram_budget_bytes: u64,
     ram_used_bytes: u64,
     launches: u64,
@@ -132,6 +133,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         pressure_refused: value(&record.pressure_refused),
         placement: record.placement.get(),
         tensors: value(&record.tensors),
+        plan: record.plan.get(),
         ram_budget_bytes: value(&record.ram_budget),
         ram_used_bytes: value(&record.ram_used),
         launches: value(&record.launches),
@@ -167,6 +169,9 @@ fn table(processes: &[ProcessStatus]) -> String {
         }
         if !process.placement.is_empty() {
             let _ = writeln!(text, "    placed  {}, {} weight tensors known", process.placement, process.tensors);
+        }
+        if !process.plan.is_empty() {
+            let _ = writeln!(text, "    plan    {}", process.plan);
         }
         if process.devices.is_empty() {
             let _ = writeln!(text, "    no device in use yet");
@@ -242,6 +247,7 @@ mod tests {
             pressure_refused: 2,
             placement: "by tensor".to_owned(),
             tensors: 291,
+            plan: "a model: all in VRAM".to_owned(),
             ram_budget_bytes: 32 << 30,
             ram_used_bytes: 5 << 30,
             launches: 9,
@@ -255,6 +261,7 @@ mod tests {
             "RAM     5 GiB of 32 GiB (probe passed)",
             "memory pressure critical, RAM refused 2 times",
             "placed  by tensor, 291 weight tensors known",
+            "plan    a model: all in VRAM",
             "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",

@@ -82,6 +82,7 @@ impl Memory {
         let record = Mapped::create().inspect_err(|error| log::error!("no status record: {error}")).ok()?;
         record.profile.set(&settings.profile);
         record.layers.set(&activate::standing().names());
+        record.plan.set(&settings.plan);
         for (backing, name) in backing::BACKINGS.iter().zip(&record.backings) {
             name.set(backing.name());
         }

@@ -23,6 +23,9 @@ enum Command {
     /// The part of `doctor` that talks to the driver, in a process of its own.
     #[command(hide = true)]
     Probe,
+    /// A plan for a llama-server command, for gb-launch and the hook.
+    #[command(hide = true)]
+    Answer(plan::AnswerOptions),
     /// The part of `plan` that talks to the driver, in a process of its own.
     #[command(hide = true)]
     Measure(plan::MeasureOptions),
@@ -31,11 +34,18 @@ enum Command {
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet. With the default action, `greenboost status | head` ends quietly.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    match Options::parse().command {
+    let command = Options::parse().command;
+    if matches!(command, Command::Probe | Command::Measure(_) | Command::Answer(_)) {
+        // SAFETY: no pointers. These work for whoever started them and is waiting; without it they end, however
+        // the driver or the disk holds them up.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    }
+    match command {
         Command::Status(options) => status::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Plan(options) => plan::run(&options),
         Command::Probe => doctor::run_probe(),
+        Command::Answer(options) => plan::run_answer(&options),
         Command::Measure(options) => plan::run_measurement(&options),
     }
 }

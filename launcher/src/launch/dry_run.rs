@@ -33,6 +33,7 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("reported", format!("free: {}, total: {}", settings.report_free.name(), settings.report_total.name())),
         ("layers", settings.layers.names()),
         ("placement", placement(settings)),
+        ("plan", plan(settings)),
         ("tier map", settings.map.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
         (
             "log",
@@ -75,6 +76,14 @@ fn placement(settings: &Settings) -> String {
         return "no rules: weights are alike".to_owned();
     }
     settings.place.iter().map(line).collect::<Vec<_>>().join(&format!("\n{:<12} ", ""))
+}
+
+fn plan(settings: &Settings) -> String {
+    match (&settings.planner, settings.plan.as_str()) {
+        (Some(planner), _) => format!("for each model, by the llama-server that runs it (asks {})", planner.display()),
+        (None, "") => "none: the profile asks for none".to_owned(),
+        (None, plan) => plan.to_owned(),
+    }
 }
 
 /// Whether a process of this name stays unhooked.

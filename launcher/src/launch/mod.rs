@@ -5,6 +5,7 @@
 
 mod dry_run;
 mod hook_file;
+mod plan;
 mod program;
 mod refusal;
 mod settings;
@@ -48,6 +49,9 @@ pub struct Options {
     /// decides: `--place 'blk\.[0-9]\.ffn_.*_exps=vram' --place 'token_embd=ram'`.
     #[arg(long, value_name = "REGEX=TIER", value_parser = settings::place_rule)]
     pub place: Vec<PlaceRule>,
+    /// Do not plan for the model: set no variables of llama.cpp but the profile's.
+    #[arg(long)]
+    pub no_plan: bool,
     /// Keep this file up to date with where every byte of every large allocation is, as JSON.
     #[arg(long, value_name = "FILE")]
     pub map: Option<PathBuf>,
@@ -134,8 +138,9 @@ fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) 
         }
     }
     let hook = hook_file::find(user.own.get(std::ffi::OsStr::new(hook_file::VARIABLE)).map(OsString::as_os_str))?;
-    let settings = settings::merge(profile, options, user, &program.all_names())?;
-    let variables = Variables::new(&hook, &settings, profile, user, &arguments);
+    let mut settings = settings::merge(profile, options, user, &program.all_names())?;
+    let planned = plan::make(profile, options, user, &mut settings, &arguments);
+    let variables = Variables::new(&hook, &settings, profile, user, &arguments, planned);
     Ok(Launch { command, program, profile, reason, hook, settings, variables })
 }
 

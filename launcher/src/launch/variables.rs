@@ -22,8 +22,15 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// The change that `settings` and `profile` ask for, on top of what the user has.
-    pub fn new(hook: &Path, settings: &Settings, profile: &Profile, user: &Environment, arguments: &[String]) -> Self {
+    /// The change that `settings`, `profile` and the plan ask for, on top of what the user has.
+    pub fn new(
+        hook: &Path,
+        settings: &Settings,
+        profile: &Profile,
+        user: &Environment,
+        arguments: &[String],
+        planned: Vec<(String, String)>,
+    ) -> Self {
         let mut own: Vec<(String, String)> =
             settings.to_env().into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let mut skipped = Vec::new();
@@ -33,10 +40,13 @@ impl Variables {
                 skipped.push((name.clone(), format!("you have set it to {:?}", value.to_string_lossy())));
             } else if let Some(option) = option {
                 skipped.push((name.clone(), format!("the command has {option}")));
+            } else if variable.unless_planned && planned.iter().any(|(planned, _)| planned == name) {
+                skipped.push((name.clone(), format!("the profile's {}, the plan sets it", variable.value)));
             } else {
                 own.push((name.clone(), variable.value.clone()));
             }
         }
+        own.extend(planned);
         // What the user set by hand stays the user's for a launcher further inside.
         let is_ours = |name: &str| user.get(name).is_none();
         let marks = marks(own.iter().filter(|(name, _)| is_ours(name)).map(|(name, value)| (&**name, &**value)));

@@ -3,7 +3,9 @@
 
 use super::commands::Argument;
 use super::facts::KvTypes;
+use super::predict::UBATCHES;
 use super::wishes::Wishes;
+use greenboost_contract::planner::MODEL_OPTIONS;
 use greenboost_gguf::TensorType;
 use std::path::PathBuf;
 
@@ -20,6 +22,10 @@ const PLACEMENT: &[(&[&str], &str)] = &[
 ];
 /// What depends on the placement, besides the placement itself.
 const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-lm", "-t"];
+
+/// Options that make llama-server print something and end, whatever else is there.
+const ONLY_ASKS: &[&str] =
+    &["-h", "--help", "--usage", "--version", "--license", "--list-devices", "-cl", "--cache-list"];
 
 /// A command line with its environment.
 #[derive(Clone, Copy)]
@@ -48,9 +54,11 @@ impl CommandLine<'_> {
             || (self.variable)(variable).is_some()
     }
 
-    /// The model, where it is a file.
+    /// The model that would be loaded, where it is a file.
     pub fn model(&self) -> Option<PathBuf> {
-        self.value(&["-m", "--model"], "LLAMA_ARG_MODEL").map(PathBuf::from)
+        let only_asks = self.arguments.iter().any(|argument| ONLY_ASKS.contains(&argument.as_str()));
+        let model = if only_asks { None } else { self.value(&MODEL_OPTIONS, "LLAMA_ARG_MODEL") };
+        model.filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     /// What the command decides about a plan. `-c 0` is the model's own context, which `trained` is.
@@ -60,6 +68,10 @@ impl CommandLine<'_> {
         let kind = |options: &[&str], variable: &str| {
             self.value(options, variable).and_then(|name| TensorType::from_name(&name))
         };
+        // llama.cpp cuts a micro-batch to its batch.
+        let batch = number(&["-b", "--batch-size"], "LLAMA_ARG_BATCH");
+        let small_batch = batch.filter(|tokens| UBATCHES.iter().any(|ubatch| tokens < ubatch));
+        let ubatch = number(&["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH").or(small_batch);
         let k = kind(&["-ctk", "--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K");
         let v = kind(&["-ctv", "--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V");
         let default = TensorType::from_name("F16");
@@ -67,7 +79,7 @@ impl CommandLine<'_> {
         Wishes {
             ctx: context.map(|context| if context == 0 { trained } else { context }).filter(|context| *context > 0),
             parallel: number(&["-np", "--parallel"], "LLAMA_ARG_N_PARALLEL").filter(|count| *count > 0),
-            ubatch: number(&["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH").filter(|tokens| *tokens > 0),
+            ubatch: ubatch.map(|tokens| batch.map_or(tokens, |batch| tokens.min(batch))).filter(|tokens| *tokens > 0),
             kv: kv.map(|(k, v)| KvTypes { k, v }),
             ..Wishes::default()
         }
@@ -142,6 +154,14 @@ mod tests {
         assert_eq!((wishes.ctx, wishes.parallel, wishes.ubatch), (Some(40960), Some(4), Some(1024)));
         assert_eq!(wishes.kv.map(|kv| (kv.k.name, kv.v.name)), Some(("Q8_0", "F16")));
         assert_eq!(line.model(), Some(PathBuf::from("a.gguf")));
+        for (batch, expected) in [("-b 256", Some(256)), ("-b 4096", Some(1024)), ("-b 512 -ub 2048", Some(512))] {
+            let line = CommandLine { arguments: &words(batch), variable: &variable };
+            assert_eq!(line.wishes(0).ubatch, expected.map(|tokens: u64| tokens), "{batch}");
+        }
+        for asking in ["--list-devices", "-m a.gguf --version", "-h -m a.gguf", "-m"] {
+            let line = CommandLine { arguments: &words(asking), variable: &|_| None };
+            assert_eq!(line.model(), None, "{asking}");
+        }
         let none = CommandLine { arguments: &words("-c -np"), variable: &|_| Some("nonsense".to_owned()) };
         assert_eq!((none.wishes(0).ctx, none.wishes(0).kv), (None, None));
     }

@@ -104,15 +104,16 @@ fn quoted(text: &str) -> String {
 
 /// One line for a log: what was chosen and what to expect.
 pub fn line(plan: &Plan, prediction: &Prediction) -> String {
-    let speed = |rate: Option<f64>| rate.map_or("unknown".to_owned(), |rate| format!("{rate:.0}"));
+    let speed = match (prediction.prefill, prediction.decode) {
+        (Some(prompt), Some(answer)) => format!("about {prompt:.0} prompt and {answer:.0} answer tokens a second"),
+        _ => "how fast is not known".to_owned(),
+    };
     format!(
-        "{}: {}, {} in VRAM and {} outside, about {} prompt and {} answer tokens a second",
+        "{}: {}, {} in VRAM and {} outside, {speed}",
         plan.name,
         prediction.way.row().name,
         format_size(prediction.placement.vram()),
         format_size(prediction.placement.ram()),
-        speed(prediction.prefill),
-        speed(prediction.decode),
     )
 }
 

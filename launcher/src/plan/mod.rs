@@ -1,7 +1,8 @@
 //! `greenboost plan`: how fast a model will be on this machine, which way is fastest, and how to get it.
 //!
 //! [`facts`] reads the model's header, [`measure`] the machine, [`predict`] puts both into the formulas of DESIGN.md.
-//! [`plan_command`] is all of it for a program that starts llama-server, as gb-launch does:
+//! [`plan_command`] is all of it for a program that starts llama-server. gb-launch and the hook ask for it through
+//! a process of its own, [`run_answer`]:
 //!
 //! ```no_run
 //! use greenboost_launcher::plan::{CommandLine, When, Wishes, plan_command};
@@ -21,6 +22,7 @@ pub mod facts;
 pub mod measure;
 pub mod predict;
 
+mod answer;
 mod command_line;
 mod commands;
 mod ollama_store;
@@ -29,6 +31,7 @@ mod report;
 mod test_models;
 mod wishes;
 
+pub use answer::{AnswerOptions, run_answer};
 pub use command_line::CommandLine;
 pub use commands::Argument;
 pub use measure::{MeasureOptions, When, run_measurement};
@@ -163,7 +166,14 @@ pub fn plan_command(
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
     let wishes = Wishes { vram: budgets.vram, ram: budgets.ram, ..command.wishes(facts.context) };
-    let plan = Plan::new(&first, &facts, measure::figures(&first, when), &wishes)?;
+    let figures = measure::figures(&first, when);
+    if figures.gpus > 1 {
+        return Err(format!(
+            "llama.cpp would use {} GPUs, and the plan knows one.\nSet CUDA_VISIBLE_DEVICES to one of them, or place by hand (-ngl, -ts, -ncmoe).",
+            figures.gpus
+        ));
+    }
+    let plan = Plan::new(&first, &facts, figures, &wishes)?;
     let open = command.left_open(plan.arguments());
     Ok(Some((plan, open)))
 }

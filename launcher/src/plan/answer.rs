@@ -1,0 +1,60 @@
+//! `greenboost answer`: a plan for a llama-server command line, as the contract writes it. gb-launch and the hook run it
+//! as a child, so that whatever a model's file, a disk or a driver does to it happens here and ends in time.
+
+use super::measure::{self, When};
+use super::{CommandLine, Wishes, plan_command};
+use clap::Args;
+use greenboost_contract::parse_size;
+use greenboost_contract::planner::Answer;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Options of `greenboost answer`.
+#[derive(Debug, Args)]
+pub struct AnswerOptions {
+    /// The VRAM budget.
+    #[arg(long, value_parser = parse_size)]
+    vram: Option<u64>,
+    /// The RAM budget.
+    #[arg(long, value_parser = parse_size)]
+    ram: Option<u64>,
+    /// Plan with what is known of this machine's speed.
+    #[arg(long)]
+    known: bool,
+    /// llama-server's arguments; without any the machine is measured, if that is due, for plans to come.
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Prints the answer.
+pub fn run_answer(options: &AnswerOptions) -> ExitCode {
+    let answer = answer(options);
+    // Nobody left to hear it is no failure.
+    let _ = std::io::stdout().write_all(answer.to_text().as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn answer(options: &AnswerOptions) -> Answer {
+    let when = if options.known { When::Never } else { When::Unknown };
+    let arguments: Vec<_> = options.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
+    let budgets = Wishes { vram: options.vram, ram: options.ram, ..Wishes::default() };
+    match plan_command(&command, &budgets, when) {
+        Ok(None) => {
+            if arguments.is_empty() {
+                measure::figures(Path::new(""), when);
+            }
+            Answer::none("the command names no model file")
+        }
+        Err(problem) => Answer::none(&problem),
+        Ok(Some((plan, open))) => match plan.line() {
+            None => Answer::none("nothing fits: see `greenboost plan` for how much each way needs"),
+            Some(line) => {
+                let variables = open.into_iter().map(|argument| (argument.variable.to_owned(), argument.value));
+                Answer { line, variables: variables.collect() }
+            }
+        },
+    }
+}

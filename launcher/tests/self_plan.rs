@@ -1,0 +1,261 @@
+//! gb-launch planning for the command's model: what the command gets is what `greenboost plan` says is best, around
+//! whatever the user has set, and nothing else is noticed.
+
+mod common;
+
+use common::gpu::{greenboost, known_machine, model, on_gpu, with_gpu, without_gpu};
+use common::{Place, run};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+type Variables = BTreeMap<String, String>;
+
+/// A program that prints what it got of the plan.
+const SHOW: &str = "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GREENBOOST_PLAN=)'\necho end\n";
+
+/// What is set where nothing was planned.
+fn only_the_profile() -> Variables {
+    [("LLAMA_ARG_CTX_SIZE".to_owned(), "8192".to_owned())].into()
+}
+
+/// A place with a model and a llama-server that prints its environment.
+fn place() -> (Place, String) {
+    let place = Place::new();
+    place.program("llama-server", SHOW);
+    let model = model(&place).to_str().expect("path").to_owned();
+    (place, model)
+}
+
+/// llama.cpp's variables of a command that printed its environment and nothing else, and the plan in one line.
+#[track_caller]
+fn got(mut command: Command) -> (Variables, String) {
+    let (status, stdout, stderr) = run(&mut command);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    let lines = stdout.strip_suffix("end\n").expect("its output and no other").lines();
+    let lines = lines.map(|line| line.split_once('=').expect("its output and no other"));
+    let mut all: Variables = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let plan = all.remove("GREENBOOST_PLAN").unwrap_or_default();
+    (all, plan)
+}
+
+#[track_caller]
+fn planned(mut command: Command) -> Value {
+    let (status, stdout, stderr) = run(&mut command);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
+    serde_json::from_str(&stdout).expect("JSON")
+}
+
+fn environment(plan: &Value) -> Variables {
+    let variables = plan["commands"]["llama_server_environment"].as_object().expect("variables");
+    variables.iter().map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect()
+}
+
+#[test]
+fn on_a_gpu_the_command_gets_what_the_plan_says_is_best() {
+    // Where the model does not fit: a slow link, and a slow CPU.
+    for (link, cpu, vram, expected) in [
+        (0.5, 40.0, Some("1500MiB"), "offload"),
+        (50.0, 5.0, Some("1500MiB"), "extend_by_tensor"),
+        (5.0, 40.0, None, "vram"),
+    ] {
+        let (place, model) = place();
+        known_machine(&place, link, cpu);
+        let budgets: Vec<&str> = vram.map_or(vec![], |vram| vec!["--vram", vram]);
+        let budgets = [&budgets[..], &["--ram", "4GiB"]].concat();
+        let plan = planned(on_gpu(&place, &[&["plan", &model, "--json"], &budgets[..]].concat(), "40"));
+        assert_eq!(plan["winner"], expected, "{plan:#}");
+        assert_eq!(plan["machine"]["missing"], Value::Array(Vec::new()));
+
+        let words = [&budgets[..], &["./llama-server", "-m", &model]].concat();
+        let (variables, line) = got(with_gpu(&place, place.launch(&words), "40"));
+        assert_eq!(variables, environment(&plan), "{expected}");
+        assert!(line.starts_with("little moe: ") && line.contains("tokens a second"), "{line}");
+        assert_eq!(variables.contains_key("LLAMA_ARG_N_CPU_MOE"), expected == "offload", "{variables:?}");
+    }
+}
+
+#[test]
+fn the_first_command_measures_the_machine_and_later_ones_know() {
+    let (place, model) = place();
+    let words = ["--vram", "1500MiB", "--ram", "4GiB", "./llama-server", "-m", &model];
+    got(without_gpu(&place, place.launch(&words)));
+    let known = fs::read_to_string(place.path("cache/greenboost/machine.json")).expect("measured and kept");
+    assert!(known.contains("\"reads\""), "{known}");
+    got(without_gpu(&place, place.launch(&words)));
+    assert_eq!(fs::read_to_string(place.path("cache/greenboost/machine.json")).expect("kept"), known);
+}
+
+#[test]
+fn ollamas_server_is_when_this_machine_is_measured_for_its_runners() {
+    let place = Place::new();
+    let ollama = place.program("ollama", SHOW);
+    let command = |word: &str| {
+        let words = ["--force", ollama.to_str().expect("path"), word];
+        without_gpu(&place, place.launch(&words))
+    };
+    got(command("--version"));
+    assert!(!place.path("cache").exists());
+    assert_eq!(got(command("serve")), (Variables::new(), String::new()));
+    assert!(place.path("cache/greenboost/machine.json").is_file());
+}
+
+#[test]
+fn without_a_gpu_it_plans_when_told_the_vram_and_starts_the_command_all_the_same() {
+    let (place, model) = place();
+    known_machine(&place, 40.0, 40.0);
+    let budgets = ["--vram", "1500MiB", "--ram", "4GiB"];
+    let plan = planned(greenboost(&place, &[&["plan", &model, "--json"], &budgets[..]].concat()));
+    let words = [&budgets[..], &["./llama-server", "-m", &model]].concat();
+    assert_eq!(got(without_gpu(&place, place.launch(&words))).0, environment(&plan));
+    let (variables, line) = got(without_gpu(&place, place.launch(&["./llama-server", "-m", &model])));
+    assert_eq!(variables, only_the_profile());
+    assert!(line.starts_with("none: no GPU was found"), "{line}");
+}
+
+#[test]
+fn the_users_options_and_variables_win_and_the_plan_is_made_around_them() {
+    let (place, model) = place();
+    known_machine(&place, 40.0, 40.0);
+    let launch = |more: &[&str]| {
+        let words = ["--vram", "1500MiB", "--ram", "4GiB", "./llama-server", "-m", &model];
+        without_gpu(&place, place.launch(&[&words[..], more].concat()))
+    };
+    let all = got(launch(&[])).0;
+    let without =
+        |name: &str| all.iter().filter(|(key, _)| *key != name).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let fewer: Variables = without("LLAMA_ARG_CTX_SIZE");
+    assert_eq!(got(launch(&["--ctx-size", "8192"])).0, fewer, "an option: the variable is not set at all");
+    let mut command = launch(&[]);
+    command.env("LLAMA_ARG_CTX_SIZE", "4096").env("LLAMA_ARG_UBATCH", "64");
+    let (variables, _) = got(command);
+    assert_eq!((&*variables["LLAMA_ARG_CTX_SIZE"], &*variables["LLAMA_ARG_UBATCH"]), ("4096", "64"));
+    assert_eq!(variables.len(), all.len());
+    assert_eq!(got(launch(&["-ngl", "5"])).0, without("LLAMA_ARG_N_GPU_LAYERS"), "a placement is left whole");
+
+    // What a profile of the user's sets outright is the user's as well; the shipped one's context gives way.
+    let text = "name = 'mine'\ninherits = 'llama-server'\n[environment]\nLLAMA_ARG_CTX_SIZE = '2048'";
+    place.profile("mine.toml", text);
+    let words = ["--profile", "mine", "--vram", "1500MiB", "./llama-server", "-m", &model];
+    let (variables, line) = got(without_gpu(&place, place.launch(&words)));
+    assert_eq!(variables["LLAMA_ARG_CTX_SIZE"], "2048");
+    assert!(line.starts_with("little moe: "), "{line}");
+}
+
+#[test]
+fn a_plan_can_be_turned_off_and_nobody_is_planned_for_who_did_not_name_a_model() {
+    let (place, model) = place();
+    for (words, line) in [
+        (&["--no-plan", "--vram", "4GiB", "./llama-server", "-m", &*model][..], "none: --no-plan"),
+        (&["--vram", "4GiB", "./llama-server"], "none: the command names no model file"),
+        (
+            &["--vram", "4GiB", "./llama-server", "--list-devices", "-m", &model],
+            "none: the command names no model file",
+        ),
+        (&["--vram", "4GiB", "./llama-server", "-hf", "some/model"], "none: the command names no model file"),
+    ] {
+        let started = Instant::now();
+        assert_eq!(got(without_gpu(&place, place.launch(words))), (only_the_profile(), line.to_owned()), "{words:?}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{words:?}: {:?}", started.elapsed());
+    }
+    let mut command = without_gpu(&place, place.launch(&["--vram", "4GiB", "./llama-server", "-m", &model]));
+    command.env("GREENBOOST_DISABLE", "1");
+    assert_eq!(got(command), (only_the_profile(), String::new()));
+    // Programs that are no server of llama.cpp's: nobody asks.
+    place.program("llama-bench", SHOW);
+    let command = place.launch(&["--vram", "4GiB", "./llama-bench", "-m", &model]);
+    assert_eq!(got(without_gpu(&place, command)), (Variables::new(), String::new()));
+    assert!(!place.path("cache").exists(), "nothing was measured");
+}
+
+#[test]
+fn a_model_that_cannot_be_read_is_the_commands_to_complain_about() {
+    let (place, model) = place();
+    let whole = fs::read(&model).expect("model");
+    fs::write(place.path("cut.gguf"), &whole[..100]).expect("written");
+    fs::write(place.path("text.gguf"), "hello, world").expect("written");
+    for (file, words) in [
+        ("cut.gguf", "none: "),
+        ("text.gguf", "begins with \"hell\""),
+        ("none.gguf", "No such file"),
+        ("/", "none: "),
+        ("/dev/null", "none: "),
+    ] {
+        let command = place.launch(&["--vram", "4GiB", "./llama-server", "-m", file]);
+        let (variables, line) = got(without_gpu(&place, command));
+        assert_eq!(variables, only_the_profile(), "{file}");
+        assert!(line.starts_with("none: ") && line.contains(words), "{file}: {line}");
+    }
+}
+
+/// gb-launch in a folder of its own, with this script as the program that plans.
+fn launcher_with(place: &Place, planner: Option<&str>) -> PathBuf {
+    let launcher = place.path("bin/gb-launch");
+    fs::create_dir_all(place.path("bin")).expect("folder");
+    fs::copy(env!("CARGO_BIN_EXE_gb-launch"), &launcher).expect("copy");
+    if let Some(script) = planner {
+        place.program("bin/greenboost", &format!("#!/bin/sh\n{script}\n"));
+    }
+    launcher
+}
+
+#[test]
+fn a_planner_that_is_missing_or_talks_nonsense_changes_nothing() {
+    for (planner, words) in [
+        (None, "greenboost cannot be started"),
+        (Some("echo hello"), "gave no answer"),
+        (Some("echo a plan; echo LD_PRELOAD=/x; echo end"), "gave no answer"),
+        (Some("echo noise >&2; kill -SEGV $$"), "gave no answer"),
+    ] {
+        let (place, model) = place();
+        let mut command = Command::new(launcher_with(&place, planner));
+        // The environment of a test, with another program.
+        let template = without_gpu(&place, place.launch(&[]));
+        for (name, value) in template.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.current_dir(place.path("")).args(["--vram", "4GiB", "./llama-server", "-m", &model]);
+        let (variables, line) = got(command);
+        assert_eq!(variables, only_the_profile(), "{planner:?}");
+        assert!(line.starts_with("none: ") && line.contains(words), "{planner:?}: {line}");
+    }
+}
+
+#[test]
+fn a_dry_run_shows_the_plan_and_whose_word_each_variable_is() {
+    let (place, model) = place();
+    known_machine(&place, 40.0, 40.0);
+    let words = ["--dry-run", "--vram", "1500MiB", "--ram", "4GiB", "./llama-server", "-m", &model];
+    let (status, stdout, stderr) = run(&mut without_gpu(&place, place.launch(&words)));
+    assert_eq!((status, stderr.as_str()), (Some(0), ""));
+    for part in [
+        "plan         little moe: extend, by tensor, ",
+        "    LLAMA_ARG_N_GPU_LAYERS=999\n",
+        "    LLAMA_ARG_CTX_SIZE=8192\n",
+        "    LLAMA_ARG_CTX_SIZE: the profile's 8192, the plan sets it",
+    ] {
+        assert!(stdout.contains(part), "{part:?} is not in\n{stdout}");
+    }
+    let (_, stdout, _) = run(&mut without_gpu(&place, place.launch(&["--dry-run", "--profile", "ollama", "env"])));
+    assert!(stdout.contains("plan         for each model, by the llama-server that runs it (asks /"), "{stdout}");
+    let (_, stdout, _) = run(&mut place.launch(&["--dry-run", "env"]));
+    assert!(stdout.contains("plan         none: the profile asks for none"), "{stdout}");
+}
+
+#[test]
+fn a_launcher_inside_a_launcher_plans_for_itself() {
+    let (place, model) = place();
+    known_machine(&place, 40.0, 40.0);
+    let inner = env!("CARGO_BIN_EXE_gb-launch");
+    place.program("llama-cli", &format!("#!/bin/sh\nexec {inner} --vram 4GiB ./llama-server -m '{model}' -c 4096\n"));
+    let outer = place.launch(&["--vram", "1500MiB", "./llama-cli", "-m", &model]);
+    let (variables, _) = got(without_gpu(&place, outer));
+    let direct = place.launch(&["--vram", "4GiB", "./llama-server", "-m", &model, "-c", "4096"]);
+    assert_eq!(variables, got(without_gpu(&place, direct)).0);
+}
