@@ -2,10 +2,12 @@
 //!
 //! The constructor decides in microseconds: the library is inherited by every shell and helper a target starts.
 //! A process that is not ours is left as it is. In one that is, the layers are installed and nothing else: no
-//! CUDA, no NVML, no thread, no output; the rest begins with the program's first call.
+//! CUDA, no NVML, no thread, no output; the rest begins with the program's first call. One kind of process waits for
+//! more: a llama-server that was started for a model, by a server that gb-launch started (`plan`).
 
 mod filter;
 mod journal;
+mod plan;
 mod tally;
 
 use crate::inject::still::Gate;
@@ -53,26 +55,26 @@ fn decide() {
     // Whoever comes while this runs, on this thread or another, is served as if we were not there.
     if STATE.compare_exchange(UNDECIDED, DECIDING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
         let _ = catch_unwind(|| {
-            if is_ours() {
-                start();
+            if let Some(executable) = ours() {
+                start(&executable);
             }
         });
         STATE.store(DECIDED, Ordering::Release);
     }
 }
 
-/// Cheapest questions first.
-fn is_ours() -> bool {
+/// The name of the executable, if this process is ours. Cheapest questions first.
+fn ours() -> Option<String> {
     // SAFETY: questions to the kernel and the auxiliary vector.
     let (secure, first) = unsafe { (libc::getauxval(libc::AT_SECURE) != 0, libc::getpid() == 1) };
     if !is_one(ACTIVE) || is_one(DISABLE) || secure || (first && !is_one(AS_INIT)) {
-        return false;
+        return None;
     }
-    let Ok(executable) = std::fs::read_link("/proc/self/exe") else { return false };
-    let Some(name) = executable.file_name().and_then(|name| name.to_str()) else { return false };
+    let executable = std::fs::read_link("/proc/self/exe").ok()?;
+    let name = executable.file_name()?.to_str()?;
     let name = name.strip_suffix(" (deleted)").unwrap_or(name);
     let variable = |name| std::env::var(name).unwrap_or_default();
-    filter::admits(&variable(INCLUDE), &variable(EXCLUDE), name)
+    filter::admits(&variable(INCLUDE), &variable(EXCLUDE), name).then(|| name.to_owned())
 }
 
 /// Whether an environment variable is `1`, without copying anything.
@@ -85,9 +87,9 @@ fn is_one(name: &str) -> bool {
     }
 }
 
-fn start() {
+fn start(executable: &str) {
     let get = |name: &str| std::env::var(name).ok();
-    let settings = match Settings::from_env(get) {
+    let mut settings = match Settings::from_env(get) {
         Ok(settings) => settings,
         Err(error) => {
             // Where to complain is one of the settings; with a bad log level the default serves.
@@ -100,11 +102,16 @@ fn start() {
     journal::open(settings.log.clone(), &settings.log_level);
     // A panic is caught where it crosses into the program; the default hook would print it there.
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    // Before anything of the process is changed: it starts a program and waits for it.
+    plan::make(&mut settings, executable);
     // SAFETY: the handlers take and release gates, and read atomics.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);
     ggml::install();
     log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
+    if !settings.plan.is_empty() {
+        log::info!("plan {}", settings.plan);
+    }
     let any = inject::standing() != Layers::NONE;
     let _ = SETTINGS.set(settings);
     if any {
