@@ -69,6 +69,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "forks", &["forks.c"], &[]),
         target(Program, "threads", &["threads.c"], &["-pthread"]),
         target(Program, "untouched", &["untouched.c"], &[]),
+        target(Program, "variables", &["variables.c"], &[]),
         target(Program, "copies", &["copies.c"], &[]),
         target(Program, "queries", &["queries.c"], &[]),
         target(Program, "pressure", &["pressure.c"], &[]),

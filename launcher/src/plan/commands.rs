@@ -108,13 +108,12 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         (Some(prompt), Some(answer)) => format!("about {prompt:.0} prompt and {answer:.0} answer tokens a second"),
         _ => "how fast is not known".to_owned(),
     };
-    format!(
-        "{}: {}, {} in VRAM and {} outside, {speed}",
-        plan.name,
-        prediction.way.row().name,
-        format_size(prediction.placement.vram()),
-        format_size(prediction.placement.ram()),
-    )
+    let (vram, ram) = (prediction.placement.vram(), prediction.placement.ram());
+    let size = match ram {
+        0 => format_size(vram),
+        _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
+    };
+    format!("{}: {}, {size}, {speed}", plan.name, prediction.way.row().name)
 }
 
 #[cfg(test)]
