@@ -46,7 +46,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
         "of VRAM, 1.46 GiB may be used",
         "not built yet",
         "gb-launch --vram 1572864000 --ram 8589934592 llama-server -m '",
-        "-c 8192 -np 1 -ub 512 -ngl 999",
+        "-c 8192 -ub 512 -ngl 999",
         "OLLAMA_CONTEXT_LENGTH=8192",
         "Missing: GPU: libcuda.so.1",
         "Missing: not measured: VRAM read, link to GPU",
@@ -60,6 +60,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     let environment = &plan["commands"]["llama_server_environment"];
     assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
     assert_eq!(environment["LLAMA_ARG_CTX_SIZE"], "16384");
+    assert_eq!(environment["LLAMA_ARG_N_PARALLEL"], "4");
     let ollama = plan["commands"]["ollama"].as_str().expect("text");
     assert!(ollama.contains("OLLAMA_CONTEXT_LENGTH=4096 OLLAMA_NUM_PARALLEL=4"), "{ollama}");
 }

@@ -28,7 +28,11 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     let placement = &prediction.placement;
     let layers = placement.gpu_layers.filter(|layers| *layers <= plan.layers).unwrap_or(ALL_LAYERS);
     add("-c", &["--ctx-size"], "LLAMA_ARG_CTX_SIZE", plan.setting.context.to_string());
-    add("-np", &["--parallel"], "LLAMA_ARG_N_PARALLEL", plan.setting.parallel.to_string());
+    // Left to llama-server unless asked for: its own choice, four that share the context, takes no more memory, and one
+    // would make others wait.
+    if let Some(parallel) = plan.wishes.parallel {
+        add("-np", &["--parallel"], "LLAMA_ARG_N_PARALLEL", parallel.to_string());
+    }
     add("-ub", &["--ubatch-size"], "LLAMA_ARG_UBATCH", prediction.ubatch.to_string());
     add("-ngl", &["--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", layers.to_string());
     if let Some(cpu_moe) = placement.cpu_moe {

@@ -156,7 +156,9 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
 /// Who wins and by how much.
 fn verdict(plan: &Plan, winner: &Prediction) -> String {
     let name = winner.way.row().name;
-    let others = plan.predictions.iter().filter(|other| other.is_possible() && other.way != winner.way);
+    // Blind is what becomes of by tensor where it has to; nobody can choose between the two.
+    let is_other = |other: &&Prediction| other.way != winner.way && !(winner.way.is_extend() && other.way.is_extend());
+    let others = plan.predictions.iter().filter(|other| other.is_possible()).filter(is_other);
     let next = others.filter_map(|other| Some((other, other.request?))).min_by(|one, other| one.1.total_cmp(&other.1));
     match (winner.request, next) {
         (None, _) => format!("Chosen: {name}. No speed can be predicted without the missing figures."),

@@ -26,7 +26,7 @@ pub struct Wishes {
     /// Tokens of context, over all conversations [default: 8192, or what the model has].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
     pub ctx: Option<u64>,
-    /// Conversations at once [default: 1].
+    /// Conversations at once [default: planned for 1, and left to the server].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20))]
     pub parallel: Option<u64>,
     /// Tokens in a micro-batch [default: 512 or 2048, whichever suits].
