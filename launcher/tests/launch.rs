@@ -313,10 +313,8 @@ fn a_profile_can_be_chosen_by_option_and_by_variable() {
 fn the_hook_is_found_beside_the_program_and_in_lib() {
     for at in ["bin", "lib", "lib/greenboost"] {
         let place = Place::new();
-        std::fs::create_dir_all(place.path("bin")).expect("folder");
         std::fs::create_dir_all(place.path(at)).expect("folder");
-        let launcher = place.path("bin/gb-launch");
-        std::fs::copy(env!("CARGO_BIN_EXE_gb-launch"), &launcher).expect("copy");
+        let launcher = place.launcher_at("bin/gb-launch");
         let library = place.path(at).join("libgreenboost_hook.so");
         std::fs::copy(hook(), &library).expect("copy");
         let mut command = std::process::Command::new(launcher);

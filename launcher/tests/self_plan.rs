@@ -193,9 +193,7 @@ fn a_model_that_cannot_be_read_is_the_commands_to_complain_about() {
 
 /// gb-launch in a folder of its own, with this script as the program that plans.
 fn launcher_with(place: &Place, planner: Option<&str>) -> PathBuf {
-    let launcher = place.path("bin/gb-launch");
-    fs::create_dir_all(place.path("bin")).expect("folder");
-    fs::copy(env!("CARGO_BIN_EXE_gb-launch"), &launcher).expect("copy");
+    let launcher = place.launcher_at("bin/gb-launch");
     if let Some(script) = planner {
         place.program("bin/greenboost", &format!("#!/bin/sh\n{script}\n"));
     }

@@ -36,6 +36,16 @@ impl Place {
         path
     }
 
+    /// gb-launch in a folder of its own. Copied by another process: a fork of another test would hold the file open for
+    /// writing, and it could not be started.
+    pub fn launcher_at(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_gb-launch")).arg(&path).status();
+        assert!(copied.expect("cp").success());
+        path
+    }
+
     /// `/bin/sh`'s file under another name: a dynamic program that can do anything a test needs.
     pub fn shell_named(&self, name: &str) -> PathBuf {
         let path = self.path(name);
