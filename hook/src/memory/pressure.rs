@@ -75,7 +75,8 @@ fn heed(device: &Device) {
     let mut level = Level::Ok;
     loop {
         let wait = if level == Level::Ok { UNTIL_CALLED } else { LOOK_AGAIN };
-        match device.next_event(Some(wait)) {
+        // A program may close descriptors that it does not know, and what then has the number is not ours to read from.
+        match device.wait(wait).and_then(|()| device.info()).and_then(|_| device.next_event(None)) {
             Ok(Some(event)) => {
                 level = event.level;
                 publish(memory.record, level);

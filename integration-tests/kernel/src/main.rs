@@ -1,7 +1,7 @@
 //! The init of a virtual machine: loads greenboost.ko and tests it, one line per test, then powers off.
 //!
-//! It is the only program in the machine, linked statically, so it also plays every other part: the second process, the
-//! other user, the memory hog. Each test begins with nothing allocated and must end so. The host reads the console:
+//! It is linked statically and plays every part but one: the second process, the other user, the memory hog. Only the
+//! hook and what it is put in front of are programs of their own (`hook.rs`). Each test begins with nothing allocated and must end so. The host reads the console:
 //! `gb-test NAME ok SECONDS`, `gb-figure NAME VALUE`, and `gb-done` at the end; anything the kernel complains about in
 //! between fails the run as well.
 
@@ -10,6 +10,7 @@ mod budgets;
 mod faults;
 mod figures;
 mod fuzz;
+mod hook;
 mod lifecycle;
 mod machine;
 mod mapping;
@@ -40,6 +41,7 @@ fn main() {
         sharing::TESTS,
         lifecycle::TESTS,
         pressure::TESTS,
+        hook::TESTS,
         faults::TESTS,
         fuzz::TESTS,
         figures::TESTS,

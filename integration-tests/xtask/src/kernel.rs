@@ -1,7 +1,7 @@
 //! `cargo xtask test kernel`: greenboost.ko in a virtual machine with the distribution's own kernel.
 //!
-//! The machine has no userspace but one static program (`integration-tests/kernel`), which is its init, loads the module,
-//! tests it and prints a line per test. This side builds all of it, boots it in QEMU, and believes nothing but the
+//! The machine's init is one static program (`integration-tests/kernel`), which loads the module, tests it and prints a
+//! line per test; beside it lie the hook, a program for it, and this machine's C library. This side builds all of it, boots it in QEMU, and believes nothing but the
 //! console: the lines of the tests, the line at the end, and not one complaint of the kernel in between.
 
 mod console;
@@ -9,6 +9,7 @@ mod cpio;
 mod debug;
 mod guest;
 mod needs;
+mod userland;
 
 use crate::process;
 use crate::test::Outcome;

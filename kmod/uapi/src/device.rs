@@ -258,17 +258,7 @@ impl Device {
     /// None that is expected.
     pub fn next_event(&self, timeout: Option<Duration>) -> Result<Option<Event>> {
         if let Some(timeout) = timeout {
-            let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            let ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-            // SAFETY: one pollfd, which lives through the call.
-            if unsafe { libc::poll(&raw mut poll, 1, ms) } < 0 {
-                let error = io::Error::last_os_error();
-                return if error.kind() == io::ErrorKind::Interrupted {
-                    Ok(None)
-                } else {
-                    Err(Error::of("poll", error))
-                };
-            }
+            self.wait(timeout)?;
         }
         let mut raw = abi::Event::default();
         let size = size_of::<abi::Event>();
@@ -282,6 +272,23 @@ impl Device {
         let level = Level::from_raw(raw.level);
         let causes = Causes(raw.causes);
         Ok(Some(Event { level, causes, seq: raw.seq, available: raw.available, spill_free: raw.spill_free }))
+    }
+
+    /// Waits until there is something to say, no longer than `timeout`.
+    ///
+    /// # Errors
+    /// None that is expected.
+    pub fn wait(&self, timeout: Duration) -> Result<()> {
+        let mut poll = libc::pollfd { fd: self.file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one pollfd, which lives through the call.
+        if unsafe { libc::poll(&raw mut poll, 1, ms) } < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(Error::of("poll", error));
+            }
+        }
+        Ok(())
     }
 
     fn call<T>(&self, name: &'static str, request: u32, argument: &mut T) -> Result<()> {

@@ -4,6 +4,7 @@ use super::console::{Console, Meaning};
 use super::cpio::Archive;
 use super::needs::{Kernel, all_headers};
 use super::quietly;
+use super::userland;
 use crate::{process, workspace};
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -98,6 +99,7 @@ impl Guest {
             quietly(process::program("strip", &["--strip-debug", "-o"]).arg(&stripped).arg(&module))?;
             archive.file(&format!("{name}.ko"), &fs::read(stripped)?);
         }
+        userland::pack(&mut archive)?;
         let initramfs = folder.join("initramfs");
         fs::write(&initramfs, archive.finish())?;
         Ok(Self { image: kernel.image.clone(), initramfs, disk: folder.join("disk") })

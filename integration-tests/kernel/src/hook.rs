@@ -1,0 +1,253 @@
+//! The hook itself, in front of a program on the simulated GPU: its memory comes from the pool, and what the module says
+//! is heeded.
+
+use crate::Test;
+use crate::machine::{Setting, eventually, value};
+use greenboost_contract::record::{self, Mapped};
+use greenboost_kmod::Device;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+pub const TESTS: &[Test] = &[
+    ("hook: a model four times the GPU answers the same out of the pool", same_answer),
+    ("hook: kill -9 at any time of a run gives all back", killed),
+    ("hook: critical refuses new memory, leaves what is in use, and then it works again", critical),
+    ("hook: low has what is idle returned, though nobody calls", low),
+    ("hook: where the pool ends, another backing goes on", full_pool),
+    ("hook: who may not open the device gets another backing and the reason", denied),
+    ("hook: doctor tries the pool with a kernel", doctor),
+];
+
+const MIB: u64 = 1 << 20;
+/// At least this much of the model must lie in the pool: its GPU holds 8 MiB of 32.
+const SPILLED: u64 = 20 * MIB;
+/// For what an emulated CPU has to compute.
+const PATIENCE: u64 = 60;
+
+const MODEL: [&str; 5] = ["/gb/toy-llm", "-m", "/gb/model.gguf", "-n", "4"];
+
+/// A program on a simulated GPU of so much VRAM.
+fn on_gpu(vram: &str, program: &[&str]) -> Command {
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("PATH", "/gb").env("LD_LIBRARY_PATH", "/gb/driver").env("SIMGPU_VRAM", vram);
+    command
+}
+
+/// The same under gb-launch, on a GPU of 8 MiB.
+fn hooked(program: &[&str]) -> Command {
+    let mut command = on_gpu("8MiB", &[&["/gb/gb-launch", "--ram", "512MiB", "--"], program].concat());
+    // In proportion to so small a GPU.
+    command.env("GREENBOOST_CHUNK", "2MiB").env("GREENBOOST_VRAM_RESERVE", "0").env("GREENBOOST_THRESHOLD", "4MiB");
+    command
+}
+
+/// Runs to the end: whether it succeeded, and all it said.
+fn run(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// What the model answers on a GPU that holds it, without us.
+fn answer() -> String {
+    let (ok, said) = run(&mut on_gpu("256MiB", &MODEL));
+    assert!(ok && said.contains("checksum"), "{said}");
+    said
+}
+
+/// A hooked program that stays until it is told to end; killed when dropped.
+struct Held {
+    child: Child,
+    said: String,
+}
+
+impl Held {
+    /// Waits until it prints this line.
+    fn until(mut command: Command, line: &str) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("gb-launch starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let mut said = String::new();
+        loop {
+            match lines.next() {
+                Some(next) if next == line => return Self { child, said },
+                Some(next) => said += &(next + "\n"),
+                None => panic!("no {line:?} before the end of {command:?}: {said}"),
+            }
+        }
+    }
+
+    fn model() -> Self {
+        Self::until(hooked(&[&MODEL[..], &["--hold"]].concat()), "ready")
+    }
+
+    /// gb-launch has become the program: it has its process.
+    fn record(&self) -> Mapped {
+        record::of_process(self.child.id()).expect("a status record")
+    }
+
+    fn end(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().expect("its end").success());
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bytes in a backing, by its name.
+fn bytes_in(record: &Mapped, backing: &str) -> u64 {
+    let cells = record.backings.iter().zip(&record.devices[0].ram);
+    cells.filter(|(name, _)| name.get() == backing).map(|(_, bytes)| bytes.load(Relaxed)).sum()
+}
+
+fn same_answer() {
+    let expected = answer();
+    assert!(!run(&mut on_gpu("8MiB", &MODEL)).0, "it fits, and proves nothing");
+    let (allocations, held) = (value("allocations"), Held::model());
+    let record = held.record();
+    assert_eq!(held.said, expected);
+    let used = value("pool_used");
+    assert!(used >= SPILLED, "{} MiB of the pool are used", used / MIB);
+    assert_eq!(bytes_in(&record, "kmod"), used, "the record says where the bytes are");
+    assert_eq!((bytes_in(&record, "memfd"), bytes_in(&record, "host-numa")), (0, 0));
+    let reason = record.backing_reason.get();
+    assert!(reason.starts_with("kmod: a kernel reads and writes it (the driver does not import DMA-BUFs"), "{reason}");
+    assert_eq!(record.pressure(), "ok");
+    assert!(value("allocations") > allocations + 8, "a buffer for each chunk");
+    let (ok, status) = run(&mut on_gpu("8MiB", &["/gb/greenboost", "status"]));
+    assert!(ok && status.contains("kmod ") && status.contains("memory pressure ok"), "{status}");
+    held.end();
+    assert_eq!(value("pool_used"), 0, "the end of the program gives it back");
+    // And out of pages that were ready.
+    let reserve = Setting::new("reserve", 48 * MIB);
+    eventually("the reserve is full", 20, || value("reserve_ready") == 48 * MIB);
+    let hits = value("reserve_hits");
+    assert_eq!(run(&mut hooked(&MODEL)), (true, expected));
+    assert!(value("reserve_hits") > hits, "the reserve served nobody");
+    drop(reserve);
+}
+
+fn killed() {
+    let long = ["/gb/toy-llm", "-m", "/gb/model.gguf", "-n", "400"];
+    for wait in [0, 300, 1500] {
+        let mut child = hooked(&long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("gb-launch starts");
+        let enough = if wait == 0 { 1 } else { SPILLED };
+        eventually("it is loading", PATIENCE, || value("pool_used") >= enough);
+        std::thread::sleep(Duration::from_millis(wait));
+        assert!(child.try_wait().expect("its state").is_none(), "it ended before it could be killed");
+        assert!(value("pool_used") >= enough);
+        child.kill().expect("killed");
+        child.wait().expect("its end");
+        eventually("all came back", 10, || value("pool_used") == 0 && value("frees") == value("allocations"));
+    }
+}
+
+/// A level for as long as this lives. The machine has memory enough all the time: only the marks move.
+fn level(critical: bool) -> [Setting; 2] {
+    let above = value("available") * 2;
+    let low = Setting::new("low_mark", above);
+    let mark = Setting::new("critical_mark", if critical { above } else { value("critical_mark") });
+    let level = if critical { "critical" } else { "low" };
+    eventually(level, 5, || crate::machine::shown("level") == level);
+    // Put back in this order, so that critical is never above low.
+    [mark, low]
+}
+
+fn critical() {
+    let expected = answer();
+    let held = Held::model();
+    let (record, used) = (held.record(), value("pool_used"));
+    let marks = level(true);
+    // It makes no call: what shows the level is its thread that listens.
+    eventually("the record shows it", 5, || record.pressure() == "critical");
+    let (ok, said) = run(&mut hooked(&MODEL));
+    assert!(!ok && said.contains("out of memory"), "{said}");
+    assert_eq!(value("pool_used"), used, "in use, so untouched");
+    let (_, status) = run(&mut on_gpu("8MiB", &["/gb/greenboost", "status"]));
+    assert!(status.contains("memory pressure critical"), "{status}");
+    drop(marks);
+    eventually("the record shows it", 10, || record.pressure() == "ok");
+    assert_eq!(run(&mut hooked(&MODEL)), (true, expected), "it works again");
+    held.end();
+}
+
+fn low() {
+    let mut idle = hooked(&["/gb/idle"]);
+    // 32 MiB of which 24 lie beyond the link: the stream is busy for seconds after the program has freed.
+    idle.env("GB_FIXTURE_BYTES", "33554432").env("SIMGPU_LINK_GBPS", "0.01");
+    let held = Held::until(idle, "freed");
+    let used = value("pool_used");
+    assert!(used >= SPILLED, "{} MiB of the pool are used", used / MIB);
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(value("pool_used"), used, "somebody returns it anyhow, and this test proves nothing");
+    let marks = level(false);
+    eventually("what is idle came back", 10, || value("pool_used") == 0);
+    assert_eq!(held.record().pressure(), "low");
+    // What a program must have it still gets.
+    assert_eq!(run(&mut hooked(&MODEL)), (true, answer()));
+    drop(marks);
+    held.end();
+}
+
+fn full_pool() {
+    let expected = answer();
+    let limit = Setting::new("pool_limit", 12 * MIB);
+    let held = Held::model();
+    let record = held.record();
+    assert_eq!(held.said, expected);
+    assert_eq!(bytes_in(&record, "kmod"), value("pool_used"));
+    assert!(bytes_in(&record, "kmod") >= 8 * MIB && bytes_in(&record, "host-numa") >= 8 * MIB);
+    let reason = record.backing_reason.get();
+    assert!(reason.starts_with("host-numa too, since kmod: the pool's limit is reached; kmod: "), "{reason}");
+    held.end();
+    drop(limit);
+}
+
+fn denied() {
+    let expected = answer();
+    let owner = std::fs::metadata(Device::PATH).expect("the device").uid();
+    assert_eq!(owner, 0);
+    let mut command = hooked(&[&MODEL[..], &["--hold"]].concat());
+    let held = Held::until(
+        {
+            command.uid(1000).gid(1000);
+            command
+        },
+        "ready",
+    );
+    let record = held.record();
+    assert_eq!((held.said.as_str(), value("pool_used")), (expected.as_str(), 0));
+    assert!(bytes_in(&record, "host-numa") >= SPILLED);
+    let reason = record.backing_reason.get();
+    assert!(reason.contains("not kmod: no access to /dev/greenboost"), "{reason}");
+    assert_eq!(record.pressure(), "", "nobody tells it");
+    held.end();
+    // The rule that is shipped gives the device to a group.
+    chown(Device::PATH, None, Some(1000)).expect("the device's group");
+    let held = Held::until(
+        {
+            let mut command = hooked(&[&MODEL[..], &["--hold"]].concat());
+            command.uid(1000).gid(1000);
+            command
+        },
+        "ready",
+    );
+    assert!(bytes_in(&held.record(), "kmod") >= SPILLED);
+    held.end();
+    chown(Device::PATH, None, Some(0)).expect("the device's group");
+}
+
+fn doctor() {
+    let (_, said) = run(&mut on_gpu("64MiB", &["/gb/greenboost", "doctor", "--json"]));
+    assert!(said.contains("kmod works (fresh 2 MiB pages); host-numa works; memfd works"), "{said}");
+    assert_eq!(value("pool_used"), 0);
+}

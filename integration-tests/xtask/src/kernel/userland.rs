@@ -1,0 +1,69 @@
+//! What the guest has besides its init: the hook, programs to put it in front of, and what they are linked against.
+//!
+//! They are built for this machine, so this machine's loader and libraries go along, at the paths where programs look
+//! for them. `integration-tests/kernel/src/hook.rs` names the files.
+
+use super::cpio::Archive;
+use super::quietly;
+use crate::artefacts::Artefacts;
+use crate::{process, workspace};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Four times the GPU of the tests, and loaded in seconds on an emulated CPU.
+const MODEL: &str = "32MiB";
+
+/// What is built, and where it lies in the guest.
+const BUILT: &[(&str, &str)] = &[
+    ("libgreenboost_hook.so", "gb/libgreenboost_hook.so"),
+    ("gb-launch", "gb/gb-launch"),
+    ("greenboost", "gb/greenboost"),
+    ("toy-llm", "gb/toy-llm"),
+    ("libcuda.so", "gb/driver/libcuda.so.1"),
+    ("libnvidia_ml.so", "gb/driver/libnvidia-ml.so.1"),
+];
+
+/// Builds all of it and puts it into the archive.
+///
+/// # Errors
+/// When something cannot be built, or does not say what it is linked against.
+pub fn pack(archive: &mut Archive) -> Result<()> {
+    let built = Artefacts::release(&["greenboost-hook", "greenboost-launcher", "simgpu", "simnvml", "toy-llm"])?;
+    let fixtures = workspace::target().join("gpu-fixtures");
+    integration_tests::fixtures::build_all(&fixtures)?;
+    let folder = workspace::target().join("kernel/userland");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let mut files = vec![(fixtures.join("idle"), "gb/idle")];
+    for (name, place) in BUILT {
+        files.push((built.file(name)?, *place));
+    }
+    let mut libraries = BTreeSet::new();
+    for (from, place) in &files {
+        libraries.extend(needed(from)?);
+        // Without debug information, which would be most of what the guest has to unpack.
+        let stripped = folder.join(from.file_name().context("a file")?);
+        quietly(process::program("strip", &["--strip-debug", "-o"]).arg(&stripped).arg(from))?;
+        archive.file(place, &fs::read(stripped)?);
+    }
+    for library in libraries {
+        let place = library.to_string_lossy().trim_start_matches('/').to_owned();
+        archive.file(&place, &fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?);
+    }
+    let model = folder.join("model.gguf");
+    let mut make = Command::new(built.file("toy-llm")?);
+    quietly(make.args(["make", "--size", MODEL, "--out"]).arg(&model))?;
+    archive.file("gb/model.gguf", &fs::read(model)?);
+    Ok(())
+}
+
+/// The loader and the libraries that a program of this machine is started with.
+fn needed(program: &Path) -> Result<BTreeSet<PathBuf>> {
+    let said = quietly(process::program("ldd", &[]).arg(program))?;
+    ensure!(!said.contains("not found"), "{} needs what is not there:\n{said}", program.display());
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f...)`, `/lib64/ld-linux-x86-64.so.2 (0x7f...)`
+    let paths = said.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
+    Ok(paths.map(PathBuf::from).collect())
+}
