@@ -127,6 +127,10 @@ fn try_backings(calls: &Calls, handle: c_int, device: &Device) -> Result<(), Cud
     // On an older GPU the kernel does not load, which says nothing about its memory.
     if device.vmm && device.compute >= OLDEST_COMPUTE {
         let kernel = Kernel::load(calls)?;
+        if let Some(pool) = pool() {
+            step(format!("trying the kernel module's memory on GPU {}", device.index));
+            told(device.index, "kmod", pool.and_then(|pool| registered(calls, &kernel, |at| map_pool(&pool, at))));
+        }
         let outcome = if device.host_numa {
             step(format!("trying host-numa memory on GPU {}", device.index));
             host_numa(calls, handle, &kernel)
@@ -134,10 +138,6 @@ fn try_backings(calls: &Calls, handle: c_int, device: &Device) -> Result<(), Cud
             Err("the driver does not offer it on this machine".to_owned())
         };
         told(device.index, "host-numa", outcome.map(|()| String::new()));
-        if let Some(pool) = pool() {
-            step(format!("trying the kernel module's memory on GPU {}", device.index));
-            told(device.index, "kmod", pool.and_then(|pool| registered(calls, &kernel, |at| map_pool(&pool, at))));
-        }
         step(format!("trying memfd memory on GPU {}", device.index));
         told(device.index, "memfd", registered(calls, &kernel, map_memfd));
     }
