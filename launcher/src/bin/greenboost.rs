@@ -1,7 +1,7 @@
-//! `greenboost status`, `greenboost doctor` and `greenboost plan`.
+//! `greenboost status`, `doctor`, `plan` and `pool`.
 
 use clap::{Parser, Subcommand};
-use greenboost_launcher::{doctor, plan, status};
+use greenboost_launcher::{doctor, plan, pool, status};
 use std::process::ExitCode;
 
 /// Look after GreenBoost: what runs with it, and what this machine can do.
@@ -20,6 +20,8 @@ enum Command {
     Doctor(doctor::Options),
     /// Predict how fast a model will be here, and say which way is fastest.
     Plan(plan::Options),
+    /// The kernel module's pool of ready memory: show it, set it, follow its level.
+    Pool(pool::Options),
     /// The part of `doctor` that talks to the driver, in a process of its own.
     #[command(hide = true)]
     Probe,
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Status(options) => status::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Plan(options) => plan::run(&options),
+        Command::Pool(options) => pool::run(&options),
         Command::Probe => doctor::run_probe(),
         Command::Answer(options) => plan::run_answer(&options),
         Command::Measure(options) => plan::run_measurement(&options),
