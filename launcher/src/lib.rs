@@ -3,6 +3,7 @@
 //! * [`launch`]: from a command line to `exec` with the hook preloaded;
 //! * [`status`]: what the hooked processes of this machine hold;
 //! * [`doctor`]: what this machine can do, what it cannot, and what to do about it;
+//! * [`module`]: the kernel module, installed by DKMS and removed again;
 //! * [`pool`]: the kernel module's pool of ready pages, looked at, set and followed;
 //! * [`plan`]: how fast a model will be on this machine, which way is fastest, and how to get it.
 //!
@@ -10,6 +11,7 @@
 
 pub mod doctor;
 pub mod launch;
+pub mod module;
 pub mod plan;
 pub mod pool;
 pub mod status;

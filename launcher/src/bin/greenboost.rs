@@ -1,7 +1,7 @@
-//! `greenboost status`, `doctor`, `plan` and `pool`.
+//! `greenboost status`, `doctor`, `plan`, `pool` and `module`.
 
 use clap::{Parser, Subcommand};
-use greenboost_launcher::{doctor, plan, pool, status};
+use greenboost_launcher::{doctor, module, plan, pool, status};
 use std::process::ExitCode;
 
 /// Look after GreenBoost: what runs with it, and what this machine can do.
@@ -22,6 +22,8 @@ enum Command {
     Plan(plan::Options),
     /// The kernel module's pool of ready memory: show it, set it, follow its level.
     Pool(pool::Options),
+    /// The kernel module: install, remove, and whether it can be loaded here.
+    Module(module::Options),
     /// The part of `doctor` that talks to the driver, in a process of its own.
     #[command(hide = true)]
     Probe,
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Plan(options) => plan::run(&options),
         Command::Pool(options) => pool::run(&options),
+        Command::Module(options) => module::run(&options),
         Command::Probe => doctor::run_probe(),
         Command::Answer(options) => plan::run_answer(&options),
         Command::Measure(options) => plan::run_measurement(&options),
