@@ -345,12 +345,17 @@ static struct miscdevice peer_device = {
 	.fops = &peer_fops,
 };
 
+static struct device_dma_parameters peer_dma;
+
 static int __init peer_init(void)
 {
 	int err = misc_register(&peer_device);
 
 	if (err)
 		return err;
+	/* As a GPU does; else segments over 64 KiB are against the rules. */
+	peer_device.this_device->dma_parms = &peer_dma;
+	dma_set_max_seg_size(peer_device.this_device, UINT_MAX);
 	err = dma_coerce_mask_and_coherent(peer_device.this_device, DMA_BIT_MASK(64));
 	if (err)
 		misc_deregister(&peer_device);

@@ -7,8 +7,9 @@ use crate::mapping::{buffer, device};
 use crate::peer::{self, Peer};
 use crate::process::elsewhere;
 use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 pub const TESTS: &[Test] = &[("faults: each allocation inside each call fails once, and nothing is left", sweep)];
@@ -18,13 +19,16 @@ const NTH: &str = "/proc/self/fail-nth";
 
 /// Runs a body again and again, failing the first, the second, ... allocation in it, until it has no more.
 fn fail_each(what: &str, body: impl Fn()) -> u32 {
+    // Opened before: opening it allocates, and would take the fault that the body did not.
+    let file = File::options().read(true).write(true).open(NTH).expect("fault injection");
     for nth in 1..2000 {
-        fs::write(NTH, nth.to_string()).expect("fault injection");
+        file.write_at(nth.to_string().as_bytes(), 0).expect("fault injection");
         body();
-        let left = fs::read_to_string(NTH).expect("fault injection");
-        fs::write(NTH, "0").expect("fault injection");
+        let mut left = [0; 16];
+        let len = file.read_at(&mut left, 0).expect("fault injection");
+        file.write_at(b"0", 0).expect("fault injection");
         // What is left of the count says whether the fault was reached.
-        if left.trim() != "0" {
+        if left[..len].trim_ascii() != b"0" {
             return nth - 1;
         }
     }
@@ -59,12 +63,15 @@ fn sweep() {
         each("open", 1, &|| drop(Device::open()));
         each("alloc", 5, &|| drop(device.alloc(&Request::new(4 * CHUNK as u64, "fault"))));
         each("mixed", 5, &|| drop(device.alloc(&Request { mixed: true, ..Request::new(CHUNK as u64, "fault") })));
+        // Opened before, as the harness itself should not fail.
+        let peer = Peer::open();
         each("map", 1, &|| {
-            if let Ok(mapping) = first.map(Access::ReadWrite) {
-                let _ = Peer::open().pin(mapping.as_ptr(), mapping.len(), true);
+            if let Ok(mapping) = first.map(Access::ReadWrite)
+                && peer.pin(mapping.as_ptr(), mapping.len(), true).is_ok()
+            {
+                peer.unpin();
             }
         });
-        let peer = Peer::open();
         each("import", 3, &|| {
             if peer.import(first.as_fd(), peer::BIDIRECTIONAL, 1).is_ok() {
                 peer.release();
