@@ -19,11 +19,23 @@ impl Artefacts {
     /// # Errors
     /// When the build fails; cargo has said why.
     pub fn release(packages: &[&str]) -> Result<Self> {
-        let mut command = process::cargo(&["build", "--release"]);
+        Self::build(&["build", "--release"], packages, "release")
+    }
+
+    /// Builds what tests need, as the tests' own stages do.
+    ///
+    /// # Errors
+    /// As [`Artefacts::release`].
+    pub fn debug(packages: &[&str]) -> Result<Self> {
+        Self::build(&["build"], packages, "debug")
+    }
+
+    fn build(words: &[&str], packages: &[&str], folder: &str) -> Result<Self> {
+        let mut command = process::cargo(words);
         command.args(packages.iter().flat_map(|package| ["-p", package]));
         eprintln!("building: {}", process::typed(&command));
         process::succeed(&mut command)?;
-        Ok(Self { dir: workspace::target().join("release") })
+        Ok(Self { dir: workspace::target().join(folder) })
     }
 
     /// A file of the build.

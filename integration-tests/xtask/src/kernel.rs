@@ -11,6 +11,8 @@ mod guest;
 mod needs;
 mod userland;
 
+pub use needs::{all_headers, install};
+
 use crate::process;
 use crate::test::Outcome;
 use anyhow::{Result, bail};
@@ -166,7 +168,10 @@ fn words(options: &Options, plant: Option<Plant>) -> String {
 }
 
 /// A program whose output is shown only where it fails.
-fn quietly(command: &mut std::process::Command) -> Result<String> {
+///
+/// # Errors
+/// When it does not succeed; with its output.
+pub fn quietly(command: &mut std::process::Command) -> Result<String> {
     let output = command.output().map_err(|error| anyhow::anyhow!("`{}`: {error}", process::typed(command)))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {

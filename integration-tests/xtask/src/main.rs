@@ -4,13 +4,14 @@
 //! * `test` runs everything that passes without a GPU, and is all that CI runs;
 //! * `bench` measures what the hook costs a program that does not need it.
 //!
-//! `gpu-pack` prepares the folder that `integration-tests/gpu/run.sh` needs on a machine with a GPU.
+//! `package` makes Debian packages. `gpu-pack` prepares the folder that `integration-tests/gpu/run.sh` needs on a machine with a GPU.
 
 mod artefacts;
 mod bench;
 mod demo;
 mod gpu_pack;
 mod kernel;
+mod package;
 mod process;
 mod test;
 mod tier_map;
@@ -38,6 +39,8 @@ enum Command {
         #[command(subcommand)]
         what: Bench,
     },
+    /// Makes Debian packages: the programs, and the kernel module for DKMS
+    Package(package::Options),
     /// Fills a folder with all that integration-tests/gpu/run.sh needs on a machine with a GPU
     GpuPack {
         /// The folder; made if it is not there
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench { what: Bench::Overhead(options) } => bench::run(&options),
+        Command::Package(options) => package::run(&options),
         Command::GpuPack { dir } => gpu_pack::run(&dir),
     };
     match done {

@@ -6,7 +6,7 @@ mod layout;
 mod packages;
 mod scripts;
 
-use crate::{artefacts, kernel, process};
+use crate::{artefacts, kernel, package, process};
 use anyhow::{Result, bail};
 use cargo_test::Counts;
 use clap::{Args, Subcommand};
@@ -64,6 +64,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "build", what: "the libraries and programs that tests start", run: build },
     Stage { name: "tests", what: "cargo test", run: tests },
     Stage { name: "kernel", what: "the kernel module, in a virtual machine", run: kernel::stage },
+    Stage { name: "package", what: "the Debian packages: contents, use, scripts, DKMS", run: package::stage },
 ];
 
 /// Runs the stages.
