@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 type Variables = BTreeMap<String, String>;
@@ -223,6 +223,68 @@ fn a_planner_that_is_missing_or_talks_nonsense_changes_nothing() {
         assert_eq!(variables, only_the_profile(), "{planner:?}");
         assert!(line.starts_with("none: ") && line.contains(words), "{planner:?}: {line}");
     }
+}
+
+/// A folder with a driver that never comes back from being loaded.
+fn hanging_driver(place: &Place) -> PathBuf {
+    let folder = place.path("driver");
+    fs::create_dir_all(&folder).expect("folder");
+    let source = "#include <unistd.h>\n__attribute__((constructor)) static void hang(void) { for (;;) pause(); }";
+    fs::write(place.path("hang.c"), source).expect("written");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.join("libcuda.so.1")).arg(place.path("hang.c"));
+    assert!(compiler.status().expect("a C compiler").success());
+    folder
+}
+
+/// The children of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+fn within(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < limit {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+#[test]
+fn a_driver_that_hangs_is_given_up_and_the_command_starts() {
+    let (place, model) = place();
+    let driver = hanging_driver(&place);
+    let mut command = without_gpu(&place, place.launch(&["./llama-server", "-m", &model]));
+    command.env("LD_LIBRARY_PATH", &driver);
+    let started = Instant::now();
+    let (variables, line) = got(command);
+    assert!(started.elapsed() < Duration::from_secs(25), "{:?}", started.elapsed());
+    assert_eq!(variables, only_the_profile());
+    assert!(line.starts_with("none: "), "{line}");
+}
+
+#[test]
+fn a_planner_that_is_killed_leaves_nobody_behind_who_talks_to_the_driver() {
+    let (place, model) = place();
+    let driver = hanging_driver(&place);
+    let mut planner = greenboost(&place, &["answer", "--", "-m", &model]);
+    let mut planner = planner.env("LD_LIBRARY_PATH", &driver).stdout(Stdio::null()).spawn().expect("starts");
+    let mut left = Vec::new();
+    let seen = within(Duration::from_secs(5), || {
+        left = children(planner.id());
+        // It has become the program that loads the driver, and said that it dies with its parent.
+        left.iter()
+            .any(|pid| fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| maps.contains("libcuda")))
+    });
+    planner.kill().expect("killed");
+    planner.wait().expect("gone");
+    assert!(seen, "no child loaded the driver");
+    let gone = |pid: &u32| !PathBuf::from(format!("/proc/{pid}/exe")).exists();
+    assert!(within(Duration::from_secs(5), || left.iter().all(gone)), "{left:?} are still there");
 }
 
 #[test]
