@@ -3,7 +3,7 @@
 //!
 //! Planning reads a file that may be broken or on a disk that is gone, and asks a driver that may hang. So it happens in a
 //! process of its own (`greenboost answer`), with a time limit, and whoever asks goes on without it when nothing comes back.
-//! The answer is text: the plan in one line, a line `NAME=VALUE` for each variable, and [`END`], without which it is
+//! The answer is text: the plan in one line, a line `NAME=VALUE` for each variable, and `end`, without which it is
 //! not believed.
 
 use std::ffi::OsString;
