@@ -38,6 +38,7 @@ struct ProcessStatus {
     ram_budget_bytes: u64,
     ram_used_bytes: u64,
     launches: u64,
+    model_file_bytes: u64,
     devices: Vec<DeviceStatus>,
 }
 
@@ -56,6 +57,8 @@ struct DeviceStatus {
     moved_out_bytes: u64,
     retries: u64,
     refused: u64,
+    assist_copies: u64,
+    assist_bytes: u64,
 }
 
 /// RAM of one backing that stands in for a device's VRAM.
@@ -122,6 +125,8 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         moved_out_bytes: value(&device.moved_out),
         retries: value(&device.retries),
         refused: value(&device.refused),
+        assist_copies: value(&device.assist_copies),
+        assist_bytes: value(&device.assist_bytes),
     });
     ProcessStatus {
         pid,
@@ -137,6 +142,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         ram_budget_bytes: value(&record.ram_budget),
         ram_used_bytes: value(&record.ram_used),
         launches: value(&record.launches),
+        model_file_bytes: value(&record.file_bytes),
         devices: devices.collect(),
     }
 }
@@ -173,6 +179,10 @@ fn table(processes: &[ProcessStatus]) -> String {
         if !process.plan.is_empty() {
             let _ = writeln!(text, "    plan    {}", process.plan);
         }
+        if process.model_file_bytes > 0 {
+            let bytes = format_size(process.model_file_bytes);
+            let _ = writeln!(text, "    files   {bytes} of model files are read in the page cache");
+        }
         if process.devices.is_empty() {
             let _ = writeln!(text, "    no device in use yet");
         }
@@ -206,6 +216,10 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
         device.retries,
         device.refused,
     );
+    if device.assist_copies > 0 {
+        let bytes = format_size(device.assist_bytes);
+        let _ = writeln!(text, "        {} copies ({bytes}) served from VRAM", device.assist_copies);
+    }
 }
 
 /// Text cut to `most` characters, for one line of a terminal.
@@ -236,6 +250,8 @@ mod tests {
             moved_out_bytes: 64 << 20,
             retries: 1,
             refused: 3,
+            assist_copies: 12,
+            assist_bytes: 3 << 30,
         };
         let process = ProcessStatus {
             pid: 7,
@@ -251,6 +267,7 @@ mod tests {
             ram_budget_bytes: 32 << 30,
             ram_used_bytes: 5 << 30,
             launches: 9,
+            model_file_bytes: 4 << 30,
             devices: vec![device],
         };
         let text = table(&[process]);
@@ -265,6 +282,8 @@ mod tests {
             "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",
+            "12 copies (3 GiB) served from VRAM",
+            "files   4 GiB of model files are read in the page cache",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }

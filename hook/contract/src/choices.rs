@@ -54,6 +54,17 @@ pub enum PlanFor {
     Runners,
 }
 
+/// Whether a framework's own copies of weights from its model file are served from VRAM that they were copied into
+/// ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Assist {
+    /// They are made as the program asks.
+    #[default]
+    Off,
+    /// Those that come again are served.
+    On,
+}
+
 /// Gives an enum its written names, once, for the environment, profiles and messages alike.
 macro_rules! written {
     ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -75,6 +86,7 @@ macro_rules! written {
 }
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
+written!(Assist { Off = "off", On = "on" });
 written!(Stream { Off = "off", On = "on" });
 written!(PlanFor { Never = "never", Command = "command", Runners = "runners" });
 written!(Spill { Allow = "allow", Never = "never" });

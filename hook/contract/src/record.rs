@@ -18,7 +18,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -90,6 +90,10 @@ pub struct DeviceRecord {
     pub in_place: AtomicU64,
     /// Bytes of weights that captured graphs copy at each of their launches, summed over captures.
     pub captured: AtomicU64,
+    /// Copies of the program that were served from a slot.
+    pub assist_copies: AtomicU64,
+    /// Bytes of those.
+    pub assist_bytes: AtomicU64,
 }
 
 /// The whole record.
@@ -124,6 +128,8 @@ pub struct Record {
     pub launches: AtomicU64,
     /// Weight tensors known by name.
     pub tensors: AtomicU64,
+    /// Bytes of model files that the GPU can read in the page cache; they cannot be dropped from it.
+    pub file_bytes: AtomicU64,
     /// How memory is placed: by tensor, or why not.
     pub placement: Text<96>,
     /// The devices.
@@ -132,9 +138,9 @@ pub struct Record {
     pub plan: Text<192>,
 }
 
-const _: () = assert!(size_of::<DeviceRecord>() == 48 + 20 * 8);
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 22 * 8);
 const _: () = assert!(
-    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 5 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
+    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 6 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
 );
 
 impl Record {

@@ -4,7 +4,7 @@
 //! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
 
-use crate::choices::{Layers, ReportFree, ReportTotal, Spill, Stream};
+use crate::choices::{Assist, Layers, ReportFree, ReportTotal, Spill, Stream};
 use crate::place::{self, PlaceRule};
 use crate::size::parse_size;
 use std::path::PathBuf;
@@ -61,6 +61,8 @@ pub const RING: &str = "GREENBOOST_RING";
 pub const PLAN: &str = "GREENBOOST_PLAN";
 /// The `greenboost` program that a llama-server among the target's children asks for a plan; without it none does.
 pub const PLANNER: &str = "GREENBOOST_PLANNER";
+/// Whether a framework's own copies of weights are served ahead: see [`Assist`].
+pub const ASSIST: &str = "GREENBOOST_ASSIST";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
 pub const CALLS: &str = "GREENBOOST_CALLS";
 
@@ -111,6 +113,8 @@ pub struct Settings {
     pub map: Option<PathBuf>,
     /// Whether weights outside VRAM are streamed.
     pub stream: Stream,
+    /// Whether a framework's own copies of weights are served from VRAM.
+    pub assist: Assist,
     /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
     pub ring: Option<u64>,
     /// What was planned, or why nothing was; empty where nobody asked.
@@ -141,6 +145,7 @@ impl Default for Settings {
             place: Vec::new(),
             map: None,
             stream: Stream::default(),
+            assist: Assist::default(),
             ring: None,
             plan: String::new(),
             planner: None,
@@ -176,6 +181,7 @@ impl Settings {
             (SPILL, self.spill.name().to_owned()),
             (PLACE, place::to_text(&self.place)),
             (STREAM, self.stream.name().to_owned()),
+            (ASSIST, self.assist.name().to_owned()),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
@@ -212,6 +218,7 @@ impl Settings {
         PLACE,
         MAP,
         STREAM,
+        ASSIST,
         RING,
         PLAN,
         PLANNER,
@@ -255,6 +262,7 @@ impl Settings {
         settings.report_total = one_of(REPORT_TOTAL, get(REPORT_TOTAL), ReportTotal::from_name, ReportTotal::NAMES)?;
         settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
         settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
+        settings.assist = one_of(ASSIST, get(ASSIST), Assist::from_name, Assist::NAMES)?;
         settings.ring = bytes(RING)?;
         if let Some(value) = get(PLACE) {
             settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
@@ -313,6 +321,7 @@ mod tests {
             place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
+            assist: Assist::On,
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
@@ -338,6 +347,7 @@ mod tests {
             (SPILL, "maybe", "never"),
             (PLACE, "ffn", "five fields"),
             (STREAM, "perhaps", "on"),
+            (ASSIST, "perhaps", "on"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");
