@@ -4,6 +4,7 @@
 //! the same is read from the text of `/proc/self/maps`, which takes as long as a copy.
 
 use super::page;
+use crate::stream::plant::{self, Fault};
 use std::ffi::{OsStr, c_int};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -117,6 +118,9 @@ fn ask(address: u64) -> Result<Area, Unanswered> {
 /// What lies at an address, asked without reading the whole map. `None`: this kernel cannot tell so quickly.
 /// `Some(None)`: nothing lies there.
 pub fn quick(address: u64) -> Option<Option<Area>> {
+    if plant::is(Fault::OldKernel) || plant::is(Fault::Blind) {
+        return None;
+    }
     match ask(address) {
         Ok(area) => Some(Some(area)),
         Err(Unanswered::Nothing) => Some(None),

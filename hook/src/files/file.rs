@@ -194,6 +194,12 @@ impl ModelFile {
         true
     }
 
+    /// Whether any of it is registered in a context.
+    pub fn is_of(&self, context: CUcontext) -> bool {
+        let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.contains(&Window::Registered(context as usize))
+    }
+
     /// Takes back the registrations made in a context that is about to go. Nothing may be using them.
     pub fn context_gone(&self, driver: &Driver, context: CUcontext) {
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
@@ -334,7 +340,8 @@ mod tests {
 
     #[test]
     fn a_changed_file_is_out_for_good() {
-        let changes: [(&str, fn(&Path)); 3] = [
+        type Change = (&'static str, fn(&Path));
+        let changes: [Change; 3] = [
             ("truncated", |path| {
                 fs::File::options().write(true).open(path).expect("ours").set_len(PAGE).expect("ours")
             }),

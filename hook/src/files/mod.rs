@@ -30,7 +30,7 @@ mod file;
 mod follow;
 mod ranges;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 pub use file::{WINDOW, registered};
 pub use follow::install;
@@ -38,6 +38,7 @@ pub use follow::install;
 use crate::abi::{CUcontext, CUdeviceptr};
 use crate::inject;
 use crate::memory::{Memory, captures};
+use crate::stream::plant::{self, Fault};
 use area::{Area, FileId};
 use file::ModelFile;
 use ranges::{Range, Ranges};
@@ -100,7 +101,7 @@ fn changing(start: u64, bytes: u64) {
     CHANGES.fetch_add(1, SeqCst);
     // The kernel rounds to pages.
     let (start, end) = (start & !(page() - 1), start.saturating_add(bytes).saturating_add(page() - 1));
-    if bytes == 0 || end <= HULL[0].load(SeqCst) || HULL[1].load(SeqCst) <= start {
+    if plant::is(Fault::Blind) || bytes == 0 || end <= HULL[0].load(SeqCst) || HULL[1].load(SeqCst) <= start {
         return;
     }
     let forgotten = known(|ranges| {
@@ -245,6 +246,18 @@ impl Source {
 pub fn run(at: CUdeviceptr, bytes: u64) -> u64 {
     let files = FILES.read().unwrap_or_else(PoisonError::into_inner);
     files.iter().find(|file| file.contains(at)).map_or(bytes, |file| file.run(at, bytes))
+}
+
+/// Whether an address is in our mapping of a file that is not what it was.
+pub fn is_out(at: CUdeviceptr) -> bool {
+    let files = FILES.read().unwrap_or_else(PoisonError::into_inner);
+    files.iter().find(|file| file.contains(at)).is_some_and(|file| !file.is_unchanged())
+}
+
+/// Whether anything is registered in a context.
+pub fn is_of(context: CUcontext) -> bool {
+    let files = FILES.read().unwrap_or_else(PoisonError::into_inner);
+    files.iter().any(|file| file.is_of(context))
 }
 
 /// A context is about to go, and its work is done: what was registered in it is not any more.
