@@ -12,9 +12,9 @@ mod tally;
 
 use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
-use crate::{ggml, guard, inject};
+use crate::{files, ggml, guard, inject};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE};
-use greenboost_contract::{Layers, Settings};
+use greenboost_contract::{Assist, Layers, Settings};
 use std::ffi::CString;
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
@@ -108,6 +108,9 @@ fn start(executable: &str) {
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);
     ggml::install();
+    if settings.assist == Assist::On {
+        files::install();
+    }
     log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
     if !settings.plan.is_empty() {
         log::info!("plan {}", settings.plan);

@@ -85,6 +85,7 @@ driver! {
     cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,
         dependencies: *mut *const c_void, count: *mut usize);
     cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
+    cuStreamSynchronize(stream: CUstream);
     cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
     cuEventCreate(event: *mut CUevent, flags: c_uint);
     cuEventRecord(event: CUevent, stream: CUstream);

@@ -64,9 +64,12 @@ macro_rules! functions {
             Cuda copy::peer_async [cuMemcpyPeerAsync@4000, cuMemcpyPeerAsync_ptsz@7000]
                 (dst: CUdeviceptr, dst_context: CUcontext, src: CUdeviceptr, src_context: CUcontext, bytes: usize,
                  stream: CUstream);
-            Cuda copy::host_to_device [cuMemcpyHtoD_v2@3020, cuMemcpyHtoD_v2_ptds@7000]
+            Cuda copy::host_to_device [cuMemcpyHtoD_v2@3020] (dst: CUdeviceptr, src: *const c_void, bytes: usize);
+            Cuda copy::host_to_device_per_thread [cuMemcpyHtoD_v2_ptds@7000]
                 (dst: CUdeviceptr, src: *const c_void, bytes: usize);
-            Cuda copy::host_to_device_async [cuMemcpyHtoDAsync_v2@3020, cuMemcpyHtoDAsync_v2_ptsz@7000]
+            Cuda copy::host_to_device_async [cuMemcpyHtoDAsync_v2@3020]
+                (dst: CUdeviceptr, src: *const c_void, bytes: usize, stream: CUstream);
+            Cuda copy::host_to_device_async_per_thread [cuMemcpyHtoDAsync_v2_ptsz@7000]
                 (dst: CUdeviceptr, src: *const c_void, bytes: usize, stream: CUstream);
             Cuda copy::device_to_host [cuMemcpyDtoH_v2@3020, cuMemcpyDtoH_v2_ptds@7000]
                 (dst: *mut c_void, src: CUdeviceptr, bytes: usize);

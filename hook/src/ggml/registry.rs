@@ -24,6 +24,13 @@ pub fn note(address: u64, bytes: u64, name: String) {
     }
 }
 
+/// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is no more.
+pub fn around(address: u64) -> Option<(u64, u64)> {
+    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
+    let (at, tensor) = tensors.range(..=address).next_back()?;
+    (address - at < tensor.bytes).then_some((*at, tensor.bytes))
+}
+
 /// A buffer holds weights: its tensors do. Returns how many weight tensors there are in all.
 pub fn mark_weights(base: u64, bytes: u64) -> usize {
     let mut tensors = TENSORS.write().unwrap_or_else(PoisonError::into_inner);

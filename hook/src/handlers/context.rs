@@ -4,7 +4,7 @@ use crate::abi::*;
 use crate::driver::{Current, Driver};
 use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory};
-use crate::stream;
+use crate::{files, stream};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
@@ -22,7 +22,7 @@ fn empty(memory: &Memory, context: CUcontext) {
         device.forget_context(context);
     }
     stream::forget_layouts();
-    if allocations.is_empty() && !stream::is_of(context) {
+    if allocations.is_empty() && !stream::is_of(context) && !files::is_of(context) {
         return;
     }
     if let Ok(_current) = Current::push(memory.driver, context) {
@@ -31,6 +31,7 @@ fn empty(memory: &Memory, context: CUcontext) {
     }
     // Before the weights: nothing is left that a copy could be made for.
     stream::context_gone(memory, context);
+    stream::files_gone(memory, context);
     allocations.into_iter().for_each(|allocation| memory.release(allocation));
 }
 

@@ -3,8 +3,8 @@
 use super::cut;
 use crate::abi::*;
 use crate::guard::Handled;
-use crate::memory;
 use crate::memory::gate::GATE;
+use crate::memory::{self, Memory};
 use crate::stream as streaming;
 use std::ffi::c_void;
 
@@ -38,14 +38,32 @@ type BatchV2 = unsafe extern "C" fn(
     CUstream,
 ) -> Status;
 
+/// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`: what the null stream means in the two forms of a function.
+const LEGACY: CUstream = 1 as CUstream;
+const PER_THREAD: CUstream = 2 as CUstream;
+
 /// Submits a copy between two addresses (device or host: the seams are those of the table alone).
-fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, mut issue: impl FnMut(usize, usize) -> Status) -> Handled {
+fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, issue: impl FnMut(usize, usize) -> Status) -> Handled {
+    submit_or(|_| None, dst, src, bytes, issue)
+}
+
+/// The same, unless `serve` does it.
+fn submit_or(
+    serve: impl FnOnce(&Memory) -> Option<Status>,
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    bytes: usize,
+    mut issue: impl FnMut(usize, usize) -> Status,
+) -> Handled {
     let memory = memory::get()?;
     if memory.has_late() {
         memory.touch(&[dst, src]);
     }
     let _inside = GATE.enter();
     let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
+    if let Some(status) = serve(memory) {
+        return Ok(status);
+    }
     if memory.has_seams() {
         return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, issue));
     }
@@ -103,8 +121,32 @@ pub unsafe fn peer_async(
 
 /// `cuMemcpyHtoD`.
 pub unsafe fn host_to_device(original: HostToDevice, dst: CUdeviceptr, src: *const c_void, bytes: usize) -> Handled {
+    // SAFETY: the program's own call.
+    unsafe { from_host(original, dst, src, bytes, LEGACY) }
+}
+
+/// `cuMemcpyHtoD_ptds`.
+pub unsafe fn host_to_device_per_thread(
+    original: HostToDevice,
+    dst: CUdeviceptr,
+    src: *const c_void,
+    bytes: usize,
+) -> Handled {
+    // SAFETY: the program's own call.
+    unsafe { from_host(original, dst, src, bytes, PER_THREAD) }
+}
+
+unsafe fn from_host(
+    original: HostToDevice,
+    dst: CUdeviceptr,
+    src: *const c_void,
+    bytes: usize,
+    stream: CUstream,
+) -> Handled {
+    // SAFETY: the program's own call.
+    let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
-    submit(dst, src as u64, bytes, |at, piece| unsafe { original(dst + at as u64, src.byte_add(at), piece) })
+    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe { original(dst + at as u64, src.byte_add(at), piece) })
 }
 
 /// `cuMemcpyHtoDAsync`.
@@ -115,8 +157,37 @@ pub unsafe fn host_to_device_async(
     bytes: usize,
     stream: CUstream,
 ) -> Handled {
-    // SAFETY: the program's own call, in pieces.
-    submit(dst, src as u64, bytes, |at, piece| unsafe { original(dst + at as u64, src.byte_add(at), piece, stream) })
+    // SAFETY: the program's own call.
+    unsafe { from_host_async(original, dst, src, bytes, stream, LEGACY) }
+}
+
+/// `cuMemcpyHtoDAsync_ptsz`.
+pub unsafe fn host_to_device_async_per_thread(
+    original: HostToDeviceAsync,
+    dst: CUdeviceptr,
+    src: *const c_void,
+    bytes: usize,
+    stream: CUstream,
+) -> Handled {
+    // SAFETY: the program's own call.
+    unsafe { from_host_async(original, dst, src, bytes, stream, PER_THREAD) }
+}
+
+unsafe fn from_host_async(
+    original: HostToDeviceAsync,
+    dst: CUdeviceptr,
+    src: *const c_void,
+    bytes: usize,
+    stream: CUstream,
+    null_means: CUstream,
+) -> Handled {
+    let on = if stream.is_null() { null_means } else { stream };
+    // SAFETY: the program's own call.
+    let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
+    submit_or(serve, dst, src as u64, bytes, |at, piece| {
+        // SAFETY: the program's own call, in pieces.
+        unsafe { original(dst + at as u64, src.byte_add(at), piece, stream) }
+    })
 }
 
 /// `cuMemcpyDtoH`.

@@ -31,7 +31,7 @@ pub mod vram;
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr};
 use crate::driver::{self, Driver};
 use crate::ggml::placement::Rules;
-use crate::{activate, guard::Bypass};
+use crate::{activate, guard::Bypass, stream};
 use allocations::Table;
 use device::Device;
 use greenboost_contract::record::{MAX_BACKINGS, MAX_DEVICES, Mapped};
@@ -186,7 +186,8 @@ impl Memory {
             ReportTotal::Physical => total,
             ReportTotal::Budget => limit.map_or(total, |limit| total.min(limit)),
         };
-        let in_vram = left.map_or(free, |left| free.min(left));
+        let kept = device.map_or(0, |device| stream::kept_free(self, device));
+        let in_vram = left.map_or(free, |left| free.min(left)).saturating_sub(kept);
         let extended = in_vram.saturating_add(self.ram_left(Level::Low));
         let free = match self.settings.report_free {
             ReportFree::Extended => extended,

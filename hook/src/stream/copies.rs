@@ -52,7 +52,10 @@ impl Copy {
             if !plant::is(Fault::MissingCopy) {
                 events::wait(means.driver, stream, self.ready)?;
             }
-            self.seen_by.push(stream);
+            // Another time the same words may mean another stream.
+            if super::has_name(stream) {
+                self.seen_by.push(stream);
+            }
         }
         self.was_read = true;
         Ok(means.base + self.offset)

@@ -10,7 +10,7 @@ use super::plant::{self, Fault};
 use super::ring::Key;
 use super::slots::SlotMemory;
 use super::weights::{Index, Weight};
-use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUstream, Status};
+use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
 use crate::driver::Driver;
 use crate::memory::Memory;
 use greenboost_contract::record::{DeviceRecord, MAX_DEVICES};
@@ -58,6 +58,11 @@ pub fn exists(device: CUdevice) -> bool {
     lock(device).is_some_and(|engine| engine.is_some())
 }
 
+/// Bytes of slots of a device, if it has any.
+pub fn capacity(device: CUdevice) -> Option<u64> {
+    lock(device)?.as_ref().map(|engine| engine.slots.capacity())
+}
+
 /// Does something with every engine.
 pub fn each(mut work: impl FnMut(CUdevice, &mut Engine)) {
     for device in 0..MAX_DEVICES as CUdevice {
@@ -103,8 +108,10 @@ pub fn install(
         own_streams: Vec::new(),
         has_failed: false,
     };
-    if let Some(mut cell) = lock(device) {
-        *cell = Some(engine);
+    match lock(device) {
+        Some(mut cell) if cell.is_none() => *cell = Some(engine),
+        // Another thread was faster.
+        _ => return Err((INVALID_VALUE, engine.slots)),
     }
     Ok(())
 }
@@ -152,7 +159,9 @@ impl<'a> Session<'a> {
             if memory.current_context().ok()? != engine.context {
                 return None;
             }
-            engine.own_streams.push(stream);
+            if super::has_name(stream) {
+                engine.own_streams.push(stream);
+            }
         }
         let capture = if may_capture {
             match capture_of(memory.driver, stream) {
@@ -164,7 +173,7 @@ impl<'a> Session<'a> {
         };
         let record = memory.device(device).ok()?.record;
         // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
-        let at_once = may_capture && capture.is_none();
+        let at_once = may_capture && capture.is_none() || !super::has_name(stream);
         Some(Self { guard, memory, record, stream, capture, keys: Vec::new(), at_once })
     }
 

@@ -19,6 +19,7 @@ use super::plant::{self, Fault};
 use super::ring::{Key, Ring};
 use super::weights::{Index, Weight};
 use crate::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status};
+use crate::files;
 use crate::handlers::cut;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -94,6 +95,9 @@ impl Lane {
         behind: Option<CUstream>,
         may_go: impl Fn(&Self, Key) -> bool,
     ) -> Result<bool, Status> {
+        if files::is_out(weight.at) {
+            return Ok(false);
+        }
         let mut ring = std::mem::take(&mut self.ring);
         let place = ring.take(weight.at, weight.copied, |other| may_go(self, other));
         self.ring = ring;
@@ -111,7 +115,7 @@ impl Lane {
             means.events.give(event);
         }
         let to = means.base + place.offset;
-        let run = |at, bytes| means.memory.run(at, bytes);
+        let run = |at, bytes| means.memory.run(at, bytes).min(files::run(at, bytes));
         let status = cut::linear(&run, [weight.at], weight.copied as usize, |at, bytes| {
             let at = at as u64;
             // SAFETY: the weight's own bytes, and a slot of at least as many that nobody reads from here on.
@@ -168,10 +172,17 @@ impl Lane {
     /// Notes that everything on `stream` so far may have read a copy.
     fn read_by(&mut self, means: &mut Means<'_>, key: Key, stream: CUstream) -> Result<(), Status> {
         let Some(copy) = self.copies.get_mut(&key) else { return Ok(()) };
-        match copy.readers.iter().find(|(reader, _)| *reader == stream) {
-            Some((_, event)) => events::record(means.driver, *event, stream),
+        let name = if super::has_name(stream) { stream } else { std::ptr::null_mut() };
+        match copy.readers.iter().find(|(reader, _)| *reader == name) {
+            Some((_, event)) => {
+                if name.is_null() {
+                    // Streams without a name share one event: it stays behind the other readers, too.
+                    events::wait(means.driver, stream, *event)?;
+                }
+                events::record(means.driver, *event, stream)
+            }
             None => {
-                copy.readers.push((stream, means.events.behind(means.driver, stream)?));
+                copy.readers.push((name, means.events.behind(means.driver, stream)?));
                 Ok(())
             }
         }

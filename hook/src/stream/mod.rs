@@ -4,11 +4,13 @@
 //! * [`ring`] gives out slots, [`order`] guesses what comes next, [`rules`] say which kernels get copies;
 //! * [`layout`] asks the driver where a kernel's parameters are; [`params`] finds and replaces addresses in them;
 //! * [`weights`] is the index that a launch looks into;
+//! * [`assist`] streams at the copies of a framework that keeps layers in RAM, not at launches;
 //! * [`lane`] keeps [`copies`] and readers apart, with [`events`]; [`engine`] has the lanes of a device, [`slots`] its VRAM.
 //!
 //! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
 //! either.
 
+mod assist;
 mod copies;
 mod engine;
 mod events;
@@ -16,7 +18,7 @@ mod lane;
 mod layout;
 mod order;
 mod params;
-mod plant;
+pub mod plant;
 mod ring;
 mod rules;
 mod slots;
@@ -28,10 +30,11 @@ use crate::memory::device::Device;
 use crate::memory::{Memory, captures};
 use engine::Session;
 use greenboost_contract::settings::GRANULE;
-use greenboost_contract::{Stream, format_size};
+use greenboost_contract::{Assist, Stream, format_size};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
+pub use assist::{context_gone as files_gone, copy as assist};
 pub use layout::forget as forget_layouts;
 
 /// Of the VRAM budget, for slots, where nothing else is said.
@@ -62,8 +65,20 @@ pub fn wanted(memory: &Memory, device: &Device) -> u64 {
     if memory.settings.stream == Stream::Off || !layout::is_known() || engine::exists(device.ordinal) {
         return 0;
     }
+    ring_bytes(memory, device)
+}
+
+/// Bytes of slots for a device that has any.
+fn ring_bytes(memory: &Memory, device: &Device) -> u64 {
     let bytes = memory.settings.ring.unwrap_or(device.budget.limit() / RING_SHARE);
     (bytes / GRANULE * GRANULE).max(GRANULE)
+}
+
+/// Bytes of VRAM that will be asked for when the first weight is copied a second time, and that a program which fills
+/// what is free should leave.
+pub fn kept_free(memory: &Memory, device: &Device) -> u64 {
+    let later = memory.settings.assist == Assist::On && !engine::exists(device.ordinal);
+    if later { ring_bytes(memory, device) } else { 0 }
 }
 
 /// Gives a device its slots, in the current context. Without room for them, weights are read in place.
@@ -109,7 +124,7 @@ pub unsafe fn launch(
     issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
 ) -> Status {
     let index = weights::index();
-    if index.len() == 0 {
+    if index.len() == 0 || memory.settings.stream == Stream::Off {
         return issue(params, extra, false);
     }
     let layout = layout::of(function);
@@ -145,6 +160,10 @@ pub unsafe fn launch(
 
 /// Issues a graph launch on `stream`.
 pub fn launch_graph(memory: &Memory, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+    // Served copies are in no graph, so that graphs use no slots then.
+    if memory.settings.stream == Stream::Off {
+        return issue();
+    }
     let Some(device) = memory.current_device().ok() else { return issue() };
     let may_capture = may_capture();
     let _relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));

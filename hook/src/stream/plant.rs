@@ -13,6 +13,10 @@ pub enum Fault {
     StaleSlot,
     /// A graph launch does not take the slots over.
     NoHandOver,
+    /// The kernel cannot be asked what lies at an address, as before Linux 6.11.
+    OldKernel,
+    /// The same, and the program's own calls are not followed either.
+    Blind,
 }
 
 const NAMES: &[(Fault, &str)] = &[
@@ -20,6 +24,8 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::MissingCopy, "missing-copy"),
     (Fault::StaleSlot, "stale-slot"),
     (Fault::NoHandOver, "no-hand-over"),
+    (Fault::OldKernel, "old-kernel"),
+    (Fault::Blind, "blind"),
 ];
 
 /// Whether a fault is planted.

@@ -5,6 +5,7 @@ use crate::abi::{CUdevice, CUdeviceptr};
 use crate::ggml::registry;
 use crate::memory::Memory;
 use crate::memory::allocations::Home;
+use greenboost_contract::Stream;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A tensor that can be streamed.
@@ -64,8 +65,8 @@ pub fn index() -> Arc<Index> {
 
 /// Makes the index anew from the homes as they are. Called after homes have changed.
 pub fn rebuild(memory: &Memory) {
-    let mut found = Vec::new();
-    {
+    let mut found = super::assist::weights();
+    if memory.settings.stream == Stream::On {
         let table = memory.table();
         for allocation in table.iter() {
             let tensors = registry::within(allocation.base, allocation.span);

@@ -1,0 +1,271 @@
+//! Streaming at the copy: a framework's own copies of weights from its model file are served from VRAM, and whatever
+//! happens to mapping and file, every copy is what the program saw at its source.
+
+use greenboost_contract::record;
+use greenboost_contract::settings;
+use integration_tests::{Outcome, World};
+use std::sync::atomic::Ordering::Relaxed;
+
+const TENSORS: u64 = 12;
+
+/// Tensors of about 5 MiB in all, served through `ring`.
+fn assisted(ring: &str) -> World {
+    World::new().vram("64MiB").env(settings::ASSIST, "on").env(settings::RING, ring).hooked()
+}
+
+#[track_caller]
+fn right(world: &World, arguments: &[&str]) -> Outcome {
+    let outcome = world.run_with("assist-like", arguments).ok();
+    assert!(outcome.stdout.starts_with("right "), "{arguments:?}\n{}", outcome.report());
+    outcome
+}
+
+/// What the status record says at the end of a run.
+#[derive(Debug)]
+struct Counters {
+    copies: u64,
+    served: u64,
+    served_bytes: u64,
+    streamed: u64,
+    hits: u64,
+    file_bytes: u64,
+    ring: u64,
+}
+
+/// The same run, with a look at the record before the program ends.
+#[track_caller]
+fn counted(world: &World, arguments: &[&str]) -> Counters {
+    let arguments: Vec<_> = arguments.iter().copied().chain(["wait"]).collect();
+    let mut program = world.start("assist-like", &arguments);
+    let lines = program.until("done");
+    let copies = lines.iter().find_map(|line| line.strip_prefix("right ")).expect("it says so").parse();
+    let record = record::of_process(program.pid()).expect("a record");
+    let device = &record.devices[0];
+    let counters = Counters {
+        copies: copies.expect("a number"),
+        served: device.assist_copies.load(Relaxed),
+        served_bytes: device.assist_bytes.load(Relaxed),
+        streamed: device.streamed.load(Relaxed),
+        hits: device.slot_hits.load(Relaxed),
+        file_bytes: record.file_bytes.load(Relaxed),
+        ring: device.vram_ring.load(Relaxed),
+    };
+    program.go_on();
+    assert!(program.finish().success());
+    counters
+}
+
+const FORMS: [&[&str]; 4] = [&[], &["async"], &["thread"], &["per-thread"]];
+
+#[test]
+fn the_program_is_right_without_us() {
+    let world = World::new().vram("64MiB").delays(1);
+    for options in [&[][..], &["async", "random"], &["thread", "experts", "ggml"], &["per-thread", "threads"]] {
+        right(&world, &[&["1", "4"], options].concat());
+    }
+    for change in ["unmap", "syscall", "remap", "cow", "write", "truncate", "replace", "reset"] {
+        right(&world, &["2", "5", change]);
+    }
+}
+
+#[test]
+fn what_comes_again_is_served_from_vram() {
+    for (seed, form) in FORMS.iter().enumerate() {
+        let arguments = [&["3", "5"], *form].concat();
+        let counters = counted(&assisted("2MiB").delays(seed as u64), &arguments);
+        assert_eq!(counters.copies, 5 * TENSORS, "{form:?} {counters:?}");
+        // The first pass shows what there is.
+        assert_eq!(counters.served, 4 * TENSORS, "{form:?} {counters:?}");
+        assert!(counters.served_bytes >= counters.served * (64 << 10), "{form:?} {counters:?}");
+        // From the third pass on, all but a few are on their way before they are asked for.
+        assert!(counters.hits >= 2 * TENSORS, "{form:?} {counters:?}");
+        assert!(counters.streamed >= counters.served_bytes * 9 / 10, "the ring holds a part only: {counters:?}");
+        assert!(counters.file_bytes > 0 && counters.ring == 2 << 20, "{counters:?}");
+    }
+}
+
+#[test]
+fn nothing_is_served_unless_it_is_asked_for() {
+    let world = assisted("2MiB").env(settings::ASSIST, "off");
+    let counters = counted(&world, &["3", "3"]);
+    assert_eq!((counters.served, counters.file_bytes, counters.ring), (0, 0, 0), "{counters:?}");
+}
+
+#[test]
+fn copies_are_right_in_every_order_and_ring() {
+    for seed in 0..12u64 {
+        let form = FORMS[seed as usize % FORMS.len()];
+        let order: &[&str] = [&[][..], &["random"], &["reverse"]][seed as usize % 3];
+        let (ring, size): (_, &[&str]) = if seed % 2 == 0 { ("2MiB", &["large"]) } else { ("4MiB", &[]) };
+        let number = seed.to_string();
+        right(&assisted(ring).delays(seed), &[&[number.as_str(), "5"], form, order, size].concat());
+    }
+}
+
+#[test]
+fn a_ring_with_room_for_one_tensor_serves_one_after_the_other() {
+    let counters = counted(&assisted("2MiB").delays(5), &["6", "4", "large", "async"]);
+    assert_eq!(counters.served, 3 * TENSORS, "{counters:?}");
+}
+
+#[test]
+fn parts_of_a_tensor_are_served_from_the_whole() {
+    for (seed, form) in FORMS.iter().enumerate() {
+        for known in [&["experts"][..], &["experts", "ggml"]] {
+            let arguments = [&["4", "6"], *form, known].concat();
+            let counters = counted(&assisted("4MiB").delays(seed as u64), &arguments);
+            assert!(counters.served > counters.copies / 2, "{arguments:?} {counters:?}");
+        }
+    }
+}
+
+#[test]
+fn a_tensor_of_which_little_is_used_is_not_brought_whole() {
+    let counters = counted(&assisted("4MiB"), &["4", "6", "few", "ggml"]);
+    assert_eq!((counters.served, counters.streamed), (0, 0), "{counters:?}");
+    assert!(counters.copies >= 6 * TENSORS, "{counters:?}");
+}
+
+#[test]
+fn an_address_that_is_used_anew_is_never_read_from_the_file() {
+    for seed in 0..8u64 {
+        let change = ["unmap", "remap"][seed as usize % 2];
+        let form = FORMS[seed as usize / 2];
+        let number = seed.to_string();
+        let counters = counted(&assisted("4MiB").delays(seed), &[&[number.as_str(), "6", change], form].concat());
+        assert!(counters.served > 2 * TENSORS, "the rest is still served: {counters:?}");
+        // Without the first pass, and without what was another's memory.
+        let others = if change == "remap" { TENSORS } else { 1 };
+        assert!(counters.served <= counters.copies - TENSORS - others, "{counters:?}");
+    }
+}
+
+#[test]
+fn a_kernel_that_cannot_be_asked_at_every_use_is_followed_through_the_hooks() {
+    let world = |form| assisted("4MiB").delays(2).env("GREENBOOST_PLANT", form);
+    for change in ["unmap", "remap", "cow", "write", "truncate", "replace"] {
+        let counters = counted(&world("old-kernel"), &["15", "6", change]);
+        assert_eq!(counters.served > 0, change != "cow", "{change} {counters:?}");
+    }
+    // Where there are none, nothing is believed.
+    let counters = counted(&world("old-kernel").layers("inline,preload"), &["15", "6"]);
+    assert_eq!(counters.served, 0, "{counters:?}");
+}
+
+#[test]
+fn not_following_the_programs_mappings_is_noticed() {
+    for change in ["unmap", "remap"] {
+        let world = assisted("4MiB").env("GREENBOOST_PLANT", "blind");
+        let outcome = world.run_with("assist-like", &["15", "6", change]);
+        assert!(!outcome.status.success(), "{change}\n{}", outcome.report());
+    }
+}
+
+/// Where the kernel can be asked at every use.
+fn kernel_can_be_asked() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 11)
+}
+
+#[test]
+fn system_calls_past_the_c_library_are_noticed() {
+    if kernel_can_be_asked() {
+        for layers in ["inline,got,preload", "inline,preload"] {
+            let world = assisted("4MiB").delays(3).layers(layers);
+            let counters = counted(&world, &["7", "6", "syscall"]);
+            assert!(counters.served > 2 * TENSORS, "{counters:?}");
+        }
+    }
+}
+
+#[test]
+fn pages_of_its_own_that_a_program_has_in_a_private_mapping_are_what_it_gets() {
+    let counters = counted(&assisted("4MiB").delays(1), &["8", "5", "cow"]);
+    assert_eq!(counters.served, 0, "{counters:?}");
+    let counters = counted(&assisted("4MiB").delays(1), &["8", "5", "private"]);
+    assert_eq!(counters.served, 4 * TENSORS, "{counters:?}");
+    // Nobody would notice that it becomes writable.
+    let counters = counted(&assisted("4MiB").layers("inline,preload"), &["8", "5", "private"]);
+    assert_eq!(counters.served, 0, "{counters:?}");
+}
+
+#[test]
+fn a_file_that_changes_is_read_as_it_is_now() {
+    for change in ["write", "truncate", "replace"] {
+        for form in FORMS {
+            let arguments = [&["9", "6", change], form].concat();
+            let counters = counted(&assisted("4MiB").delays(4), &arguments);
+            // The second pass was served; what has just been written may be written again.
+            assert!(counters.served >= TENSORS, "{change} {counters:?}");
+            if change != "replace" {
+                assert_eq!(counters.served, TENSORS, "{change} {counters:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_context_that_starts_anew_is_served_anew() {
+    let counters = counted(&assisted("4MiB").delays(2), &["10", "6", "reset"]);
+    assert!(counters.served >= 4 * TENSORS, "{counters:?}");
+}
+
+#[test]
+fn nothing_is_served_while_a_stream_captures() {
+    let counters = counted(&assisted("4MiB").delays(2), &["11", "4", "capture", "async"]);
+    assert_eq!((counters.served, counters.file_bytes), (0, 0), "{counters:?}");
+}
+
+#[test]
+fn threads_are_served_side_by_side() {
+    for seed in 0..6u64 {
+        let form = FORMS[seed as usize % FORMS.len()];
+        let number = seed.to_string();
+        right(&assisted("2MiB").delays(seed), &[&[number.as_str(), "5", "threads"], form].concat());
+    }
+}
+
+#[test]
+fn copies_are_served_beside_launches_that_are_streamed() {
+    let world = assisted("4MiB").env(settings::STREAM, "on").delays(3);
+    let counters = counted(&world, &["16", "5", "async"]);
+    assert_eq!(counters.served, 4 * TENSORS, "{counters:?}");
+}
+
+#[test]
+fn without_vram_for_slots_copies_are_the_programs_own() {
+    let world = assisted("60MiB").env(settings::VRAM, "8MiB");
+    let counters = counted(&world, &["12", "4"]);
+    assert_eq!((counters.served, counters.ring), (0, 0), "{counters:?}");
+}
+
+#[test]
+fn a_driver_that_registers_no_files_is_left_to_copy_them() {
+    let counters = counted(&assisted("4MiB").env("SIMGPU_HOST_REGISTER", "fail"), &["13", "4"]);
+    assert_eq!((counters.served, counters.file_bytes), (0, 0), "{counters:?}");
+}
+
+#[test]
+fn there_is_no_second_copy_of_the_model_in_ram() {
+    let field = |outcome: &Outcome, name| -> i64 { outcome.field(name).expect(name).parse().expect("a number") };
+    let arguments = ["14", "4", "large"];
+    let plain = right(&assisted("4MiB").env(settings::ASSIST, "off"), &arguments);
+    let served = right(&assisted("4MiB"), &arguments);
+    let more = field(&served, "anonymous") - field(&plain, "anonymous");
+    // The simulated VRAM is memory of the process, and the ring is part of it.
+    let model = field(&served, "bytes");
+    assert!(more < (4 << 20) + model / 4, "{more} bytes more for a model of {model}");
+}
+
+#[test]
+fn a_missing_wait_is_noticed() {
+    for fault in ["missing-copy", "missing-readers"] {
+        let caught = (0..8u64).any(|seed| {
+            let world = assisted("2MiB").delays(seed).env("GREENBOOST_PLANT", fault).env("SIMGPU_LINK_GBPS", "1");
+            let number = seed.to_string();
+            !world.run_with("assist-like", &[&number, "6", "async", "large"]).status.success()
+        });
+        assert!(caught, "{fault} makes no difference");
+    }
+}
