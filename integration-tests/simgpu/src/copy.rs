@@ -1,13 +1,15 @@
 //! Copies: what a copy may cross, when the host waits for it, and how its bytes move.
 
 use crate::capture;
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::errors::{Error, Result};
-use crate::gpu::{Engine, Gpu, Window};
+use crate::gpu::{Gpu, Window};
 use crate::stream::Stream;
 use crate::va::{self, Origin};
 use crate::work::Work;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Pageable sources up to this size are staged by a synchronous copy, which then returns before they arrived.
 const STAGED_SYNC: u64 = 64 << 10;
@@ -184,31 +186,33 @@ impl Plan {
         let packed =
             Place { address: 0, declared: Declared::Host, pitch: shape.width, slice: shape.width * shape.height };
         let target = End::Pageable(bytes.as_mut_ptr() as u64);
-        transfer(context, (&target, packed), (&self.from, self.from_place), shape)?;
+        // The host does this, in the program's own time.
+        let clock = Clock::start(Instant::now());
+        transfer(&Gpu::copies(context, &clock), (&target, packed), (&self.from, self.from_place), shape)?;
         self.from = End::Staged(Arc::new(bytes));
         self.from_place = packed;
         Ok(())
     }
 
     /// Moves the bytes.
-    pub fn run(&self, context: &Context) -> Result {
-        transfer(context, (&self.to, self.request.0), (&self.from, self.from_place), self.request.2)
+    pub fn run(&self, context: &Context, clock: &Clock) -> Result {
+        let gpu = Gpu::copies(context, clock);
+        transfer(&gpu, (&self.to, self.request.0), (&self.from, self.from_place), self.request.2)
     }
 }
 
-fn transfer(context: &Context, to: (&End, Place), from: (&End, Place), shape: Shape) -> Result {
-    let gpu = Gpu::new(context, Engine::Copy);
+fn transfer(gpu: &Gpu, to: (&End, Place), from: (&End, Place), shape: Shape) -> Result {
     let dense = |place: &Place| {
         (shape.height == 1 || place.pitch == shape.width)
             && (shape.depth == 1 || place.slice == shape.width * shape.height)
     };
     if dense(&to.1) && dense(&from.1) {
-        return run(&gpu, (to.0, 0), (from.0, 0), shape.bytes());
+        return run(gpu, (to.0, 0), (from.0, 0), shape.bytes());
     }
     for slice in 0..shape.depth {
         for row in 0..shape.height {
             let offset = |place: &Place| slice * place.slice + row * place.pitch;
-            run(&gpu, (to.0, offset(&to.1)), (from.0, offset(&from.1)), shape.width)?;
+            run(gpu, (to.0, offset(&to.1)), (from.0, offset(&from.1)), shape.width)?;
         }
     }
     Ok(())
@@ -236,8 +240,8 @@ fn run(gpu: &Gpu, to: (&End, u64), from: (&End, u64), len: u64) -> Result {
         // SAFETY: both sides have `here` bytes: windows by their translation, host memory by the caller's promise.
         // They may overlap when the program copies within one allocation.
         unsafe { std::ptr::copy(source, target, here as usize) };
-        if target_host != source_host {
-            gpu.carry(here);
+        if !(target_host && source_host) {
+            gpu.carried(here, target_host != source_host);
         }
         done += here;
     }

@@ -1,5 +1,6 @@
 //! Devices: their identity, their attributes and the account of their memory.
 
+use crate::clock::Compute;
 use crate::driver;
 use crate::edge::{In, Out, driver};
 use crate::env::{HostNuma, options};
@@ -17,13 +18,15 @@ pub struct Device {
     pub board: usize,
     /// The link to the host.
     pub link: Link,
+    /// Its multiprocessors.
+    pub compute: Compute,
     slot: &'static Slot,
 }
 
 impl Device {
     /// A device over a board; what it uses goes into this process's slot.
     pub fn new(ordinal: usize, board: usize, slot: &'static Slot) -> Device {
-        Device { ordinal, board, link: Link::new(options().link_gbps), slot }
+        Device { ordinal, board, link: Link::default(), compute: Compute::default(), slot }
     }
 
     fn description(&self) -> &'static Board {
@@ -65,6 +68,7 @@ impl Device {
             .find(|(id, _)| *id == attribute)
             .map(|(_, value)| *value)
             .or(match attribute {
+                16 => Some(options().multiprocessors),
                 33 => Some(bus),
                 99 | 113 => Some(register),
                 102 | 103 => Some(vmm),
@@ -95,7 +99,6 @@ const ATTRIBUTES: &[(u32, i32)] = &[
     (13, 1_980_000),  // CLOCK_RATE
     (14, 512),        // TEXTURE_ALIGNMENT
     (15, 1),          // GPU_OVERLAP
-    (16, 132),        // MULTIPROCESSOR_COUNT
     (19, 1),          // CAN_MAP_HOST_MEMORY
     (30, 512),        // SURFACE_ALIGNMENT
     (31, 1),          // CONCURRENT_KERNELS

@@ -37,6 +37,12 @@ pub struct Options {
     pub delay_us: u64,
     /// `SIMGPU_LINK_GBPS`
     pub link_gbps: Option<f64>,
+    /// `SIMGPU_IN_PLACE_GBPS`
+    pub in_place_gbps: Option<f64>,
+    /// `SIMGPU_VRAM_GBPS`
+    pub vram_gbps: Option<f64>,
+    /// `SIMGPU_MULTIPROCESSORS`
+    pub multiprocessors: i32,
     /// `SIMGPU_DRIVER_VERSION`
     pub driver_version: i32,
     /// `SIMGPU_VMM`
@@ -69,13 +75,20 @@ fn number<T: FromStr>(name: &str, default: T) -> T {
     text(name).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+fn speed(name: &str) -> Option<f64> {
+    text(name).and_then(|value| value.parse().ok()).filter(|gbps| *gbps > 0.0)
+}
+
 impl Options {
     fn read() -> Options {
         Options {
             context_overhead: text("SIMGPU_CTX_OVERHEAD").and_then(|size| parse_size(&size)).unwrap_or(0),
             seed: number("SIMGPU_SEED", 0),
             delay_us: number("SIMGPU_DELAY_US", 20),
-            link_gbps: text("SIMGPU_LINK_GBPS").and_then(|value| value.parse().ok()).filter(|gbps| *gbps > 0.0),
+            link_gbps: speed("SIMGPU_LINK_GBPS"),
+            in_place_gbps: speed("SIMGPU_IN_PLACE_GBPS").or(speed("SIMGPU_LINK_GBPS")),
+            vram_gbps: speed("SIMGPU_VRAM_GBPS"),
+            multiprocessors: number("SIMGPU_MULTIPROCESSORS", 132),
             driver_version: number("SIMGPU_DRIVER_VERSION", 13000),
             vmm: number("SIMGPU_VMM", 1u8) != 0,
             host_numa: match text("SIMGPU_HOST_NUMA").as_deref() {

@@ -54,9 +54,9 @@ impl Event {
     }
 
     /// Notes the time when a record node runs.
-    pub fn stamp_now(&self) {
+    pub fn stamp(&self, at: Instant) {
         if let Recorded::At(_, stamp) = &*self.recorded() {
-            let _ = stamp.0.set(Instant::now());
+            let _ = stamp.0.set(at);
         }
     }
 

@@ -1,11 +1,14 @@
 //! How the simulated GPU reaches memory: translation through the page table, piece by piece, when it happens.
 
+use crate::clock::{Busy, Clock, modelled, seconds};
 use crate::context::Context;
 use crate::env::{HostNuma, options};
 use crate::errors::{Error, Result};
 use crate::physical::{Physical, Place};
 use crate::va::{self, Backing, Mapping, Origin, READ, READ_WRITE};
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Pieces of this size at most are translated at once: a remap under running work shows soon.
 const PIECE: u64 = 4 << 20;
@@ -24,7 +27,26 @@ pub enum Engine {
 pub struct Gpu<'a> {
     context: &'a Context,
     engine: Engine,
+    clock: &'a Clock,
     dependencies: Dependencies<'a>,
+    shares: Shares,
+    /// How often each byte of host memory crosses the link.
+    crossings: Cell<u32>,
+    /// The multiprocessors, once a kernel has reached for memory.
+    busy: RefCell<Option<Busy<'static>>>,
+}
+
+/// The share of the memory's speed that a kernel reaches: in VRAM, and in place over the link.
+pub type Shares = (f64, f64);
+
+/// An operation's turn on the device.
+pub struct Turn<'a> {
+    /// Whose.
+    pub context: &'a Arc<Context>,
+    /// Its time.
+    pub clock: &'a Clock,
+    /// What it waits for in the middle.
+    pub dependencies: Dependencies<'a>,
 }
 
 /// Waits for what a programmatic launch depends on; for every other operation that is over before it begins.
@@ -61,19 +83,71 @@ impl Window {
 }
 
 impl<'a> Gpu<'a> {
-    /// The device of a context.
-    pub fn new(context: &'a Context, engine: Engine) -> Gpu<'a> {
-        Gpu { context, engine, dependencies: NO_DEPENDENCIES }
+    /// The copy engine of a context's device.
+    pub fn copies(context: &'a Context, clock: &'a Clock) -> Gpu<'a> {
+        Gpu {
+            context,
+            engine: Engine::Copy,
+            clock,
+            dependencies: NO_DEPENDENCIES,
+            shares: (1.0, 1.0),
+            crossings: Cell::new(1),
+            busy: RefCell::default(),
+        }
     }
 
-    /// The device of a context as a kernel sees it.
-    pub fn kernel(context: &'a Context, dependencies: Dependencies<'a>) -> Gpu<'a> {
-        Gpu { context, engine: Engine::Kernel, dependencies }
+    /// The device as a kernel sees it.
+    pub fn kernel(turn: &Turn<'a>, shares: Shares) -> Gpu<'a> {
+        let copies = Gpu::copies(turn.context, turn.clock);
+        Gpu { engine: Engine::Kernel, dependencies: turn.dependencies, shares, ..copies }
     }
 
     /// `griddepcontrol.wait`: a kernel launched programmatically may have begun before the one in front has ended.
     pub fn wait_for_dependencies(&self) -> Result {
+        self.end();
         (self.dependencies)()
+    }
+
+    /// The operation's time.
+    pub fn clock(&self) -> &Clock {
+        self.clock
+    }
+
+    /// From here on every byte of host memory crosses the link so many times.
+    pub fn set_crossings(&self, times: u32) {
+        self.crossings.set(times.max(1));
+    }
+
+    /// Takes the multiprocessors, where kernels take time at all.
+    pub fn begin(&self) {
+        let mut busy = self.busy.borrow_mut();
+        if modelled() && busy.is_none() {
+            *busy = Some(self.context.device().compute.begin(self.clock));
+        }
+    }
+
+    /// Gives them up, at the kernel's time.
+    pub fn end(&self) {
+        if let Some(busy) = self.busy.borrow_mut().take() {
+            busy.end(self.clock);
+        }
+    }
+
+    /// Takes the time of bytes that a kernel read or wrote.
+    pub fn took(&self, bytes: u64, host: bool) {
+        if self.engine != Engine::Kernel || !modelled() {
+            return;
+        }
+        self.begin();
+        let scaled = |time: Duration, share: f64| time.div_f64(share);
+        if !host {
+            return self.clock.take(scaled(seconds(bytes, options().vram_gbps), self.shares.0));
+        }
+        let (bytes, rate) = (bytes * u64::from(self.crossings.get()), options().in_place_gbps);
+        let before = self.clock.now();
+        self.clock.not_before(self.context.device().link.carry(before, bytes, rate));
+        self.clock.not_before(before + scaled(seconds(bytes, rate), self.shares.1));
+        self.clock.keep_pace();
     }
 
     fn may(&self, mapping: &Mapping, write: bool) -> bool {
@@ -129,17 +203,21 @@ impl<'a> Gpu<'a> {
             let window = self.window(address.wrapping_add(done), write)?;
             let here = (len - done).min(window.end - (address + done)).min(PIECE);
             visit(done, window.at(address + done), here as usize);
-            if window.host && self.engine == Engine::Kernel {
-                self.carry(here);
-            }
+            self.took(here, window.host);
             done += here;
         }
         Ok(())
     }
 
-    /// Takes the link's time for some bytes.
-    pub fn carry(&self, bytes: u64) {
-        self.context.device().link.carry(bytes);
+    /// Takes the time of bytes that the copy engine brought: over the link, or twice through VRAM.
+    pub fn carried(&self, bytes: u64, over_the_link: bool) {
+        if over_the_link {
+            let link = &self.context.device().link;
+            self.clock.not_before(link.carry(self.clock.now(), bytes, options().link_gbps));
+        } else {
+            self.clock.not_before(self.clock.now() + seconds(2 * bytes, options().vram_gbps));
+        }
+        self.clock.keep_pace();
     }
 
     /// Reads a range.

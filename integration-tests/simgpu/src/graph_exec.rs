@@ -1,15 +1,18 @@
 //! Executable graphs: a snapshot of a graph, run as one operation of a stream. Nodes that do not depend on each
 //! other run in a random order, so that a dependency someone forgot shows.
 
-use crate::context::Context;
+use crate::clock::Clock;
 use crate::edge::{Out, driver};
+use crate::env::options;
 use crate::errors::{Error, Result};
+use crate::gpu::Turn;
 use crate::graph::{GRAPHS, Graph};
 use crate::handles::Handles;
 use crate::stream::{Fence, Random};
 use crate::work::Work;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 /// A node of the snapshot.
 #[derive(Clone)]
@@ -60,14 +63,14 @@ pub fn snapshot(graph: &Graph) -> Vec<ExecNode> {
 }
 
 /// Runs a snapshot.
-pub fn run(nodes: &[ExecNode], context: &Arc<Context>, random: &mut Random) -> Result {
+pub fn run(nodes: &[ExecNode], turn: &Turn, random: &mut Random) -> Result {
     let mut replay = Replay {
         nodes,
-        context,
+        turn,
         random: RefCell::new(random),
         missing: nodes.iter().map(|node| Cell::new(node.after.len())).collect(),
         behind: vec![Vec::new(); nodes.len()],
-        done: vec![Cell::new(false); nodes.len()],
+        ended: vec![Cell::new(None); nodes.len()],
         ready: RefCell::default(),
     };
     for (index, node) in nodes.iter().enumerate() {
@@ -79,6 +82,7 @@ pub fn run(nodes: &[ExecNode], context: &Arc<Context>, random: &mut Random) -> R
     while let Some(index) = replay.choose() {
         replay.run(index)?;
     }
+    replay.ended.iter().filter_map(Cell::get).for_each(|ended| turn.clock.not_before(ended));
     Ok(())
 }
 
@@ -86,13 +90,14 @@ pub fn run(nodes: &[ExecNode], context: &Arc<Context>, random: &mut Random) -> R
 /// altogether, up to where it waits.
 struct Replay<'a> {
     nodes: &'a [ExecNode],
-    context: &'a Arc<Context>,
+    turn: &'a Turn<'a>,
     random: RefCell<&'a mut Random>,
     /// By node: the nodes it still waits for.
     missing: Vec<Cell<usize>>,
     /// By node: the nodes behind it, and whether they may begin early.
     behind: Vec<Vec<(usize, bool)>>,
-    done: Vec<Cell<bool>>,
+    /// By node: when it was over, once it is.
+    ended: Vec<Cell<Option<Instant>>>,
     ready: RefCell<Vec<usize>>,
 }
 
@@ -115,6 +120,10 @@ impl Replay<'_> {
 
     fn choose(&self) -> Option<usize> {
         let mut ready = self.ready.borrow_mut();
+        if options().delay_us == 0 {
+            let first = (0..ready.len()).min_by_key(|at| ready[*at])?;
+            return Some(ready.swap_remove(first));
+        }
         let most = ready.len() as u64;
         (most > 0).then(|| ready.swap_remove((self.random.borrow_mut().number() % most) as usize))
     }
@@ -123,17 +132,24 @@ impl Replay<'_> {
         let node = &self.nodes[index];
         let mut random = Random::new(self.random.borrow_mut().number());
         random.delay();
+        let clock = Clock::start(self.turn.clock.now());
+        let behind = |before: &usize| self.ended[*before].get().into_iter().for_each(|ended| clock.not_before(ended));
+        node.after.iter().filter(|before| !node.early.contains(before)).for_each(behind);
         let dependencies = || {
-            for before in node.early.iter().filter(|before| !self.done[**before].get()) {
-                self.ready.borrow_mut().retain(|other| other != before);
-                self.run(*before)?;
+            for before in &node.early {
+                if self.ended[*before].get().is_none() {
+                    self.ready.borrow_mut().retain(|other| other != before);
+                    self.run(*before)?;
+                }
+                behind(before);
             }
             Ok(())
         };
         if node.enabled {
-            node.work.run(self.context, &mut random, &dependencies)?;
+            let turn = Turn { context: self.turn.context, clock: &clock, dependencies: &dependencies };
+            node.work.run(&turn, &mut random)?;
         }
-        self.done[index].set(true);
+        self.ended[index].set(Some(clock.now()));
         self.release(index, false);
         Ok(())
     }

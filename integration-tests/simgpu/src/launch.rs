@@ -1,9 +1,8 @@
 //! Launches: the parameters are copied at the call, the kernel runs in stream order.
 
-use crate::context::Context;
 use crate::edge::{Call, In, driver};
 use crate::errors::{Error, Result};
-use crate::gpu::{Dependencies, Gpu};
+use crate::gpu::{Gpu, Turn};
 use crate::launch_attributes::{Attribute, programmatic};
 use crate::module::{self, Function};
 use crate::work::Work;
@@ -113,10 +112,13 @@ impl Launch {
     }
 
     /// Runs the kernel.
-    pub fn run(&self, context: &Context, dependencies: Dependencies) -> Result {
+    pub fn run(&self, turn: &Turn) -> Result {
         let offsets = self.function.parameters.iter().map(|(offset, _)| *offset).collect();
         let arguments = crate::kernels::Arguments { bytes: &self.arguments, offsets };
-        (self.function.kernel.run)(&Gpu::kernel(context, dependencies), &arguments)
+        let gpu = Gpu::kernel(turn, self.function.kernel.shares);
+        let done = (self.function.kernel.run)(&gpu, &arguments);
+        gpu.end();
+        done
     }
 }
 

@@ -12,8 +12,11 @@
 //! | `SIMGPU_VRAM` | bytes of VRAM, `512MiB`, `4GiB`; a list gives each board its own | `1GiB` |
 //! | `SIMGPU_CTX_OVERHEAD` | VRAM a context takes | 0 |
 //! | `SIMGPU_SEED` | seed of the delays, and of the order of independent graph nodes | 0 |
-//! | `SIMGPU_DELAY_US` | longest random delay before an operation of a stream, in microseconds | 20 |
-//! | `SIMGPU_LINK_GBPS` | speed of the link to the host, for copies and kernels that read host memory | no limit |
+//! | `SIMGPU_DELAY_US` | longest random delay before an operation of a stream, in microseconds; 0 also runs the nodes of a graph in the order they were added | 20 |
+//! | `SIMGPU_LINK_GBPS` | GB/s of the link to the host, for copies | no limit |
+//! | `SIMGPU_IN_PLACE_GBPS` | the same for kernels that read host memory over it | as the link |
+//! | `SIMGPU_VRAM_GBPS` | GB/s at which kernels read and write VRAM | no limit |
+//! | `SIMGPU_MULTIPROCESSORS` | what the device says it has; no kernel gets slower | 132 |
 //! | `SIMGPU_DRIVER_VERSION` | what `cuDriverGetVersion` says, and the newest functions there are | 13000 |
 //! | `SIMGPU_VMM` | 0: no virtual memory management | 1 |
 //! | `SIMGPU_HOST_NUMA` | `ok`; `unreadable`: kernels fault on host chunks; `stale`: they read zeroes and their writes are lost; `unsupported`: `cuMemCreate` refuses | `ok` |
@@ -23,6 +26,12 @@
 //! | `SIMGPU_TWINS` | 1: `cuGetProcAddress` returns other addresses than the exported symbols; calls through them are traced as `name@twin` | 0 |
 //! | `SIMGPU_SHM` | a file all processes of one simulated machine share: VRAM is then theirs together, and NVML sees it | none |
 //! | `CUDA_VISIBLE_DEVICES` | indices or UUIDs, as ever | all |
+//!
+//! # Time
+//!
+//! With speeds set, an operation takes the time its bytes take (see [`clock`]): a copy occupies the link, a kernel the
+//! multiprocessors, and for host memory the link as well; the two run side by side. Mat-vec kernels over quantised
+//! weights reach the share of the speeds that llama.cpp's do. Event times are modelled times.
 //!
 //! # What it does not do
 //!
@@ -38,6 +47,7 @@
 pub mod alloc;
 pub mod arguments;
 pub mod capture;
+pub mod clock;
 pub mod context;
 pub mod context_calls;
 pub mod copy;

@@ -1,11 +1,12 @@
 //! Fills.
 
 use crate::capture;
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::copy::{Declared, Kind, classify};
 use crate::edge::{Call, driver};
 use crate::errors::{Error, Result};
-use crate::gpu::{Engine, Gpu};
+use crate::gpu::Gpu;
 use crate::work::Work;
 
 /// A fill; also the layout of `CUDA_MEMSET_NODE_PARAMS`.
@@ -48,8 +49,8 @@ impl Fill {
     }
 
     /// Does it.
-    pub fn run(&self, context: &Context) -> Result {
-        let gpu = Gpu::new(context, Engine::Copy);
+    pub fn run(&self, context: &Context, clock: &Clock) -> Result {
+        let gpu = Gpu::copies(context, clock);
         let row = self.row_bytes();
         if self.height == 1 || self.pitch as u64 == row {
             return self.run_row(&gpu, self.address, row * self.height as u64);

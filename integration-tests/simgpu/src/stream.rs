@@ -2,18 +2,19 @@
 //! order. Before every operation a worker waits a little, by a seeded random number.
 
 use crate::capture::{self, Capture};
+use crate::clock::Clock;
 use crate::context::Context;
 use crate::driver;
 use crate::edge::Form;
 use crate::env::options;
 use crate::errors::{Error, Result};
-use crate::gpu::{Dependencies, NO_DEPENDENCIES};
+use crate::gpu::{NO_DEPENDENCIES, Turn};
 use crate::handles::Handles;
 use crate::work::Work;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The stream handles with a fixed meaning.
 const LEGACY: usize = 1;
@@ -61,6 +62,8 @@ struct Queue {
     completed: u64,
     /// What is done beyond that: a programmatic launch may end before the kernel in front of it.
     overtaking: BTreeSet<u64>,
+    /// When the latest ones ended, in modelled time.
+    ends: BTreeMap<u64, Instant>,
     /// Whether the last operation submitted is a kernel.
     kernel_last: bool,
     started: bool,
@@ -72,7 +75,17 @@ impl Queue {
         self.completed >= ticket || self.overtaking.contains(&ticket)
     }
 
-    fn finish(&mut self, ticket: u64) {
+    /// When everything up to a ticket had ended, unless that is long ago.
+    fn end_of(&self, ticket: u64) -> Option<Instant> {
+        self.ends.get(&ticket).copied()
+    }
+
+    fn finish(&mut self, ticket: u64, end: Instant) {
+        let last = self.ends.last_key_value().map_or(end, |(_, last)| end.max(*last));
+        self.ends.insert(ticket, last);
+        if self.ends.len() > REMEMBERED {
+            self.ends.pop_first();
+        }
         self.overtaking.insert(ticket);
         while self.overtaking.remove(&(self.completed + 1)) {
             self.completed += 1;
@@ -80,8 +93,12 @@ impl Queue {
     }
 }
 
+/// Ends of operations that a stream remembers: who waits for an older one is not held up by it any more.
+const REMEMBERED: usize = 4096;
+
 struct Operation {
     ticket: u64,
+    submitted: Instant,
     after: Vec<Fence>,
     work: Work,
 }
@@ -99,9 +116,9 @@ impl Fence {
         self.stream.queue().completed >= self.ticket
     }
 
-    /// Waits for the point.
-    pub fn wait(&self) {
-        drop(self.stream.until(|queue| queue.completed >= self.ticket));
+    /// Waits for the point; says when that was in modelled time, unless it is long ago.
+    pub fn wait(&self) -> Option<Instant> {
+        self.stream.until(|queue| queue.completed >= self.ticket).end_of(self.ticket)
     }
 }
 
@@ -219,7 +236,7 @@ impl Stream {
         if work.programmatic() && kernel_in_front && after.is_empty() && self.overlap(&context, ticket, &work) {
             return Ok(Fence { stream: self.clone(), ticket });
         }
-        queue.waiting.push_back(Operation { ticket, after, work });
+        queue.waiting.push_back(Operation { ticket, submitted: Instant::now(), after, work });
         if !queue.started {
             queue.started = true;
             self.start(&context);
@@ -252,15 +269,20 @@ impl Stream {
     /// Runs a kernel beside the one in front of it, as soon as that one has begun.
     fn overlap(self: &Arc<Stream>, context: &Arc<Context>, ticket: u64, work: &Work) -> bool {
         let (stream, context, work) = (self.clone(), context.clone(), work.clone());
+        let clock = Instant::now();
         spawn(move || {
             stream.until(|queue| queue.begun >= ticket - 1).begun = ticket;
             stream.changed.notify_all();
+            let clock = Clock::start(clock);
             let in_front = || {
-                drop(stream.until(|queue| queue.done(ticket - 1)));
+                if let Some(ended) = stream.until(|queue| queue.done(ticket - 1)).end_of(ticket - 1) {
+                    clock.not_before(ended);
+                }
                 Ok(())
             };
-            stream.run(&context, work, &mut stream.random(ticket), &in_front);
-            stream.finish(ticket);
+            let turn = Turn { context: &context, clock: &clock, dependencies: &in_front };
+            stream.run(&turn, work, &mut stream.random(ticket));
+            stream.finish(ticket, &clock);
         })
     }
 
@@ -268,17 +290,18 @@ impl Stream {
         Random::new(options().seed ^ (self.id ^ ticket << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
-    fn run(&self, context: &Arc<Context>, work: Work, random: &mut Random, dependencies: Dependencies) {
+    fn run(&self, turn: &Turn, work: Work, random: &mut Random) {
         random.delay();
-        if context.healthy().is_ok()
-            && let Err(error) = work.run(context, random, dependencies)
+        if turn.context.healthy().is_ok()
+            && let Err(error) = work.run(turn, random)
         {
-            context.fail(error);
+            turn.context.fail(error);
         }
     }
 
-    fn finish(&self, ticket: u64) {
-        self.queue().finish(ticket);
+    fn finish(&self, ticket: u64, clock: &Clock) {
+        clock.settle();
+        self.queue().finish(ticket, clock.now());
         self.changed.notify_all();
     }
 
@@ -297,14 +320,16 @@ impl Stream {
                     queue = self.changed.wait(queue).unwrap_or_else(|poisoned| poisoned.into_inner());
                 }
             };
-            for fence in &operation.after {
-                fence.wait();
-            }
-            let Operation { ticket, work, .. } = operation;
-            self.until(|queue| queue.completed == ticket - 1).begun = ticket;
+            let Operation { ticket, submitted, after, work } = operation;
+            let clock = Clock::start(submitted);
+            after.iter().filter_map(Fence::wait).for_each(|ended| clock.not_before(ended));
+            let mut queue = self.until(|queue| queue.completed == ticket - 1);
+            queue.end_of(ticket - 1).into_iter().for_each(|ended| clock.not_before(ended));
+            queue.begun = ticket;
+            drop(queue);
             self.changed.notify_all();
-            self.run(context, work, &mut random, NO_DEPENDENCIES);
-            self.finish(ticket);
+            self.run(&Turn { context, clock: &clock, dependencies: NO_DEPENDENCIES }, work, &mut random);
+            self.finish(ticket, &clock);
         }
     }
 
@@ -324,7 +349,11 @@ fn spawn(run: impl FnOnce() + Send + 'static) -> bool {
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let builder = std::thread::Builder::new().name("simgpu-stream".to_string()).stack_size(1 << 20);
-        let spawned = builder.spawn(run);
+        let spawned = builder.spawn(|| {
+            // Modelled time is slept to: without slack, to some microseconds.
+            libc::prctl(libc::PR_SET_TIMERSLACK, 1usize);
+            run();
+        });
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
         spawned.is_ok()
     }

@@ -1,10 +1,10 @@
 //! What a stream does: every operation as data, so that it can run now, later, or many times as a node of a graph.
 
-use crate::context::Context;
+use crate::clock::modelled;
 use crate::copy::Plan;
 use crate::errors::Result;
 use crate::event::{Event, Stamp};
-use crate::gpu::{Dependencies, Engine, Gpu, ValueWait};
+use crate::gpu::{Gpu, Turn, ValueWait};
 use crate::graph_exec::ExecNode;
 use crate::launch::Launch;
 use crate::memset::Fill;
@@ -13,7 +13,7 @@ use crate::stream::Random;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// `CUhostFn`
 pub type HostFunction = Option<unsafe extern "C" fn(*mut c_void)>;
@@ -108,12 +108,13 @@ impl Work {
 
     /// Does it. An error poisons the context. A kernel that began early waits for the `dependencies` where its code
     /// says so.
-    pub fn run(&self, context: &Arc<Context>, random: &mut Random, dependencies: Dependencies) -> Result {
-        match self {
+    pub fn run(&self, turn: &Turn, random: &mut Random) -> Result {
+        let Turn { context, clock, .. } = *turn;
+        let done = match self {
             Work::Nothing => Ok(()),
-            Work::Kernel(launch) => launch.run(context, dependencies),
-            Work::Copy(plan) => plan.run(context),
-            Work::Fill(fill) => fill.run(context),
+            Work::Kernel(launch) => launch.run(turn),
+            Work::Copy(plan) => plan.run(context, clock),
+            Work::Fill(fill) => fill.run(context, clock),
             Work::Host(host) => {
                 // SAFETY: the program handed over this function and this argument for exactly this call.
                 calling_back(|| unsafe { (host.function)(host.data as *mut c_void) });
@@ -125,16 +126,16 @@ impl Work {
                 Ok(())
             }
             Work::Stamp(stamp) => {
-                let _ = stamp.0.set(Instant::now());
+                let _ = stamp.0.set(clock.now());
                 Ok(())
             }
             Work::RecordNode(event) => {
-                event.stamp_now();
+                event.stamp(clock.now());
                 Ok(())
             }
             Work::WaitNode(event) => {
-                if let Some(fence) = event.fence() {
-                    fence.wait();
+                if let Some(ended) = event.fence().and_then(|fence| fence.wait()) {
+                    clock.not_before(ended);
                 }
                 Ok(())
             }
@@ -145,17 +146,23 @@ impl Work {
             }
             Work::GraphFree(address) => crate::pool::disappear(*address),
             Work::WriteValue { address, value, wide } => {
-                Gpu::new(context, Engine::Copy).write_value(*address, *value, *wide)
+                Gpu::copies(context, clock).write_value(*address, *value, *wide)
             }
             Work::WaitValue { address, value, wait, wide } => {
-                let gpu = Gpu::new(context, Engine::Copy);
+                let gpu = Gpu::copies(context, clock);
                 while context.healthy().is_ok() && !gpu.value_holds(*address, *value, *wait, *wide)? {
                     std::thread::sleep(Duration::from_micros(20));
                 }
                 Ok(())
             }
-            Work::Graph(nodes) => crate::graph_exec::run(nodes, context, random),
+            Work::Graph(nodes) => crate::graph_exec::run(nodes, turn, random),
+        };
+        // The time of the program's own functions, and of memory others write, is the world's.
+        let real = matches!(self, Work::Host(_) | Work::Callback { .. } | Work::WaitValue { .. });
+        if real || !modelled() && !matches!(self, Work::Stamp(_)) {
+            clock.catch_up();
         }
+        done
     }
 
     /// The `CUgraphNodeType` it is as a node.
