@@ -1,5 +1,7 @@
 //! `greenboost status`: the status records of this machine, as a table or as JSON.
 
+mod streamed;
+
 use crate::procfs::Process;
 use clap::Args;
 use greenboost_contract::format_size;
@@ -10,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+use streamed::Streamed;
 
 /// Options of `greenboost status`.
 #[derive(Debug, Args)]
@@ -51,6 +54,7 @@ struct DeviceStatus {
     vram_chunks_bytes: u64,
     vram_plain_bytes: u64,
     vram_mapped_bytes: u64,
+    vram_ring_bytes: u64,
     vram_peak_bytes: u64,
     ram: Vec<BackingStatus>,
     allocations: u64,
@@ -59,6 +63,7 @@ struct DeviceStatus {
     refused: u64,
     assist_copies: u64,
     assist_bytes: u64,
+    streamed: Streamed,
 }
 
 /// RAM of one backing that stands in for a device's VRAM.
@@ -114,6 +119,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         vram_chunks_bytes: value(&device.vram_chunks),
         vram_plain_bytes: value(&device.vram_plain),
         vram_mapped_bytes: value(&device.vram_mapped),
+        vram_ring_bytes: value(&device.vram_ring),
         vram_peak_bytes: value(&device.vram_peak),
         ram: names
             .iter()
@@ -127,6 +133,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         refused: value(&device.refused),
         assist_copies: value(&device.assist_copies),
         assist_bytes: value(&device.assist_bytes),
+        streamed: Streamed::of(device),
     });
     ProcessStatus {
         pid,
@@ -194,13 +201,18 @@ fn table(processes: &[ProcessStatus]) -> String {
 }
 
 fn device_rows(text: &mut String, device: &DeviceStatus) {
-    let vram = device.vram_chunks_bytes + device.vram_plain_bytes + device.vram_mapped_bytes;
+    let own = device.vram_chunks_bytes + device.vram_plain_bytes + device.vram_mapped_bytes;
+    let slots = if device.vram_ring_bytes > 0 {
+        format!(", slots {}", format_size(device.vram_ring_bytes))
+    } else {
+        String::new()
+    };
     let ram: Vec<_> = device.ram.iter().map(|ram| format!("{} {}", ram.backing, format_size(ram.bytes))).collect();
     let _ = writeln!(text, "    device {} {}", device.index, device.uuid);
     let _ = writeln!(
         text,
-        "        VRAM  {} of {}: chunks {}, plain {}, mapped {}; peak {}",
-        format_size(vram),
+        "        VRAM  {} of {}: chunks {}, plain {}, mapped {}{slots}; peak {}",
+        format_size(own + device.vram_ring_bytes),
         format_size(device.vram_budget_bytes),
         format_size(device.vram_chunks_bytes),
         format_size(device.vram_plain_bytes),
@@ -219,6 +231,9 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
     if device.assist_copies > 0 {
         let bytes = format_size(device.assist_bytes);
         let _ = writeln!(text, "        {} copies ({bytes}) served from VRAM", device.assist_copies);
+    }
+    if let Some(streamed) = device.streamed.line(device.vram_ring_bytes) {
+        let _ = writeln!(text, "        {streamed}");
     }
 }
 
@@ -244,7 +259,8 @@ mod tests {
             vram_chunks_bytes: 8 << 30,
             vram_plain_bytes: 1 << 30,
             vram_mapped_bytes: 512 << 20,
-            vram_peak_bytes: 10 << 30,
+            vram_ring_bytes: 768 << 20,
+            vram_peak_bytes: 11 << 30,
             ram: vec![BackingStatus { backing: "host-numa".to_owned(), bytes: 5 << 30 }],
             allocations: 2,
             moved_out_bytes: 64 << 20,
@@ -252,6 +268,7 @@ mod tests {
             refused: 3,
             assist_copies: 12,
             assist_bytes: 3 << 30,
+            streamed: Streamed { bytes: 12 << 30, slot_hits: 4, ..Streamed::default() },
         };
         let process = ProcessStatus {
             pid: 7,
@@ -279,7 +296,8 @@ mod tests {
             "memory pressure critical, RAM refused 2 times",
             "placed  by tensor, 291 weight tensors known",
             "plan    a model: all in VRAM",
-            "VRAM  9.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB; peak 10 GiB",
+            "VRAM  10.25 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, slots 768 MiB; peak 11 GiB",
+            "        streamed 12 GiB through 768 MiB",
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",
             "12 copies (3 GiB) served from VRAM",

@@ -180,6 +180,26 @@ fn the_tier_map_is_made_absolute_and_beats_the_variable() {
 }
 
 #[test]
+fn the_trace_of_an_earlier_run_makes_way_but_not_for_a_dry_run() {
+    let place = Place::new();
+    let old = || std::fs::read_to_string(place.path("trace.json")).expect("read");
+    std::fs::write(place.path("trace.json"), "[]").expect("write");
+    let stream = |arguments: &[&str]| {
+        let mut command = place.launch(arguments);
+        command.env("GREENBOOST_STREAM", "on");
+        command
+    };
+    let (status, stdout, _) = run(&mut stream(&["--dry-run", "--trace", "trace.json", "env"]));
+    assert!(status == Some(0) && stdout.contains("trace.json\n"), "{stdout}");
+    assert_eq!(old(), "[]");
+    let lines = environment(&mut stream(&["--trace", "trace.json", "env"]));
+    let expected = place.path("trace.json");
+    assert_eq!(value(&lines, "GREENBOOST_TRACE").map(std::path::Path::new), Some(expected.as_path()));
+    assert_eq!(old(), "");
+    assert_eq!(value(&environment(&mut stream(&["env"])), "GREENBOOST_TRACE"), None);
+}
+
+#[test]
 fn a_launcher_inside_a_launcher_starts_afresh() {
     let place = Place::new();
     place.profile("outer.toml", "name = 'outer'\n[memory]\nchunk = '32MiB'\n[environment]\nOUTER = '1'");

@@ -145,6 +145,20 @@ fn a_tier_map_that_cannot_be_written_is_2_and_named() {
 }
 
 #[test]
+fn a_trace_that_would_overwrite_something_else_or_show_nothing_is_2() {
+    let place = Place::new();
+    let mut refused_with = |file: &str, stream: &str, parts: &[&str]| {
+        refused(place.launch(&["--trace", file, "env"]).env("GREENBOOST_STREAM", stream), 2, parts);
+    };
+    std::fs::write(place.path("model.gguf"), "GGUF").expect("write");
+    refused_with("model.gguf", "on", &["model.gguf", "not a trace", "choose another"]);
+    refused_with("no/such/folder/trace.json", "on", &["cannot write the trace", "--trace"]);
+    refused_with("trace.json", "off", &["streaming is off", "GREENBOOST_STREAM=on"]);
+    assert_eq!(std::fs::read_to_string(place.path("model.gguf")).expect("read"), "GGUF");
+    assert!(!place.path("trace.json").exists());
+}
+
+#[test]
 fn a_rule_that_is_none_is_2_and_says_what_is_allowed() {
     let place = Place::new();
     for (rule, said) in [

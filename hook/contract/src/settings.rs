@@ -63,6 +63,8 @@ pub const PLAN: &str = "GREENBOOST_PLAN";
 pub const PLANNER: &str = "GREENBOOST_PLANNER";
 /// Whether a framework's own copies of weights are served ahead: see [`Assist`].
 pub const ASSIST: &str = "GREENBOOST_ASSIST";
+/// File that gets a trace of what is streamed, for Chrome's or Perfetto's viewer; without it none is written.
+pub const TRACE: &str = "GREENBOOST_TRACE";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
 pub const CALLS: &str = "GREENBOOST_CALLS";
 
@@ -121,6 +123,8 @@ pub struct Settings {
     pub plan: String,
     /// The program that plans for a llama-server among the children, if they are to ask.
     pub planner: Option<PathBuf>,
+    /// The trace's file, if any.
+    pub trace: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -149,6 +153,7 @@ impl Default for Settings {
             ring: None,
             plan: String::new(),
             planner: None,
+            trace: None,
         }
     }
 }
@@ -188,6 +193,7 @@ impl Settings {
         env.extend(self.kmod_device.as_ref().map(|path| (KMOD_DEVICE, path.to_string_lossy().into_owned())));
         env.extend(Some(&self.plan).filter(|plan| !plan.is_empty()).map(|plan| (PLAN, plan.clone())));
         env.extend(self.planner.as_ref().map(|path| (PLANNER, path.to_string_lossy().into_owned())));
+        env.extend(self.trace.as_ref().map(|path| (TRACE, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
         env.extend(self.ring.map(|bytes| (RING, bytes.to_string())));
@@ -222,6 +228,7 @@ impl Settings {
         RING,
         PLAN,
         PLANNER,
+        TRACE,
     ];
 
     /// Reads the settings through `get`, a look-up of environment variables. Unset or empty variables take
@@ -245,6 +252,7 @@ impl Settings {
         settings.kmod_device = get(KMOD_DEVICE).map(PathBuf::from);
         settings.plan = get(PLAN).unwrap_or_default();
         settings.planner = get(PLANNER).map(PathBuf::from);
+        settings.trace = get(TRACE).map(PathBuf::from);
         settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
         if let Some(value) = get(LAYERS) {
             settings.layers = Layers::from_names(&value)
@@ -325,6 +333,7 @@ mod tests {
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
+            trace: Some("/tmp/trace.json".into()),
         };
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
         let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();

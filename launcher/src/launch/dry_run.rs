@@ -5,6 +5,7 @@ use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Settings, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
+use std::path::Path;
 
 /// The text `--dry-run` prints.
 pub fn describe(launch: &Launch<'_>) -> String {
@@ -34,7 +35,8 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("layers", settings.layers.names()),
         ("placement", placement(settings)),
         ("plan", plan(settings)),
-        ("tier map", settings.map.as_ref().map_or("none".to_owned(), |path| path.display().to_string())),
+        ("tier map", file(settings.map.as_deref())),
+        ("trace", file(settings.trace.as_deref())),
         (
             "log",
             settings
@@ -63,6 +65,10 @@ pub fn describe(launch: &Launch<'_>) -> String {
         }
     }
     text
+}
+
+fn file(path: Option<&Path>) -> String {
+    path.map_or("none".to_owned(), |path| path.display().to_string())
 }
 
 /// The rules, one a line: what is tried first stands first.

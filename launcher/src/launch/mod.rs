@@ -9,6 +9,7 @@ mod plan;
 mod program;
 mod refusal;
 mod settings;
+mod trace_file;
 mod variables;
 
 use clap::Parser;
@@ -55,6 +56,9 @@ pub struct Options {
     /// Keep this file up to date with where every byte of every large allocation is, as JSON.
     #[arg(long, value_name = "FILE")]
     pub map: Option<PathBuf>,
+    /// Write a trace of what is streamed to this file, for ui.perfetto.dev or chrome://tracing.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Print what would happen and start nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -105,6 +109,9 @@ pub fn run(options: &Options) -> Result<(), Refusal> {
         return std::io::stdout()
             .write_all(text.as_bytes())
             .map_err(|error| Refusal::usage(format!("cannot print: {error}")));
+    }
+    if let Some(trace) = &launch.settings.trace {
+        trace_file::empty(trace)?;
     }
     let mut command = Command::new(&launch.program.path);
     command.arg0(&options.command[0]).args(&options.command[1..]);

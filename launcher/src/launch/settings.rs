@@ -6,6 +6,7 @@
 
 use super::Options;
 use super::refusal::Refusal;
+use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
 use greenboost_contract::{Settings, format_size};
@@ -90,6 +91,9 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     }
     if let Some(path) = options.map.clone().or_else(|| merged.map.clone()) {
         merged.map = Some(writable_map(&path)?);
+    }
+    if let Some(path) = options.trace.clone().or_else(|| merged.trace.clone()) {
+        merged.trace = Some(trace_file::check(&path, &merged)?);
     }
     check_place(&merged.place)?;
     merged.place.splice(..0, options.place.iter().cloned());
@@ -193,8 +197,11 @@ fn writable_map(path: &Path) -> Result<PathBuf, Refusal> {
     Ok(absolute)
 }
 
-/// Opens a file once, so that a bad path is an error here and not silence in the target.
-fn writable(what: &str, option: &str, path: &Path, leave_nothing: bool) -> Result<PathBuf, Refusal> {
+/// Opens a file once, so that a bad path is an error here and not silence in the target. Its absolute path.
+///
+/// # Errors
+/// When it cannot be written; the message names `what` it was to be and the `option` that says it.
+pub(super) fn writable(what: &str, option: &str, path: &Path, leave_nothing: bool) -> Result<PathBuf, Refusal> {
     let explain = |reason: &dyn std::fmt::Display| {
         Refusal::usage(format!(
             "cannot write the {what} {}: {reason}: choose another file with {option}",
