@@ -7,13 +7,13 @@
 //! An entry is replaced only if it is what we think it is: unresolved, or the real function, or our own export.
 //! Anything else is somebody's choice.
 
+use super::entries::{self, Entry};
 use super::image::Image;
 use super::maps::Maps;
 use super::shim;
 use super::still::{Changes, Still, still};
 use crate::real::{self, dl::Dl};
 use crate::slot::{self, Slot};
-use goblin::elf::reloc;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -195,28 +195,15 @@ impl Target {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-const KINDS: (u32, u32, u32) = (reloc::R_X86_64_JUMP_SLOT, reloc::R_X86_64_GLOB_DAT, reloc::R_X86_64_64);
-#[cfg(target_arch = "aarch64")]
-const KINDS: (u32, u32, u32) = (reloc::R_AARCH64_JUMP_SLOT, reloc::R_AARCH64_GLOB_DAT, reloc::R_AARCH64_ABS64);
-
 fn patch(world: &Still, image: &Image<'_>, maps: &Maps) -> Pass {
-    let entries = image.plt_relocations().iter().chain(image.data_relocations());
-    for relocation in entries {
-        let (kind, symbol) = (relocation.r_info as u32, (relocation.r_info >> 32) as usize);
-        let (jump, data, absolute) = KINDS;
-        if symbol == 0 || !(kind == jump || kind == data || kind == absolute && relocation.r_addend == 0) {
-            continue;
-        }
-        let Some(name) = image.symbol_name(symbol) else { continue };
-        let Some(target) = target_of(name) else { continue };
+    for entry in entries::of(image) {
+        let Some(target) = target_of(entry.name) else { continue };
         if !maps.take() {
             return Pass::NeedsRoom;
         }
         if !is_settled(image, maps) {
             return Pass::Again;
         }
-        let entry = Entry { address: image.base.wrapping_add(relocation.r_offset as usize), jump: kind == jump, name };
         patch_entry(world, image, &entry, target, maps);
     }
     Pass::Complete
@@ -226,17 +213,8 @@ fn is_settled(image: &Image<'_>, maps: &Maps) -> bool {
     image.relro().is_none_or(|pages| maps.protection(pages.start).is_some_and(|_| !maps.writable(pages.start)))
 }
 
-struct Entry<'a> {
-    address: usize,
-    jump: bool,
-    name: &'a [u8],
-}
-
 fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Target, maps: &Maps) {
     let address = place.address;
-    if !address.is_multiple_of(align_of::<usize>()) || !image.contains(address) || !image.contains(address + 7) {
-        return;
-    }
     let Some(protection) = maps.protection(address).filter(|protection| protection & libc::PROT_READ != 0) else {
         return;
     };

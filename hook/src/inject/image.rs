@@ -3,6 +3,9 @@
 //! Nothing is trusted but what the program headers say is mapped readable: every table is looked up through
 //! `Image::slice`, so that a damaged or hand-made object gives `None` and never a wild read. Section headers
 //! and files are not needed; deleted files and the vDSO are read like any other object.
+//!
+//! The program headers of the process are the loader's; those of a copy in memory ([`Image::of_copy`], what tests and
+//! fuzzers read) are checked against the copy first. All that follows is the same code.
 
 use goblin::elf::dynamic::{
     DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELACOUNT, DT_RELASZ, DT_RPATH, DT_RUNPATH,
@@ -10,6 +13,7 @@ use goblin::elf::dynamic::{
 };
 use goblin::elf::program_header::{PF_R, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD};
 use goblin::elf64::dynamic::Dyn;
+use goblin::elf64::header::{ELFMAG, Header, SELFMAG};
 use goblin::elf64::program_header::ProgramHeader;
 use goblin::elf64::reloc::Rela;
 use goblin::elf64::sym::Sym;
@@ -56,8 +60,35 @@ impl<'a> Image<'a> {
             // SAFETY: a string of the loader's.
             false => unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes(),
         };
+        Self::read(info.dlpi_addr as usize, path, segments)
+    }
+
+    /// Reads a copy of an object as it lies in memory, its ELF header first: `None` where that is damaged, or where its
+    /// program headers speak of more than the copy has.
+    pub fn of_copy(copy: &'a [u64]) -> Option<Self> {
+        let (base, length) = (copy.as_ptr() as usize, size_of_val(copy));
+        // SAFETY: numbers have no padding.
+        let bytes = unsafe { plain::as_bytes(copy) };
+        let header: &Header = plain::from_bytes(bytes).ok()?;
+        if header.e_ident[..SELFMAG] != *ELFMAG || usize::from(header.e_phentsize) != size_of::<ProgramHeader>() {
+            return None;
+        }
+        let table = bytes.get(usize::try_from(header.e_phoff).ok()?..)?;
+        let segments: &[ProgramHeader] = plain::slice_from_bytes_len(table, header.e_phnum.into()).ok()?;
+        let inside = |segment: &ProgramHeader| {
+            segment.p_vaddr.checked_add(segment.p_memsz).is_some_and(|end| end <= length as u64)
+        };
+        // What is not loaded is only looked at through what is.
+        if !segments.iter().filter(|segment| segment.p_type == PT_LOAD).all(inside) {
+            return None;
+        }
+        Self::read(base, &[], segments)
+    }
+
+    /// The segments that are loaded must be there for `'a`.
+    fn read(base: usize, path: &'a [u8], segments: &'a [ProgramHeader]) -> Option<Self> {
         let mut image = Self {
-            base: info.dlpi_addr as usize,
+            base,
             path,
             segments,
             dynamic: 0,
@@ -250,7 +281,10 @@ impl<'a> Image<'a> {
     /// Objects linked with `--hash-style=sysv` are few: the symbols are simply gone through.
     fn find_sysv(&self, name: &[u8]) -> Option<usize> {
         let &[_, count] = self.slice::<u32>(self.hash, 2)? else { return None };
-        (1..count as usize).find_map(|index| self.defined(index, name))
+        // The count is the object's own word: what lies outside it ends the search.
+        (1..count as usize)
+            .take_while(|index| self.symbol(*index).is_some())
+            .find_map(|index| self.defined(index, name))
     }
 
     /// The names of all functions at an address, through `visit`. Only for objects with a GNU hash table.

@@ -6,6 +6,7 @@
 //!
 //! Each works alone. Each is tried at start, and one that fails its test is left out.
 
+pub mod entries;
 pub mod got;
 pub mod image;
 pub mod inline;
