@@ -56,7 +56,7 @@ pub enum Problem {
     #[error("its GGUF version is {0}, and versions 2 and 3 are known")]
     Version(u32),
     /// It ends inside its header.
-    #[error("{what} needs {need} bytes and the file has {left} more")]
+    #[error("{} needs {need} bytes and the file has {left} more", shown(.what))]
     Truncated {
         /// What was being read.
         what: String,
@@ -66,7 +66,7 @@ pub enum Problem {
         left: u64,
     },
     /// A number beyond what any model has.
-    #[error("{what} is {count}, more than the {most} that any model needs")]
+    #[error("{} is {count}, more than the {most} that any model needs", shown(.what))]
     TooMany {
         /// What was counted.
         what: String,
@@ -124,6 +124,15 @@ pub enum Problem {
     /// A part of a split model that does not fit the others.
     #[error("it is a part of a split model, and {0}")]
     Split(String),
+}
+
+/// Names come from the file: none may end the line, or speak to the terminal.
+fn shown(what: &str) -> String {
+    let mut shown = String::with_capacity(what.len());
+    for character in what.chars() {
+        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
+    }
+    shown
 }
 
 fn removed(kind: u32) -> String {

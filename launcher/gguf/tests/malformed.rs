@@ -101,6 +101,19 @@ fn each_fault_is_named() {
     }
 }
 
+/// Found by the fuzzer: a name was printed as it stood in the file.
+#[test]
+fn a_name_neither_breaks_the_line_nor_reaches_the_terminal() {
+    for name in ["two\nlines", "\u{1b}[2J", "\u{9b}2J"] {
+        let header = Writer::default().text(name, "").header().0;
+        // Ends in the type of the value, behind the key.
+        let cut = &header[..24 + 8 + name.len() + 2];
+        let text = read(Cursor::new(cut), cut.len() as u64).expect_err("cut").to_string();
+        assert_eq!((text.lines().count(), text.matches(char::is_control).count()), (2, 1), "{text:?}");
+        assert!(text.contains("needs 4 bytes"), "{text}");
+    }
+}
+
 #[test]
 fn every_shorter_file_is_refused() {
     let whole = with(|_| ());
