@@ -6,6 +6,7 @@ use crate::profile::{Matcher, Profile, Source};
 use crate::read::read;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 type Result<T> = std::result::Result<T, ProfileError>;
 
@@ -50,12 +51,19 @@ impl Profiles {
     /// # Errors
     /// [`ProfileError`] for the first file that cannot be read or used.
     pub fn load(folders: &[PathBuf]) -> Result<Self> {
-        let built_in: Result<Vec<_>> = BUILT_IN.iter().map(|(file, text)| read(Source::BuiltIn(file), text)).collect();
-        let mut layers = vec![built_in?];
+        let mut layers = vec![built_in()?];
         for folder in folders {
             layers.push(read_folder(folder)?);
         }
         Self::resolve(&layers)
+    }
+
+    /// The built-in profiles and one more, as if `text` were a file of that name in a folder.
+    ///
+    /// # Errors
+    /// [`ProfileError`] if it cannot be used.
+    pub fn with(file: &Path, text: &str) -> Result<Self> {
+        Self::resolve(&[built_in()?, vec![read(Source::File(file.to_owned()), text)?]])
     }
 
     fn resolve(layers: &[Vec<Draft>]) -> Result<Self> {
@@ -97,6 +105,17 @@ impl Profiles {
             Some(Match { profile, reason })
         })
     }
+}
+
+/// Read once in a process: they do not change.
+fn built_in() -> Result<Vec<Draft>> {
+    static READ: OnceLock<Vec<Draft>> = OnceLock::new();
+    if let Some(known) = READ.get() {
+        return Ok(known.clone());
+    }
+    let drafts: Result<Vec<_>> = BUILT_IN.iter().map(|(file, text)| read(Source::BuiltIn(file), text)).collect();
+    let drafts = drafts?;
+    Ok(READ.get_or_init(|| drafts).clone())
 }
 
 /// Why `matcher` is for a command, if it is.
