@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// The folders of the house; everything else at the top is a file of [`FILES`] or a dotfile.
-const FOLDERS: &[&str] = &["hook", "kmod", "profiles", "launcher", "integration-tests", "docs"];
+const FOLDERS: &[&str] = &["hook", "kmod", "profiles", "launcher", "integration-tests", "fuzz", "docs"];
 const FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "rustfmt.toml", "README.md", "CONTRIBUTING.md"];
 
 /// A file longer than this is usually two ideas. Longer ones are listed, not refused.
