@@ -66,6 +66,7 @@ impl TensorType {
         row(39, "MXFP4", 32, 17),
         row(40, "NVFP4", 64, 36),
         row(41, "Q1_0", 128, 18),
+        row(42, "Q2_0", 64, 18),
     ];
 
     /// The type with this number.

@@ -31,6 +31,14 @@ fn alignment(value: u32) -> Vec<u8> {
     with(|writer| writer.keys.push(("general.alignment".to_owned(), 4, value.to_le_bytes().to_vec())))
 }
 
+fn typed_alignment(kind: u32, value: &[u8]) -> Vec<u8> {
+    with(|writer| {
+        writer.keys.push(("general.alignment".to_owned(), kind, value.to_vec()));
+        // At 0, which is a multiple of everything.
+        writer.tensors.truncate(1);
+    })
+}
+
 fn array(kind: u32, count: u64) -> Vec<u8> {
     key(9, &[&kind.to_le_bytes()[..], &count.to_le_bytes()[..]].concat())
 }
@@ -75,6 +83,13 @@ fn each_fault_is_named() {
             "alignment of text",
             with(|writer| *writer = writer.clone().text("general.alignment", "x")),
             "its alignment is 0",
+        ),
+        ("negative alignment", typed_alignment(5, &(-32i32).to_le_bytes()), "its alignment is 0"),
+        ("alignment beyond the file", typed_alignment(10, &(1u64 << 63).to_le_bytes()), "the file ends at"),
+        (
+            "alignment given twice",
+            with(|writer| *writer = writer.clone().number("general.alignment", 32).number("general.alignment", 64)),
+            "key \"general.alignment\" is there twice",
         ),
         ("tensor twice", tensor(|tensor| tensor.0 = "a".to_owned()), "tensor \"a\" is there twice"),
         ("unknown type of tensor", tensor(|tensor| tensor.2 = 99), "tensor \"b\" has type 99, which is not known\n"),
