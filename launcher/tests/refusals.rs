@@ -147,7 +147,7 @@ fn a_tier_map_that_cannot_be_written_is_2_and_named() {
 #[test]
 fn a_trace_that_would_overwrite_something_else_or_show_nothing_is_2() {
     let place = Place::new();
-    let mut refused_with = |file: &str, stream: &str, parts: &[&str]| {
+    let refused_with = |file: &str, stream: &str, parts: &[&str]| {
         refused(place.launch(&["--trace", file, "env"]).env("GREENBOOST_STREAM", stream), 2, parts);
     };
     std::fs::write(place.path("model.gguf"), "GGUF").expect("write");
