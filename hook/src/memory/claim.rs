@@ -58,7 +58,7 @@ impl Memory {
             backing.create(self.driver, device.ordinal, bytes).map(|chunk| (backing, chunk))
         };
         let made = make(backing).or_else(|status| {
-            let elsewhere = status == OUT_OF_MEMORY && (claim == Claim::Granted || self.may_take_ram());
+            let elsewhere = claim == Claim::Granted || self.may_take_ram();
             let spare = if elsewhere { device.spare(backing.note(), self.record) } else { None };
             spare.map_or(Err(status), make)
         });
