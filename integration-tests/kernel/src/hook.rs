@@ -5,18 +5,20 @@ use crate::Test;
 use crate::machine::{Setting, eventually, value};
 use greenboost_contract::record::{self, Mapped};
 use greenboost_kmod::Device;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 pub const TESTS: &[Test] = &[
     ("hook: a model four times the GPU answers the same out of the pool", same_answer),
     ("hook: kill -9 at any time of a run gives all back", killed),
-    ("hook: critical refuses new memory, leaves what is in use, and then it works again", critical),
-    ("hook: low has what is idle returned, though nobody calls", low),
+    ("hook: a model that is started at critical is refused, one that runs is not touched", critical_start),
+    ("hook: at critical a running program gets no RAM and nothing moves, and then it works again", critical_growth),
+    ("hook: low has what is idle returned, though nobody calls", low_idle),
+    ("hook: at low no RAM is reported as free, and what must be had still is", low_growth),
     ("hook: where the pool ends, another backing goes on", full_pool),
     ("hook: who may not open the device gets another backing and the reason", denied),
     ("hook: doctor tries the pool with a kernel", doctor),
@@ -63,26 +65,49 @@ fn answer() -> String {
 /// A hooked program that stays until it is told to end; killed when dropped.
 struct Held {
     child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
     said: String,
 }
 
 impl Held {
-    /// Waits until it prints this line.
-    fn until(mut command: Command, line: &str) -> Self {
+    fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("gb-launch starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-        let mut said = String::new();
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+        Self { child, lines, said: String::new() }
+    }
+
+    /// Waits until it prints this line.
+    #[track_caller]
+    fn until(command: &mut Command, line: &str) -> Self {
+        let mut held = Self::start(command);
         loop {
-            match lines.next() {
-                Some(next) if next == line => return Self { child, said },
-                Some(next) => said += &(next + "\n"),
-                None => panic!("no {line:?} before the end of {command:?}: {said}"),
+            match held.line() {
+                next if next == line => return held,
+                next => held.said += &(next + "\n"),
             }
         }
     }
 
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let said = &self.said;
+        self.lines.next().unwrap_or_else(|| panic!("it ended after {said:?}")).expect("a line")
+    }
+
+    /// A program that does what it is told, one line at a time.
+    fn steps() -> Self {
+        Self::start(&mut hooked(&["/gb/steps"]))
+    }
+
+    /// Has it do a step: what it answers.
+    #[track_caller]
+    fn step(&mut self, step: &str) -> String {
+        writeln!(self.child.stdin.as_ref().expect("a pipe"), "{step}").expect("it listens");
+        self.line()
+    }
+
     fn model() -> Self {
-        Self::until(hooked(&[&MODEL[..], &["--hold"]].concat()), "ready")
+        Self::until(&mut hooked(&[&MODEL[..], &["--hold"]].concat()), "ready")
     }
 
     /// gb-launch has become the program: it has its process.
@@ -162,7 +187,7 @@ fn level(critical: bool) -> [Setting; 2] {
     [mark, low]
 }
 
-fn critical() {
+fn critical_start() {
     let expected = answer();
     let held = Held::model();
     let (record, used) = (held.record(), value("pool_used"));
@@ -180,22 +205,58 @@ fn critical() {
     held.end();
 }
 
-fn low() {
-    let mut idle = hooked(&["/gb/idle"]);
-    // 32 MiB of which 24 lie beyond the link: the stream is busy for seconds after the program has freed.
-    idle.env("GB_FIXTURE_BYTES", "33554432").env("SIMGPU_LINK_GBPS", "0.01");
-    let held = Held::until(idle, "freed");
+fn critical_growth() {
+    let mut program = Held::steps();
+    // More than the VRAM, so that what comes next is RAM, or has to push something there.
+    assert_eq!(program.step("alloc 16777216"), "allocated");
+    let (record, used) = (program.record(), value("pool_used"));
+    assert!(used >= 8 * MIB, "{} MiB of the pool are used", used / MIB);
+    let moved = || record.devices[0].moved_out.load(Relaxed);
+    let marks = level(true);
+    assert_eq!(program.step("alloc 16777216"), "out of memory");
+    assert_eq!(program.step("alloc 1048576"), "out of memory", "it would be VRAM, if something made way");
+    assert_eq!((moved(), value("pool_used")), (0, used));
+    let ram: u64 = record.devices[0].ram.iter().map(|bytes| bytes.load(Relaxed)).sum();
+    assert_eq!(ram, used, "no other backing serves either");
+    assert!(record.backing_reason.get().starts_with("kmod: "), "{}", record.backing_reason.get());
+    drop(marks);
+    eventually("the record shows it", 10, || record.pressure() == "ok");
+    assert_eq!(program.step("alloc 16777216"), "allocated");
+    assert_eq!(program.step("alloc 1048576"), "allocated");
+    assert!(moved() > 0 && value("pool_used") >= used + 16 * MIB);
+    program.end();
+}
+
+fn low_idle() {
+    // The stream is busy for seconds after the program has freed: 24 MiB lie beyond a slow link.
+    let mut program = Held::start(hooked(&["/gb/steps"]).env("SIMGPU_LINK_GBPS", "0.01"));
+    assert_eq!(program.step("leave 33554432"), "freed");
     let used = value("pool_used");
     assert!(used >= SPILLED, "{} MiB of the pool are used", used / MIB);
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(value("pool_used"), used, "somebody returns it anyhow, and this test proves nothing");
     let marks = level(false);
     eventually("what is idle came back", 10, || value("pool_used") == 0);
-    assert_eq!(held.record().pressure(), "low");
-    // What a program must have it still gets.
+    drop(marks);
+    program.end();
+}
+
+fn low_growth() {
+    let mut program = Held::steps();
+    assert_eq!(program.step("alloc 16777216"), "allocated");
+    let record = program.record();
+    let free = |program: &mut Held| program.step("free").trim_start_matches("free ").parse::<u64>().expect("bytes");
+    // The profile for unknown programs reports no more than the GPU has.
+    assert!(free(&mut program) >= 6 * MIB);
+    let marks = level(false);
+    assert!(free(&mut program) < 2 * MIB, "VRAM is full, and RAM is not to be counted on");
+    assert_eq!(program.step("alloc 16777216"), "allocated", "what a program must have it still gets");
+    assert_eq!(record.pressure(), "low");
     assert_eq!(run(&mut hooked(&MODEL)), (true, answer()));
     drop(marks);
-    held.end();
+    eventually("the record shows it", 10, || record.pressure() == "ok");
+    assert!(free(&mut program) >= 6 * MIB);
+    program.end();
 }
 
 fn full_pool() {
@@ -214,16 +275,12 @@ fn full_pool() {
 
 fn denied() {
     let expected = answer();
-    let owner = std::fs::metadata(Device::PATH).expect("the device").uid();
-    assert_eq!(owner, 0);
-    let mut command = hooked(&[&MODEL[..], &["--hold"]].concat());
-    let held = Held::until(
-        {
-            command.uid(1000).gid(1000);
-            command
-        },
-        "ready",
-    );
+    assert_eq!(std::fs::metadata(Device::PATH).expect("the device").uid(), 0);
+    let as_user = || {
+        let mut command = hooked(&[&MODEL[..], &["--hold"]].concat());
+        Held::until(command.uid(1000).gid(1000), "ready")
+    };
+    let held = as_user();
     let record = held.record();
     assert_eq!((held.said.as_str(), value("pool_used")), (expected.as_str(), 0));
     assert!(bytes_in(&record, "host-numa") >= SPILLED);
@@ -233,14 +290,7 @@ fn denied() {
     held.end();
     // The rule that is shipped gives the device to a group.
     chown(Device::PATH, None, Some(1000)).expect("the device's group");
-    let held = Held::until(
-        {
-            let mut command = hooked(&[&MODEL[..], &["--hold"]].concat());
-            command.uid(1000).gid(1000);
-            command
-        },
-        "ready",
-    );
+    let held = as_user();
     assert!(bytes_in(&held.record(), "kmod") >= SPILLED);
     held.end();
     chown(Device::PATH, None, Some(0)).expect("the device's group");

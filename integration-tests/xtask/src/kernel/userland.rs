@@ -36,7 +36,7 @@ pub fn pack(archive: &mut Archive) -> Result<()> {
     integration_tests::fixtures::build_all(&fixtures)?;
     let folder = workspace::target().join("kernel/userland");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut files = vec![(fixtures.join("idle"), "gb/idle")];
+    let mut files = vec![(fixtures.join("steps"), "gb/steps")];
     for (name, place) in BUILT {
         files.push((built.file(name)?, *place));
     }
