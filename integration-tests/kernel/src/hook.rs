@@ -8,6 +8,7 @@ use greenboost_kmod::Device;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -30,7 +31,7 @@ const SPILLED: u64 = 20 * MIB;
 /// For what an emulated CPU has to compute.
 const PATIENCE: u64 = 60;
 
-const MODEL: [&str; 5] = ["/gb/toy-llm", "-m", "/gb/model.gguf", "-n", "4"];
+const MODEL: [&str; 5] = ["/gb/toy-llm", "-m", "/tmp/model.gguf", "-n", "4"];
 
 /// A program on a simulated GPU of so much VRAM.
 fn on_gpu(vram: &str, program: &[&str]) -> Command {
@@ -55,8 +56,12 @@ fn run(command: &mut Command) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// What the model answers on a GPU that holds it, without us.
+/// What the model answers on a GPU that holds it, without us. The model is made when it is first asked.
 fn answer() -> String {
+    if !Path::new(MODEL[2]).exists() {
+        let (ok, said) = run(&mut on_gpu("256MiB", &["/gb/toy-llm", "make", "--size", "32MiB", "--out", MODEL[2]]));
+        assert!(ok, "{said}");
+    }
     let (ok, said) = run(&mut on_gpu("256MiB", &MODEL));
     assert!(ok && said.contains("checksum"), "{said}");
     said
@@ -162,7 +167,8 @@ fn same_answer() {
 }
 
 fn killed() {
-    let long = ["/gb/toy-llm", "-m", "/gb/model.gguf", "-n", "400"];
+    answer();
+    let long = ["/gb/toy-llm", "-m", "/tmp/model.gguf", "-n", "400"];
     for wait in [0, 300, 1500] {
         let mut child = hooked(&long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("gb-launch starts");
         let enough = if wait == 0 { 1 } else { SPILLED };

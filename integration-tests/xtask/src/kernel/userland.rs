@@ -1,7 +1,8 @@
 //! What the guest has besides its init: the hook, programs to put it in front of, and what they are linked against.
 //!
 //! They are built for this machine, so this machine's loader and libraries go along, at the paths where programs look
-//! for them. `integration-tests/kernel/src/hook.rs` names the files.
+//! for them. `integration-tests/kernel/src/hook.rs` names the files. It is kept small: what lies in the initramfs is memory
+//! of the guest that its kernel can move, and tests of memory in pieces would find room where they want none.
 
 use super::cpio::Archive;
 use super::quietly;
@@ -11,10 +12,6 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// Four times the GPU of the tests, and loaded in seconds on an emulated CPU.
-const MODEL: &str = "32MiB";
 
 /// What is built, and where it lies in the guest.
 const BUILT: &[(&str, &str)] = &[
@@ -52,10 +49,6 @@ pub fn pack(archive: &mut Archive) -> Result<()> {
         let place = library.to_string_lossy().trim_start_matches('/').to_owned();
         archive.file(&place, &fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?);
     }
-    let model = folder.join("model.gguf");
-    let mut make = Command::new(built.file("toy-llm")?);
-    quietly(make.args(["make", "--size", MODEL, "--out"]).arg(&model))?;
-    archive.file("gb/model.gguf", &fs::read(model)?);
     Ok(())
 }
 
