@@ -6,7 +6,7 @@ use crate::machine::{option, set, value};
 use crate::mapping::{buffer, device};
 use crate::peer::{self, Peer};
 use crate::process::elsewhere;
-use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
+use greenboost_kmod::{Access, CHUNK, Device, Key, Mapping, Request};
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
@@ -18,15 +18,17 @@ const DEBUGFS: &str = "/sys/kernel/debug";
 const NTH: &str = "/proc/self/fail-nth";
 
 /// Runs a body again and again, failing the first, the second, ... allocation in it, until it has no more.
-fn fail_each(what: &str, body: impl Fn()) -> u32 {
+fn fail_each(what: &str, body: impl Fn() -> Option<Mapping>) -> u32 {
     // Opened before: opening it allocates, and would take the fault that the body did not.
     let file = File::options().read(true).write(true).open(NTH).expect("fault injection");
     for nth in 1..2000 {
         file.write_at(nth.to_string().as_bytes(), 0).expect("fault injection");
-        body();
+        // Given back with the fault off: munmap allocates, and what cannot be unmapped stays mapped.
+        let held = body();
         let mut left = [0; 16];
         let len = file.read_at(&mut left, 0).expect("fault injection");
         file.write_at(b"0", 0).expect("fault injection");
+        drop(held);
         // What is left of the count says whether the fault was reached.
         if left[..len].trim_ascii() != b"0" {
             return nth - 1;
@@ -52,7 +54,7 @@ fn sweep() {
     // In a process of its own: the harness itself should not fail.
     elsewhere(|| {
         let mut total = 0;
-        let mut each = |what: &str, least: u32, body: &dyn Fn()| {
+        let mut each = |what: &str, least: u32, body: &dyn Fn() -> Option<Mapping>| {
             let injected = fail_each(what, body);
             println!("gb-figure faults.{what} {injected}");
             assert!(injected >= least, "{what}: only {injected} faults");
@@ -60,22 +62,32 @@ fn sweep() {
         };
         let (first, mapping) = buffer(2);
         let device = device();
-        each("open", 1, &|| drop(Device::open()));
-        each("alloc", 5, &|| drop(device.alloc(&Request::new(4 * CHUNK as u64, "fault"))));
-        each("mixed", 5, &|| drop(device.alloc(&Request { mixed: true, ..Request::new(CHUNK as u64, "fault") })));
+        each("open", 1, &|| {
+            drop(Device::open());
+            None
+        });
+        each("alloc", 5, &|| {
+            drop(device.alloc(&Request::new(4 * CHUNK as u64, "fault")));
+            None
+        });
+        each("mixed", 5, &|| {
+            drop(device.alloc(&Request { mixed: true, ..Request::new(CHUNK as u64, "fault") }));
+            None
+        });
         // Opened before, as the harness itself should not fail.
         let peer = Peer::open();
         each("map", 1, &|| {
-            if let Ok(mapping) = first.map(Access::ReadWrite)
-                && peer.pin(mapping.as_ptr(), mapping.len(), true).is_ok()
-            {
+            let mapping = first.map(Access::ReadWrite).ok()?;
+            if peer.pin(mapping.as_ptr(), mapping.len(), true).is_ok() {
                 peer.unpin();
             }
+            Some(mapping)
         });
         each("import", 3, &|| {
             if peer.import(first.as_fd(), peer::BIDIRECTIONAL, 1).is_ok() {
                 peer.release();
             }
+            None
         });
         drop(mapping);
         device.seal(&first).expect("sealing");
@@ -84,6 +96,7 @@ fn sweep() {
                 let _ = device.open_shared(&Key::default());
                 device.withdraw(&Key::default()).expect("published");
             }
+            None
         });
         assert_eq!(value("pool_used"), 2 * CHUNK as u64, "a fault has left something");
         println!("gb-figure faults.total {total}");
