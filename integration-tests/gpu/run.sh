@@ -67,15 +67,17 @@ results=$(cd "$results" && pwd)
 build_llama() {
     [ -f "$source/CMakeLists.txt" ] || die "no CMakeLists.txt in $source"
     local out=${TMPDIR:-/tmp}/greenboost-llama-build
-    # GGML_NATIVE: for this machine's own processor, which the rivals' CPU offload deserves.
+    # Every variant of the CPU backend: the one for this machine's own processor is loaded, which the rivals' CPU offload
+    # deserves. GGML_NATIVE would be refused beside GGML_BACKEND_DL.
     cmake -S "$source" -B "$out" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_CUDA=ON \
-        -DCMAKE_CUDA_ARCHITECTURES="$arch" -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON -DGGML_NATIVE=ON \
+        -DCMAKE_CUDA_ARCHITECTURES="$arch" -DBUILD_SHARED_LIBS=ON -DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF \
+        -DGGML_CPU_ALL_VARIANTS=ON \
         -DGGML_CCACHE=OFF -DGGML_CUDA_NCCL=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
         -DLLAMA_USE_PREBUILT_UI=OFF >"$results/llama-build.log" 2>&1 || {
         tail -30 "$results/llama-build.log"; return 1; }
     timeout $((deadline - $(date +%s) - 20)) \
-        cmake --build "$out" --target llama-server llama-bench ggml-cuda ggml-cpu \
+        cmake --build "$out" --target llama-server llama-bench ggml-cuda ggml \
         >>"$results/llama-build.log" 2>&1 || { tail -30 "$results/llama-build.log"; return 1; }
     llama=$out/bin
     # In pieces, for places that limit the size of a file: `cat llama-cpp.tar.xz.part* | tar xJ`.

@@ -107,6 +107,17 @@ fn an_order_that_repeats_is_guessed_and_graphs_copy_by_themselves() {
 }
 
 #[test]
+fn kernels_of_a_library_are_streamed_for_as_functions_of_a_module_are() {
+    let streamed = |options: &[&str]| {
+        let world = streaming("4MiB").delays(4);
+        right(&world, &[&["3", "2", "no-graphs"], options].concat());
+        let counts = counts(&world);
+        (counts.hits + counts.misses, counts.in_place)
+    };
+    assert_eq!(streamed(&["library"]), streamed(&[]));
+}
+
+#[test]
 fn without_room_for_slots_weights_are_read_in_place() {
     let world = streaming("64MiB").delays(5);
     right(&world, &["1", "3"]);

@@ -23,6 +23,7 @@ pub struct Layout {
 type ParamInfo = unsafe extern "C" fn(CUfunction, usize, *mut usize, *mut usize) -> Status;
 type GetName = unsafe extern "C" fn(*mut *const c_char, CUfunction) -> Status;
 
+/// The questions about one kind of handle.
 struct Queries {
     /// CUDA 12.4.
     param_info: ParamInfo,
@@ -30,12 +31,16 @@ struct Queries {
     name: Option<GetName>,
 }
 
-fn queries() -> Option<&'static Queries> {
-    static QUERIES: OnceLock<Option<Queries>> = OnceLock::new();
-    QUERIES
-        .get_or_init(|| {
-            let param_info = real::symbol(Library::Cuda, c"cuFuncGetParamInfo");
-            let name = real::symbol(Library::Cuda, c"cuFuncGetName");
+/// What a launch may name: a function of a module, or a kernel of a library, which is what the CUDA runtime launches. Neither
+/// kind's questions take the other's handles.
+const KINDS: [(&CStr, &CStr); 2] =
+    [(c"cuFuncGetParamInfo", c"cuFuncGetName"), (c"cuKernelGetParamInfo", c"cuKernelGetName")];
+
+fn queries() -> &'static [Queries] {
+    static QUERIES: OnceLock<Vec<Queries>> = OnceLock::new();
+    QUERIES.get_or_init(|| {
+        let kinds = KINDS.iter().filter_map(|(param_info, name)| {
+            let (param_info, name) = (real::symbol(Library::Cuda, param_info), real::symbol(Library::Cuda, name));
             // SAFETY: the driver exports these symbols with these ABIs.
             (!param_info.is_null()).then(|| unsafe {
                 Queries {
@@ -43,13 +48,14 @@ fn queries() -> Option<&'static Queries> {
                     name: (!name.is_null()).then(|| std::mem::transmute::<*const c_void, GetName>(name)),
                 }
             })
-        })
-        .as_ref()
+        });
+        kinds.collect()
+    })
 }
 
 /// Whether the driver can tell layouts at all (12.4 and newer).
 pub fn is_known() -> bool {
-    queries().is_some()
+    !queries().is_empty()
 }
 
 /// Counts what makes handles come back with another meaning: modules that go.
@@ -83,21 +89,33 @@ pub fn forget() {
 }
 
 fn ask(function: CUfunction) -> Layout {
-    let Some(queries) = queries() else { return Layout::default() };
-    let mut layout = Layout { params: Vec::new(), rules: rules::of_kernel("") };
-    let (mut offset, mut bytes) = (0, 0);
-    // SAFETY: the program's own function; results go to live locals. An index too far ends the list.
-    while unsafe { (queries.param_info)(function, layout.params.len(), &mut offset, &mut bytes) } == SUCCESS {
-        layout.params.push((offset, bytes));
-    }
-    let mut name = std::ptr::null();
-    if let Some(get_name) = queries.name
-        // SAFETY: as above; the name lives as long as the function.
-        && unsafe { get_name(&mut name, function) } == SUCCESS
-        && !name.is_null()
-    {
-        // SAFETY: the driver wrote a C string's address.
-        layout.rules = rules::of_kernel(&unsafe { CStr::from_ptr(name) }.to_string_lossy());
-    }
+    let unknown = Layout { params: Vec::new(), rules: rules::of_kernel("") };
+    let layout = queries().iter().find_map(|queries| queries.ask(function)).unwrap_or(unknown);
+    log::debug!("kernel {function:p}: {} parameters, rules {:#b}", layout.params.len(), layout.rules);
     layout
+}
+
+impl Queries {
+    /// `None` when a function has no parameters, or is none of this kind.
+    fn ask(&self, function: CUfunction) -> Option<Layout> {
+        let mut params = Vec::new();
+        let (mut offset, mut bytes) = (0, 0);
+        // SAFETY: the program's own handle; results go to live locals. An index too far ends the list.
+        while unsafe { (self.param_info)(function, params.len(), &mut offset, &mut bytes) } == SUCCESS {
+            params.push((offset, bytes));
+        }
+        if params.is_empty() {
+            return None;
+        }
+        let mut name = std::ptr::null();
+        let rules = match self.name {
+            // SAFETY: as above; the name lives as long as the function.
+            Some(get_name) if unsafe { get_name(&mut name, function) } == SUCCESS && !name.is_null() => {
+                // SAFETY: the driver wrote a C string's address.
+                rules::of_kernel(&unsafe { CStr::from_ptr(name) }.to_string_lossy())
+            }
+            _ => rules::of_kernel(""),
+        };
+        Some(Layout { params, rules })
+    }
 }
