@@ -102,6 +102,10 @@ if [ "${phases[0]}" = build ]; then
     [ ${#phases[@]} -gt 0 ] || exit 0
 fi
 unpack_llama
-[ -z "$llama" ] || llama=$(cd "$llama" && pwd)
+if [ -n "$llama" ]; then
+    llama=$(cd "$llama" && pwd)
+    # A packed build has been moved away from where its programs look for their libraries.
+    export LD_LIBRARY_PATH="$llama${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+fi
 exec python3 "$here/lab.py" --pack "$pack" --llama "$llama" --results "$results" --from "$from" --models "$models" \
     --deadline "$deadline" "${phases[@]}"

@@ -14,6 +14,11 @@ use greenboost_contract::{Spill, format_size};
 use greenboost_kmod::Level;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+/// Where allocations begin, if the driver follows a hint. Left to itself it chooses low addresses (0x302000000 was seen),
+/// which a pair of small numbers among a kernel's parameters can look like, and streaming would replace it. What lies here
+/// looks like no pair of sizes: the upper half of an address is about 19,300, and no multiple of 32.
+const FIRST_ADDRESS: u64 = 0x4b61_0000_0000;
+
 impl Memory {
     /// Whether allocations of a device can be spread over tiers.
     pub fn can_span(&self, device: &Device) -> bool {
@@ -91,12 +96,23 @@ impl Memory {
 
     fn reserve(&self, device: &Device, context: CUcontext, size: u64, span: u64) -> Result<Allocation, Status> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
-        let mut base = 0;
-        // SAFETY: writes the address to a live local.
-        unsafe { self.driver.cuMemAddressReserve(&mut base, span as usize, GRANULE as usize, 0, 0) }?;
+        let base = self.addresses(span)?;
         // Ours are far above the driver's own numbers, so that no buffer ID is given twice.
         let serial = (1 << 48) + SERIAL.fetch_add(1, Relaxed);
         Ok(Allocation { base, size, span, device: device.ordinal, context, serial, chunks: Vec::new(), late: None })
+    }
+
+    /// Addresses for an allocation: where [`FIRST_ADDRESS`] says, or wherever the driver has any.
+    fn addresses(&self, span: u64) -> Result<CUdeviceptr, Status> {
+        static NEXT: AtomicU64 = AtomicU64::new(FIRST_ADDRESS);
+        let wanted = NEXT.fetch_add(span + GRANULE, Relaxed);
+        let mut base = 0;
+        let mut reserve = |hint| {
+            // SAFETY: writes the address to a live local.
+            unsafe { self.driver.cuMemAddressReserve(&mut base, span as usize, GRANULE as usize, hint, 0) }
+        };
+        reserve(wanted).or_else(|_| reserve(0))?;
+        Ok(base)
     }
 
     /// Takes an allocation out of the table; it is the caller's to release.

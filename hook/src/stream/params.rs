@@ -79,17 +79,20 @@ pub unsafe fn replace(
         if !params.is_null() {
             list(layout, params, replace)
         } else if !extra.is_null() {
-            packed(extra, replace)
+            packed(layout, extra, replace)
         } else {
             None
         }
     }
 }
 
-/// Words of a value that begin at multiples of 8: where a compiler puts pointers, also inside structures.
-unsafe fn words(value: *const u8, bytes: usize) -> impl Iterator<Item = (usize, u64)> {
+/// Words of a parameter that may be addresses: those at multiples of 8, where a compiler puts pointers, also inside
+/// structures. What has pointers in it has a size and place of that alignment; anything else is numbers, and numbers that
+/// look like addresses are common (llama.cpp hands divisors over as three 32-bit numbers, and VRAM may lie low).
+unsafe fn words(value: *const u8, offset: usize, bytes: usize) -> impl Iterator<Item = (usize, u64)> {
+    let count = if offset.is_multiple_of(8) && bytes.is_multiple_of(8) { bytes / 8 } else { 0 };
     // SAFETY: whole words inside the value.
-    (0..bytes / 8).map(move |word| (word, unsafe { value.add(word * 8).cast::<u64>().read_unaligned() }))
+    (0..count).map(move |word| (word, unsafe { value.add(word * 8).cast::<u64>().read_unaligned() }))
 }
 
 unsafe fn list(
@@ -98,11 +101,11 @@ unsafe fn list(
     replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
 ) -> Option<Replaced> {
     let mut replaced = Replaced::default();
-    for (number, (_, bytes)) in layout.params.iter().enumerate() {
+    for (number, (offset, bytes)) in layout.params.iter().enumerate() {
         // SAFETY: the list has a pointer for each parameter, to a value of its size.
         let value = unsafe { (*params.add(number)).cast::<u8>().cast_const() };
         // SAFETY: as above.
-        for (word, address) in unsafe { words(value, *bytes) } {
+        for (word, address) in unsafe { words(value, *offset, *bytes) } {
             let Some(new) = replace(address) else { continue };
             // A value of several addresses is copied once.
             let at = match replaced.places.last() {
@@ -126,6 +129,7 @@ unsafe fn list(
 }
 
 unsafe fn packed(
+    layout: &Layout,
     extra: *mut *mut c_void,
     replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
 ) -> Option<Replaced> {
@@ -148,15 +152,17 @@ unsafe fn packed(
         return None;
     }
     let mut replaced = Replaced::default();
-    // SAFETY: the buffer has this many bytes.
-    for (word, address) in unsafe { words(buffer, size) } {
-        let Some(new) = replace(address) else { continue };
-        if replaced.size == 0 {
-            // SAFETY: as above.
-            unsafe { replaced.copy(buffer, size) };
-            replaced.size = size;
+    for (offset, bytes) in layout.params.iter().filter(|(offset, bytes)| offset + bytes <= size) {
+        // SAFETY: a value inside the buffer, which has this many bytes.
+        for (word, address) in unsafe { words(buffer.add(*offset), *offset, *bytes) } {
+            let Some(new) = replace(address) else { continue };
+            if replaced.size == 0 {
+                // SAFETY: as above.
+                unsafe { replaced.copy(buffer, size) };
+                replaced.size = size;
+            }
+            replaced.values[offset / 8 + word] = new;
         }
-        replaced.values[word] = new;
     }
     (replaced.size > 0).then_some(replaced)
 }
@@ -166,8 +172,15 @@ mod tests {
     use super::*;
     use std::ptr::null_mut;
 
+    /// Of parameters of these sizes, each at the next multiple of 8 or, when smaller, of 4.
     fn layout(sizes: &[usize]) -> Layout {
-        Layout { params: sizes.iter().map(|bytes| (0, *bytes)).collect(), rules: 0 }
+        let mut end = 0usize;
+        let place = |bytes: &usize| {
+            let offset = end.next_multiple_of(if bytes.is_multiple_of(8) { 8 } else { 4 });
+            end = offset + bytes;
+            (offset, *bytes)
+        };
+        Layout { params: sizes.iter().map(place).collect(), rules: 0 }
     }
 
     fn plus_one(address: u64) -> Option<u64> {
@@ -208,7 +221,7 @@ mod tests {
         ];
         // SAFETY: the packed form as cuda.h has it.
         let mut replaced =
-            unsafe { replace(&Layout::default(), null_mut(), extra.as_mut_ptr(), &mut plus_one) }.expect("one");
+            unsafe { replace(&layout(&[8, 8, 8]), null_mut(), extra.as_mut_ptr(), &mut plus_one) }.expect("one");
         replaced.seal();
         assert!(replaced.params().is_null());
         // SAFETY: as above.
@@ -216,6 +229,41 @@ mod tests {
             let extra = replaced.extra();
             assert_eq!(*(*extra.add(1)).cast::<[u64; 3]>(), [1, 1001, 2]);
             assert_eq!(*(*extra.add(3)).cast::<usize>(), 24);
+        }
+    }
+
+    #[test]
+    fn numbers_that_look_like_addresses_stay() {
+        // A divisor as llama.cpp hands it over, {multiplier, shift, divisor}: with the shift it looks like an address.
+        let (mut divisor, mut pointer) = ([1u32, 5, 32], 1u64 << 33);
+        let mut params: [*mut c_void; 2] = [(&raw mut divisor).cast(), (&raw mut pointer).cast()];
+        let layout = layout(&[12, 8]);
+        assert_eq!(layout.params, [(0, 12), (16, 8)]);
+        // SAFETY: the list matches the layout.
+        let mut replaced =
+            unsafe { replace(&layout, params.as_mut_ptr(), null_mut(), &mut plus_one) }.expect("the pointer");
+        replaced.seal();
+        // SAFETY: the replaced list has the same form.
+        unsafe {
+            assert_eq!(*replaced.params(), params[0]);
+            assert_eq!(*(*replaced.params().add(1)).cast::<u64>(), (1 << 33) + 1);
+        }
+        let mut packed = [0x5_0000_0001u64, 32 | 7 << 32, 1 << 33];
+        let mut size = 24usize;
+        let mut extra: [*mut c_void; 5] = [
+            BUFFER_POINTER as *mut c_void,
+            packed.as_mut_ptr().cast(),
+            BUFFER_SIZE as *mut c_void,
+            (&raw mut size).cast(),
+            null_mut(),
+        ];
+        // SAFETY: the packed form as cuda.h has it.
+        let mut replaced =
+            unsafe { replace(&layout, null_mut(), extra.as_mut_ptr(), &mut plus_one) }.expect("the pointer");
+        replaced.seal();
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(*(*replaced.extra().add(1)).cast::<[u64; 3]>(), [packed[0], packed[1], (1 << 33) + 1]);
         }
     }
 
