@@ -14,6 +14,7 @@
 #   dense        32B-shape dense model in 12 GiB: the same tokens, and how fast
 #   moe          30B-A3B-shape MoE model in 8 GiB: the same tokens, and how fast
 #   rivals       llama.cpp's own CPU offload, tuned to the same VRAM
+#   table        streaming, everything in VRAM and llama.cpp's best offload, side by side
 #   all          doctor fixtures toy discovery fit dense moe
 #
 # Options:
@@ -54,7 +55,7 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || die "build needs the folder of llama.cpp's source"
         phases+=(build); source=$2; shift ;;
     all) phases+=(doctor fixtures toy discovery fit dense moe) ;;
-    doctor | fixtures | toy | discovery | fit | dense | moe | rivals) phases+=("$1") ;;
+    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table) phases+=("$1") ;;
     *) die "unknown: $1 (see --help)" ;;
     esac
     shift

@@ -67,6 +67,15 @@ def main():
         expect('completions are kept as hashes', all(len(row['output_sha256'] or '') == 64 for row in rows
                                                      if row['test'] == 'load_s'), ran)
 
+        ran, tabled, _ = run(folder, 'table', ['table'])
+        have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in tabled}
+        wanted = {(model, test, ubatch, config) for model in ('dense-32b-q4_k_m', 'moe-30b-a3b-q4_k_m')
+                  for config in ('full-vram', 'stream', 'llama.cpp-best')
+                  for test, ubatch in (('pp2048', 512), ('tg64', 512), ('pp2048', 2048))}
+        expect('the table has both sides of every row', ran.returncode == 0 and wanted <= have and 'goal met' in ran.stdout, ran)
+        rivals = [row for row in tabled if row['config'] == 'llama.cpp-best']
+        expect('the rival of the table is allowed what we took',
+               rivals and all(row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in rivals), ran)
         again, more, _ = run(folder, 'again', ['dense', 'rivals'], earlier=files[-1])
         expect('a call that goes on from another measures nothing twice', again.returncode == 0 and more == rows
                and ' ub ' not in again.stdout, again)
@@ -75,7 +84,7 @@ def main():
 
         for fault, phase, words in (('tokens', 'dense', 'says the same'), ('slow', 'fit', 'of a model that fits'),
                                     ('stdout', 'discovery', 'says the same'), ('missed', 'fixtures', 'may not spill'),
-                                    ('greedy', 'moe', 'keeps to its cap')):
+                                    ('greedy', 'moe', 'keeps to its cap'), ('tokens', 'table', 'says the same')):
             ran, _, _ = run(folder, 'fault-' + fault, [phase], fault=fault)
             found = any(line.startswith('FAIL') and words in line for line in ran.stdout.splitlines())
             expect('the planted fault "%s" is found' % fault, ran.returncode == 1 and found, ran)

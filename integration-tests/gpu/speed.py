@@ -103,12 +103,12 @@ def same_tokens(bench, name, model, cap):
     bench.check('%s says the same' % name, len(set(shas.values())) == 1, str({k: v[:12] for k, v in shas.items()}))
 
 
-def measure(bench, name, model, config, wrap, cap, ubatch, tests, options=('-ngl', '99'), repeat=2):
+def measure(bench, name, model, config, wrap, cap, ubatch, tests, options=('-ngl', '99'), repeat=2, limit=200):
     """Rows of one llama-bench run, unless an earlier call has them."""
     wanted = [test for test in tests if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
     if not wanted:
         return None
-    result = llama_bench(bench, wrap, model, ubatch, wanted, options, repeat)
+    result = llama_bench(bench, wrap, model, ubatch, wanted, options, repeat, limit)
     for test in wanted:
         bench.add(model=name, test=test, ubatch=ubatch, config=config, vram_cap_bytes=cap, vram_peak_bytes=result['peak'],
                   value=round_to(result[test]), options=' '.join(options))
@@ -156,7 +156,7 @@ def rivals(bench):
                 measure(bench, name, model, config, plain, allowed, ubatch, wanted, (*flags, *mode, *threads))
 
 
-def tuned(bench, name, model, ubatch, allowed, rest):
+def tuned(bench, name, model, ubatch, allowed, rest, tries=5):
     """The flags that put as much as `allowed` holds on the GPU, found by measuring."""
     layers, experts = MODELS[name][1], name.startswith('moe')
     layer = os.path.getsize(model) / layers
@@ -166,7 +166,7 @@ def tuned(bench, name, model, ubatch, allowed, rest):
 
     tried = {}
     on_gpu = int((allowed - 2 * GIB) / layer)
-    for _ in range(5):
+    for _ in range(tries):
         on_gpu = min(max(on_gpu, 0), layers)
         if on_gpu in tried:
             break
