@@ -13,7 +13,7 @@ mod tally;
 use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
 use crate::{files, ggml, guard, inject};
-use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE};
+use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, Settings};
 use std::ffi::CString;
 use std::panic::catch_unwind;
@@ -120,6 +120,9 @@ fn start(executable: &str) {
     if any {
         if let Some(path) = get(CALLS) {
             tally::keep(path.into());
+        }
+        if let Some(path) = get(TENSORS) {
+            ggml::dump::keep(path.into());
         }
         guard::activate();
     }

@@ -67,6 +67,8 @@ pub const ASSIST: &str = "GREENBOOST_ASSIST";
 pub const TRACE: &str = "GREENBOOST_TRACE";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
 pub const CALLS: &str = "GREENBOOST_CALLS";
+/// File that the weight tensors known at the end of a process are written to, for tests.
+pub const TENSORS: &str = "GREENBOOST_TENSORS";
 
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;

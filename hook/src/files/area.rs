@@ -39,6 +39,11 @@ pub struct FileId {
 }
 
 impl Area {
+    /// Whether it is a mapping of a file.
+    pub fn is_file(&self) -> bool {
+        self.file.inode != 0
+    }
+
     /// Whether it is a mapping of a file that this process can only read through it.
     pub fn is_read_only_file(&self) -> bool {
         self.file.inode != 0 && self.readable && !self.writable

@@ -143,6 +143,17 @@ pub fn source(at: u64, bytes: u64) -> Option<Source> {
     inside.then_some(Source { file, offset, bytes })
 }
 
+/// The file and the offset behind an address of the program, and how many bytes from there on: as it is now, to be told
+/// and not to be read from.
+pub fn behind(at: u64) -> Option<(std::path::PathBuf, u64, u64)> {
+    // Most memory is no file: that is quickly said.
+    if area::quick(at).is_some_and(|area| area.is_none_or(|area| !area.is_file())) {
+        return None;
+    }
+    let (area, path) = area::named(at)?;
+    area.is_file().then(|| (path, area.file_offset(at), area.end - at))
+}
+
 /// What is known of a range, if it is still so.
 fn confirmed(at: u64, bytes: u64) -> Option<(Arc<ModelFile>, u64)> {
     let (number, offset) = known(|ranges| ranges.find(at, bytes))??;

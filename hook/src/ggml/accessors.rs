@@ -1,7 +1,7 @@
 //! ggml's own accessors, from the library that exports them.
 
 use crate::inject::still::still;
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 /// Opaque `ggml_tensor`.
@@ -9,12 +9,16 @@ pub type Tensor = *mut c_void;
 /// Opaque `ggml_backend_buffer`.
 pub type Buffer = *mut c_void;
 
-/// The accessors we need. All are pure look-ups.
+/// The accessors we need. All are pure look-ups; without an optional one less is known.
 pub struct Accessors {
     name: unsafe extern "C" fn(Tensor) -> *const c_char,
     bytes: unsafe extern "C" fn(Tensor) -> usize,
     base: unsafe extern "C" fn(Buffer) -> *mut c_void,
     size: unsafe extern "C" fn(Buffer) -> usize,
+    data: Option<unsafe extern "C" fn(Tensor) -> *mut c_void>,
+    element_size: Option<unsafe extern "C" fn(Tensor) -> usize>,
+    type_name: Option<unsafe extern "C" fn(c_int) -> *const c_char>,
+    buffer_name: Option<unsafe extern "C" fn(Buffer) -> *const c_char>,
 }
 
 /// The accessors, if one object exports them all. Looked up once ggml is known to be there.
@@ -24,29 +28,52 @@ pub fn get() -> Option<&'static Accessors> {
 }
 
 fn find() -> Option<Accessors> {
-    const NAMES: [&[u8]; 4] =
-        [b"ggml_get_name", b"ggml_nbytes", b"ggml_backend_buffer_get_base", b"ggml_backend_buffer_get_size"];
+    const NEEDED: usize = 4;
+    const NAMES: [&[u8]; 8] = [
+        b"ggml_get_name",
+        b"ggml_nbytes",
+        b"ggml_backend_buffer_get_base",
+        b"ggml_backend_buffer_get_size",
+        b"ggml_get_data",
+        b"ggml_element_size",
+        b"ggml_type_name",
+        b"ggml_backend_buffer_name",
+    ];
     let mut found = [0usize; NAMES.len()];
     still(|world| {
         world.each(&mut |image| {
             for (name, address) in NAMES.iter().zip(&mut found) {
                 *address = image.find(name).unwrap_or(0);
             }
-            found.contains(&0)
+            found[..NEEDED].contains(&0)
         });
     });
-    if found.contains(&0) {
+    if found[..NEEDED].contains(&0) {
         return None;
     }
     // SAFETY: exported functions of these names have had these signatures since they exist; see ggml.h, ggml-backend.h.
+    // Of an optional one that is missing, the address is zero, which is how `None` of a function pointer looks.
     unsafe {
         Some(Accessors {
             name: std::mem::transmute::<usize, unsafe extern "C" fn(Tensor) -> *const c_char>(found[0]),
             bytes: std::mem::transmute::<usize, unsafe extern "C" fn(Tensor) -> usize>(found[1]),
             base: std::mem::transmute::<usize, unsafe extern "C" fn(Buffer) -> *mut c_void>(found[2]),
             size: std::mem::transmute::<usize, unsafe extern "C" fn(Buffer) -> usize>(found[3]),
+            data: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> *mut c_void>>(found[4]),
+            element_size: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> usize>>(found[5]),
+            type_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(c_int) -> *const c_char>>(found[6]),
+            buffer_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Buffer) -> *const c_char>>(found[7]),
         })
     }
+}
+
+/// A name that a library tells, if it does.
+///
+/// # Safety
+/// Null or a C string.
+unsafe fn text(name: *const c_char) -> Option<String> {
+    // SAFETY: the caller's promise.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
 impl Accessors {
@@ -56,10 +83,7 @@ impl Accessors {
     /// A live tensor.
     pub unsafe fn name(&self, tensor: Tensor) -> String {
         // SAFETY: the caller's promise; ggml returns a pointer to the name inside the tensor.
-        unsafe {
-            let name = (self.name)(tensor);
-            if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
-        }
+        unsafe { text((self.name)(tensor)) }.unwrap_or_default()
     }
 
     /// Bytes of the tensor's data, without padding.
@@ -69,6 +93,42 @@ impl Accessors {
     pub unsafe fn bytes(&self, tensor: Tensor) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { (self.bytes)(tensor) as u64 }
+    }
+
+    /// Where the tensor's data is, if this ggml tells.
+    ///
+    /// # Safety
+    /// A live tensor.
+    pub unsafe fn data(&self, tensor: Tensor) -> Option<u64> {
+        // SAFETY: the caller's promise.
+        self.data.map(|data| unsafe { data(tensor) } as u64)
+    }
+
+    /// Has ggml call its own `ggml_type_size` with the type of a tensor, if this ggml has a function that does.
+    ///
+    /// # Safety
+    /// A live tensor.
+    pub unsafe fn ask_type_size(&self, tensor: Tensor) {
+        // SAFETY: the caller's promise.
+        self.element_size.map(|element_size| unsafe { element_size(tensor) });
+    }
+
+    /// ggml's name of a type: `q4_K`.
+    ///
+    /// # Safety
+    /// A number that ggml itself uses as a type.
+    pub unsafe fn type_name(&self, number: c_int) -> Option<String> {
+        // SAFETY: the caller's promise.
+        self.type_name.and_then(|type_name| unsafe { text(type_name(number)) })
+    }
+
+    /// ggml's name of the kind of memory of a buffer, which names its device: `CUDA0`, `CPU_Mapped`.
+    ///
+    /// # Safety
+    /// A live buffer.
+    pub unsafe fn buffer_name(&self, buffer: Buffer) -> Option<String> {
+        // SAFETY: the caller's promise.
+        self.buffer_name.and_then(|buffer_name| unsafe { text(buffer_name(buffer)) })
     }
 
     /// First address and bytes of a buffer.

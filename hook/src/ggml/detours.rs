@@ -1,9 +1,10 @@
 //! The replacements of ggml's functions: they look, then call the original.
 
 use super::accessors::{self, Buffer, Tensor};
-use super::{Hook, original, registry};
+use super::registry::{self, Source};
+use super::{Hook, kind, original};
 use crate::slot::Library;
-use crate::{guard, memory, real};
+use crate::{files, guard, memory, real};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +42,14 @@ pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *
         if let Some(accessors) = accessors::get() {
             // SAFETY: ggml passes a live tensor.
             let (name, bytes) = unsafe { (accessors.name(tensor), accessors.bytes(tensor)) };
-            registry::note(address as u64, bytes, name);
+            // SAFETY: the same tensor.
+            registry::note(address as u64, bytes, name, unsafe { kind::of(accessors, tensor) });
+            // Tensors that stay in the mapped file are put there after their buffer was said to hold weights.
+            if registry::holds_weights(buffer as usize) {
+                // SAFETY: ggml passes a live buffer.
+                registry::mark_weights(address as u64, bytes, unsafe { accessors.buffer_name(buffer) });
+                note_mapped(address as u64, bytes);
+            }
         }
     });
     let before = ALLOCATING.replace(true);
@@ -65,7 +73,15 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
         let Some(accessors) = accessors::get() else { return };
         // SAFETY: llama.cpp passes a live buffer.
         let (base, bytes) = unsafe { accessors.range(buffer) };
-        let weights = (usage == USAGE_WEIGHTS).then(|| registry::mark_weights(base, bytes));
+        registry::take_buffer(buffer as usize);
+        let weights = (usage == USAGE_WEIGHTS).then(|| {
+            // A handle means something until the buffer goes; that must be seen.
+            if super::original(Hook::BufferFree) != 0 {
+                registry::note_buffer(buffer as usize, base, bytes);
+            }
+            // SAFETY: the same buffer.
+            registry::mark_weights(base, bytes, unsafe { accessors.buffer_name(buffer) })
+        });
         // Asked for before there is a driver, our memory would be off for good; models for the CPU come that early.
         if !real::attach(Library::Cuda) {
             return;
@@ -81,4 +97,91 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
             None => memory.settle(base),
         }
     });
+}
+
+/// A weight that the CPU reads in the mapped file itself is not uploaded: it is there.
+fn note_mapped(at: u64, bytes: u64) {
+    if let Some((file, offset, length)) = files::behind(at)
+        && bytes <= length
+    {
+        registry::note_upload(at, bytes, Some(Source { file, offset }));
+    }
+}
+
+/// An upload, before it happens: the tensor's address and, if it is the first, where its bytes come from.
+///
+/// # Safety
+/// ggml's own arguments.
+unsafe fn arriving(tensor: Tensor, data: *const c_void, offset: usize, bytes: usize) -> Option<(u64, Option<Source>)> {
+    // SAFETY: ggml passes a live tensor.
+    let at = unsafe { accessors::get()?.data(tensor) }?;
+    let source = registry::is_awaited(at).then(|| files::behind(data as u64)).flatten();
+    let source = source.filter(|(_, _, length)| bytes as u64 <= *length);
+    let source = source.and_then(|(file, from, _)| Some(Source { file, offset: from.checked_sub(offset as u64)? }));
+    Some((at, source))
+}
+
+/// `ggml_backend_tensor_set(tensor, data, offset, bytes)`.
+///
+/// # Safety
+/// Called by llama.cpp with its own arguments.
+pub unsafe extern "C" fn tensor_set(tensor: Tensor, data: *const c_void, offset: usize, bytes: usize) {
+    type Set = unsafe extern "C" fn(Tensor, *const c_void, usize, usize);
+    // SAFETY: the function that this call was meant for.
+    let original: Set = unsafe { std::mem::transmute::<usize, Set>(original(Hook::TensorSet)) };
+    let mut upload = None;
+    // SAFETY: the program's own arguments.
+    look(|| upload = unsafe { arriving(tensor, data, offset, bytes) });
+    // SAFETY: the program's own call.
+    unsafe { original(tensor, data, offset, bytes) };
+    if let Some((at, source)) = upload {
+        look(|| registry::note_upload(at, bytes as u64, source));
+    }
+}
+
+/// `ggml_backend_tensor_set_async(backend, tensor, data, offset, bytes)`.
+///
+/// # Safety
+/// Called by llama.cpp with its own arguments.
+pub unsafe extern "C" fn tensor_set_async(
+    backend: *mut c_void,
+    tensor: Tensor,
+    data: *const c_void,
+    offset: usize,
+    bytes: usize,
+) {
+    type Set = unsafe extern "C" fn(*mut c_void, Tensor, *const c_void, usize, usize);
+    // SAFETY: the function that this call was meant for.
+    let original: Set = unsafe { std::mem::transmute::<usize, Set>(original(Hook::TensorSetAsync)) };
+    let mut upload = None;
+    // SAFETY: the program's own arguments.
+    look(|| upload = unsafe { arriving(tensor, data, offset, bytes) });
+    // SAFETY: the program's own call.
+    unsafe { original(backend, tensor, data, offset, bytes) };
+    if let Some((at, source)) = upload {
+        look(|| registry::note_upload(at, bytes as u64, source));
+    }
+}
+
+/// `ggml_backend_buffer_free(buffer)`. The driver tells of its memory that it goes; of the CPU's nobody else does, and
+/// its addresses may become the driver's.
+///
+/// # Safety
+/// Called by llama.cpp with its own arguments.
+pub unsafe extern "C" fn buffer_free(buffer: Buffer) {
+    type Free = unsafe extern "C" fn(Buffer);
+    // SAFETY: the function that this call was meant for.
+    let original: Free = unsafe { std::mem::transmute::<usize, Free>(original(Hook::BufferFree)) };
+    look(|| {
+        let gone = registry::take_buffer(buffer as usize).and_then(|(base, bytes)| registry::forget(base, bytes));
+        if let Some(left) = gone
+            && real::attach(Library::Cuda)
+            && let Ok(memory) = memory::get()
+        {
+            memory.note_tensors(left);
+            memory.homes_changed();
+        }
+    });
+    // SAFETY: the program's own call.
+    unsafe { original(buffer) };
 }

@@ -7,12 +7,19 @@
 //! |---|---|
 //! | `ggml_backend_tensor_alloc` | a tensor's name, address and size |
 //! | `ggml_backend_buffer_set_usage` | that a buffer holds weights, or scratch |
+//! | `ggml_backend_tensor_set`, `_set_async` | that bytes of a tensor arrive, and from where |
+//! | `ggml_backend_buffer_free` | that a buffer goes, and its tensors with it |
+//! | `ggml_type_size` | a tensor's type, when we ask for it (`kind`) |
+//!
+//! The first two are needed; without the others less is known.
 //!
 //! Tensors and buffers are opaque: they are read through accessors that ggml exports, never by offset. A program
 //! without these symbols (linked into one file, or another framework) is placed allocation by allocation.
 
 mod accessors;
 mod detours;
+pub mod dump;
+mod kind;
 pub mod placement;
 pub mod registry;
 
@@ -30,6 +37,10 @@ static WANTED: OnceLock<Vec<Wanted>> = OnceLock::new();
 enum Hook {
     TensorAlloc,
     SetUsage,
+    TensorSet,
+    TensorSetAsync,
+    BufferFree,
+    TypeSize,
 }
 
 /// Asks the GOT layer to lead ggml's calls to us. Does nothing where that layer does not stand.
@@ -43,6 +54,10 @@ pub fn install() {
         vec![
             row(b"ggml_backend_tensor_alloc", detours::tensor_alloc as *const () as usize),
             row(b"ggml_backend_buffer_set_usage", detours::buffer_set_usage as *const () as usize),
+            row(b"ggml_backend_tensor_set", detours::tensor_set as *const () as usize),
+            row(b"ggml_backend_tensor_set_async", detours::tensor_set_async as *const () as usize),
+            row(b"ggml_backend_buffer_free", detours::buffer_free as *const () as usize),
+            row(b"ggml_type_size", kind::type_size as *const () as usize),
         ]
     });
     got::want(wanted);

@@ -139,7 +139,8 @@ mod tests {
         let mut at = BASE;
         all.iter()
             .map(|(name, granules)| {
-                let tensor = Tensor { name: (*name).into(), bytes: granules * GRANULE, is_weight: true };
+                let tensor =
+                    Tensor { name: (*name).into(), bytes: granules * GRANULE, is_weight: true, ..Tensor::default() };
                 at += tensor.bytes;
                 (at - tensor.bytes, tensor)
             })
@@ -195,7 +196,7 @@ mod tests {
     fn a_shared_granule_follows_the_tensor_that_wants_vram_most() {
         let rules = Rules::new(&[rule("cold", Tier::Ram, 0), rule("hot", Tier::Vram, 0)]);
         let half = GRANULE / 2;
-        let tensor = |name: &str, bytes| Tensor { name: name.into(), bytes, is_weight: true };
+        let tensor = |name: &str, bytes| Tensor { name: name.into(), bytes, is_weight: true, ..Tensor::default() };
         let all = [(BASE, tensor("cold", GRANULE + half)), (BASE + GRANULE + half, tensor("hot", half))];
         assert_eq!(map(&plan(&rules, &all, BASE, 2 * GRANULE, 2 * GRANULE, Among::First)), "RV");
     }

@@ -1,25 +1,62 @@
 //! The tensors of the process, by address.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The file, as the kernel names it in mappings.
+    pub file: PathBuf,
+    /// Where in it, bytes.
+    pub offset: u64,
+}
 
 /// A tensor as ggml told us of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tensor {
     /// Its name, `blk.12.ffn_up.weight`.
     pub name: String,
     /// Bytes of its data.
     pub bytes: u64,
+    /// Its type as ggml names it, `q4_K`, if this ggml tells.
+    pub kind: Option<&'static str>,
+    /// The kind of memory it is in as ggml names it, `CUDA0` or `CPU_Mapped`, if it tells; of weights alone.
+    pub device: Option<Arc<str>>,
     /// Whether its buffer holds weights: written once, then only read.
     pub is_weight: bool,
+    /// Bytes that were seen to arrive. What a program reads straight into its own memory is not seen.
+    pub uploaded: u64,
+    /// Where its first byte came from, if that was a mapping of a file. How it was when the bytes came: the file may
+    /// have changed since, and the mapping be gone.
+    pub source: Option<Source>,
 }
 
 static TENSORS: RwLock<BTreeMap<u64, Tensor>> = RwLock::new(BTreeMap::new());
 
+/// Buffers of weights by ggml's handle, with first address and bytes: one that goes is not to be asked any more.
+static BUFFERS: RwLock<BTreeMap<usize, (u64, u64)>> = RwLock::new(BTreeMap::new());
+
+/// A buffer of weights is where it says.
+pub fn note_buffer(handle: usize, base: u64, bytes: u64) {
+    BUFFERS.write().unwrap_or_else(PoisonError::into_inner).insert(handle, (base, bytes));
+}
+
+/// Whether a buffer was said to hold weights.
+pub fn holds_weights(handle: usize) -> bool {
+    BUFFERS.read().unwrap_or_else(PoisonError::into_inner).contains_key(&handle)
+}
+
+/// A buffer goes. Returns where it was, if it held weights.
+pub fn take_buffer(handle: usize) -> Option<(u64, u64)> {
+    BUFFERS.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
+}
+
 /// A tensor was given an address. Views and scratch tensors without a name of their own are not kept.
-pub fn note(address: u64, bytes: u64, name: String) {
+pub fn note(address: u64, bytes: u64, name: String, kind: Option<&'static str>) {
     if !name.is_empty() && bytes > 0 {
-        let tensor = Tensor { name, bytes, is_weight: false };
+        let tensor = Tensor { name, bytes, kind, ..Tensor::default() };
         TENSORS.write().unwrap_or_else(PoisonError::into_inner).insert(address, tensor);
     }
 }
@@ -31,11 +68,35 @@ pub fn around(address: u64) -> Option<(u64, u64)> {
     (address - at < tensor.bytes).then_some((*at, tensor.bytes))
 }
 
-/// A buffer holds weights: its tensors do. Returns how many weight tensors there are in all.
-pub fn mark_weights(base: u64, bytes: u64) -> usize {
+/// A buffer of a device holds weights: its tensors do. Returns how many weight tensors there are in all.
+pub fn mark_weights(base: u64, bytes: u64, device: Option<String>) -> usize {
+    let device: Option<Arc<str>> = device.map(Into::into);
     let mut tensors = TENSORS.write().unwrap_or_else(PoisonError::into_inner);
-    tensors.range_mut(base..base.saturating_add(bytes)).for_each(|(_, tensor)| tensor.is_weight = true);
+    tensors.range_mut(base..base.saturating_add(bytes)).for_each(|(_, tensor)| {
+        (tensor.is_weight, tensor.device) = (true, device.clone());
+    });
     tensors.values().filter(|tensor| tensor.is_weight).count()
+}
+
+/// Whether the tensor at an address is a weight of which nothing was seen to arrive yet.
+pub fn is_awaited(at: u64) -> bool {
+    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
+    tensors.get(&at).is_some_and(|tensor| tensor.is_weight && tensor.uploaded == 0)
+}
+
+/// Bytes of the tensor at an address have arrived; `source` is where the tensor's first byte came from.
+pub fn note_upload(at: u64, bytes: u64, source: Option<Source>) {
+    let known = |tensor: &Tensor| tensor.is_weight && (tensor.uploaded < tensor.bytes || source.is_some());
+    // Inputs arrive with every token: they are told apart without keeping others from looking.
+    if !TENSORS.read().unwrap_or_else(PoisonError::into_inner).get(&at).is_some_and(known) {
+        return;
+    }
+    if let Some(tensor) = TENSORS.write().unwrap_or_else(PoisonError::into_inner).get_mut(&at) {
+        tensor.uploaded = tensor.uploaded.saturating_add(bytes).min(tensor.bytes);
+        if source.is_some() {
+            tensor.source = source;
+        }
+    }
 }
 
 /// The memory of a range is gone, and its tensors with it. Returns how many weight tensors are left, if any tensor went.
@@ -67,11 +128,13 @@ mod tests {
     #[test]
     fn tensors_become_weights_with_their_buffer_and_go_with_their_memory() {
         const AT: u64 = 1 << 60;
-        note(AT, 10, "a".into());
-        note(AT + 16, 10, "b".into());
-        note(AT + 64, 10, "other".into());
-        note(AT + 80, 10, String::new());
-        mark_weights(AT, 32);
+        note(AT, 10, "a".into(), None);
+        note(AT + 16, 10, "b".into(), None);
+        note(AT + 64, 10, "other".into(), None);
+        note(AT + 80, 10, String::new(), None);
+        mark_weights(AT, 32, Some("CUDA0".into()));
+        let devices: Vec<_> = within(AT, 128).into_iter().map(|(_, it)| it.device).collect();
+        assert_eq!(devices, [Some("CUDA0".into()), Some("CUDA0".into()), None]);
         let names =
             |all: Vec<(u64, Tensor)>| all.into_iter().map(|(_, it)| (it.name, it.is_weight)).collect::<Vec<_>>();
         let want = |name: &str, weight| (name.to_owned(), weight);
@@ -80,5 +143,34 @@ mod tests {
         assert!(forget(AT, 32).is_some());
         assert_eq!(names(within(AT, 128)), [want("other", false)]);
         forget(AT, 128);
+    }
+
+    #[test]
+    fn uploads_are_followed_for_weights_alone() {
+        const AT: u64 = 2 << 60;
+        note(AT, 10, "weight".into(), None);
+        note(AT + 64, 10, "input".into(), None);
+        mark_weights(AT, 32, Some("CUDA0".into()));
+        assert!(is_awaited(AT) && !is_awaited(AT + 64) && !is_awaited(AT + 1));
+        let source = Source { file: "/model.gguf".into(), offset: 4096 };
+        note_upload(AT, 4, Some(source.clone()));
+        note_upload(AT, 6, None);
+        note_upload(AT + 64, 10, Some(source.clone()));
+        let all: Vec<_> = within(AT, 128).into_iter().map(|(_, it)| (it.uploaded, it.source)).collect();
+        assert_eq!(all, [(10, Some(source)), (0, None)]);
+        assert!(!is_awaited(AT));
+        // Another tensor at the address begins anew.
+        note(AT, 10, "weight".into(), None);
+        mark_weights(AT, 32, Some("CUDA0".into()));
+        assert!(is_awaited(AT));
+        forget(AT, 128);
+    }
+
+    #[test]
+    fn a_buffer_goes_once() {
+        assert!(!holds_weights(1 << 60));
+        note_buffer(1 << 60, 7, 9);
+        assert!(holds_weights(1 << 60));
+        assert_eq!((take_buffer(1 << 60), take_buffer(1 << 60)), (Some((7, 9)), None));
     }
 }

@@ -5,7 +5,7 @@
 
 use super::Memory;
 use super::allocations::Home;
-use crate::ggml::registry;
+use crate::ggml::registry::{self, Tensor};
 use crate::stream;
 use std::fmt::Write;
 use std::fs;
@@ -55,12 +55,21 @@ impl Memory {
                 )
             })
             .collect();
-        let tensors: Vec<_> = registry::weights()
-            .into_iter()
-            .map(|(at, tensor)| format!("{{\"name\":{},\"at\":{at},\"bytes\":{}}}", quoted(&tensor.name), tensor.bytes))
-            .collect();
+        let tensors: Vec<_> = registry::weights().iter().map(|(at, tensor)| tensor_text(*at, tensor)).collect();
         format!("{{\"allocations\":[\n{}\n],\"tensors\":[\n{}\n]}}\n", allocations.join(",\n"), tensors.join(",\n"))
     }
+}
+
+/// A weight as a JSON object. What this ggml does not tell is null.
+fn tensor_text(at: u64, tensor: &Tensor) -> String {
+    let known = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
+    format!(
+        "{{\"name\":{},\"type\":{},\"at\":{at},\"bytes\":{},\"device\":{}}}",
+        quoted(&tensor.name),
+        known(tensor.kind),
+        tensor.bytes,
+        known(tensor.device.as_deref())
+    )
 }
 
 /// A JSON string.
@@ -88,6 +97,15 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tensor_shows_its_type_and_device_where_ggml_tells_them() {
+        let tensor = Tensor { name: "output".into(), bytes: 9, kind: Some("q4_K"), ..Tensor::default() };
+        let text = |tensor: &Tensor| tensor_text(4096, tensor);
+        assert_eq!(text(&tensor), r#"{"name":"output","type":"q4_K","at":4096,"bytes":9,"device":null}"#);
+        let tensor = Tensor { kind: None, device: Some("CUDA0".into()), ..tensor };
+        assert_eq!(text(&tensor), r#"{"name":"output","type":null,"at":4096,"bytes":9,"device":"CUDA0"}"#);
+    }
 
     #[test]
     fn names_with_odd_characters_stay_one_json_string() {
