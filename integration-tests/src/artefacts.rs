@@ -13,6 +13,14 @@ const PACKAGES: &[&str] = &["greenboost-hook", "simgpu", "simnvml", "greenboost-
 /// Set by `cargo xtask test`, which has just built everything.
 pub const PREBUILT: &str = "GB_TEST_PREBUILT";
 
+/// Set in CI, where nothing may be left out: a test that lacks something fails instead of skipping.
+pub const CI: &str = "CI";
+
+/// llama.cpp's own libraries for the CPU, as an npm package; its version, since theirs follows from it (v0.5.0).
+pub const LLAMA_PACKAGE: &str = "@node-llama-cpp/linux-x64@3.22.1";
+/// Where `cargo xtask test` unpacks it, below the target folder.
+pub const LLAMA_FOLDER: &str = "llama-package/3.22.1";
+
 /// Paths of everything that is built.
 #[derive(Debug)]
 pub struct Artefacts {
@@ -52,6 +60,22 @@ impl Artefacts {
         let fixtures = work.join("fixtures");
         crate::fixtures::build_all(&fixtures)?;
         Ok(Self { bin: bin.to_owned(), hook: bin.join("libgreenboost_hook.so"), driver, fixtures })
+    }
+
+    /// The folder with llama.cpp's own libraries. `None`, said aloud, where they were not downloaded and need not be.
+    ///
+    /// # Panics
+    /// When they must be there and are not.
+    pub fn llama_libraries(&self) -> Option<PathBuf> {
+        let folder = self.bin.parent()?.join(LLAMA_FOLDER).join("package/bins/linux-x64");
+        if folder.join("libggml-base.so").exists() {
+            return Some(folder);
+        }
+        let missing =
+            format!("npm package {LLAMA_PACKAGE} is not in {}: cargo xtask test --only llama", folder.display());
+        assert!(env::var_os(CI).is_none(), "{missing}");
+        eprintln!("SKIPPED: {missing}");
+        None
     }
 
     /// A program that cargo built.

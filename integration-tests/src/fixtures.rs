@@ -83,6 +83,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "captures", &["captures.c"], &["-pthread"]),
         target(Program, "contexts", &["contexts.c"], &[]),
         target(Program, "full", &["full.c"], &[]),
+        target(Program, "llama-real", &["llama_real.c"], &[]),
         target(Program, "lookups", &["lookups.c"], &[]),
     ],
     &[

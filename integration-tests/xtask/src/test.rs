@@ -3,6 +3,7 @@
 mod cargo_test;
 mod figures;
 mod layout;
+mod llama;
 mod packages;
 mod scripts;
 
@@ -62,6 +63,7 @@ const STAGES: &[Stage] = &[
     Stage { name: "frida", what: "type-check of the frida engine, without its devkit", run: frida },
     Stage { name: "docs", what: "cargo doc, warnings are errors", run: docs },
     Stage { name: "build", what: "the libraries and programs that tests start", run: build },
+    Stage { name: "llama", what: "llama.cpp's own libraries, from npm, for the tests", run: llama::run },
     Stage { name: "tests", what: "cargo test", run: tests },
     Stage { name: "kernel", what: "the kernel module, in a virtual machine", run: kernel::stage },
     Stage { name: "package", what: "the Debian packages: contents, use, scripts, DKMS", run: package::stage },

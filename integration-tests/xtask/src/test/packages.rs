@@ -21,6 +21,7 @@ const NEEDS: &[Need] = &[
     },
     Need { package: "binutils", why: "the static fixture library", present: || process::exists("ar") },
     Need { package: "python3", why: "the ctypes fixture and the GPU scripts", present: || process::exists("python3") },
+    Need { package: "npm", why: "llama.cpp's own libraries, to test with", present: || process::exists("npm") },
     Need { package: "libclang-dev", why: "the type-check of the frida engine", present: has_libclang },
 ];
 
