@@ -4,6 +4,7 @@
 //! on the host. Its seed and that of the simulated GPU's delays are in the command that a failure shows.
 
 use greenboost_contract::settings;
+use integration_tests::tier_map::TierMap;
 use integration_tests::{Outcome, World};
 
 /// Weights of about 7 MiB where half of that is left of the VRAM, streamed through a ring of `ring`.
@@ -144,4 +145,37 @@ fn planted_faults_are_noticed() {
         });
         assert!(noticed, "{fault} went unnoticed");
     }
+}
+
+/// A weight that lies outside VRAM in part needs a slot as large as one that lies there whole.
+#[test]
+fn weights_give_way_whole_where_they_are_streamed() {
+    let world = World::new()
+        .vram("192MiB")
+        .hooked()
+        .env(settings::VRAM, "64MiB")
+        .env(settings::THRESHOLD, "2MiB")
+        .env(settings::STREAM, "on")
+        .env(settings::RING, "6MiB");
+    let map = world.file("map.json");
+    let world = world.env(settings::MAP, &map);
+    let mut target = world.start("llama-like", &["moe", "big-kv", "step"]);
+    let parts = |target: &mut integration_tests::Running, step| {
+        target.until(step);
+        let map = TierMap::read(&map);
+        let homes: Vec<_> = map.tensors.iter().map(|tensor| map.homes(&tensor.name)).collect();
+        let in_vram = homes.iter().filter(|homes| homes.iter().all(|home| *home == "vram")).count();
+        let in_ram = homes.iter().filter(|homes| homes.iter().all(|home| *home != "vram")).count();
+        (in_vram, in_ram, homes.len() - in_vram - in_ram)
+    };
+    let loaded = parts(&mut target, "loaded");
+    target.go_on();
+    let computing = parts(&mut target, "ready");
+    assert!(computing.1 > loaded.1 + 10, "(in VRAM, in RAM, in both): {loaded:?}, then {computing:?}");
+    // Those that share a granule with another remain.
+    assert!(computing.2 < loaded.2, "(in VRAM, in RAM, in both): {loaded:?}, then {computing:?}");
+    target.go_on();
+    target.until("freed");
+    target.go_on();
+    assert!(target.finish().success());
 }

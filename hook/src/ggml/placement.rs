@@ -92,10 +92,13 @@ pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram
     let mut in_vram = vec![false; wishes.len()];
     order.into_iter().take(room).for_each(|at| in_vram[at] = true);
 
+    // Where tensors are streamed, each has chunks of its own, so that one can give way whole.
+    let mut begins = vec![false; wishes.len()];
+    touched.iter().filter(|_| among == Among::Spread).for_each(|tensor| begins[tensor.start] = true);
     let mut stretches: Vec<Stretch> = Vec::new();
-    for (wish, in_vram) in wishes.into_iter().zip(in_vram) {
+    for ((wish, in_vram), begins) in wishes.into_iter().zip(in_vram).zip(begins) {
         match stretches.last_mut() {
-            Some(last) if last.in_vram == in_vram && last.wish == wish => last.bytes += GRANULE,
+            Some(last) if last.in_vram == in_vram && last.wish == wish && !begins => last.bytes += GRANULE,
             _ => stretches.push(Stretch { bytes: GRANULE, in_vram, wish }),
         }
     }
@@ -180,6 +183,11 @@ mod tests {
         let among = |room, among| map(&plan(&rules, &tensors(&all), BASE, 24 * GRANULE, room * GRANULE, among));
         assert_eq!(among(15, Among::First), "VVVVVVVVVVVVVRRRVRRRVRRR");
         assert_eq!(among(15, Among::Spread), "VVVVVRRRVVVVVRRRVVVVVRRR");
+        let chunks = |among| plan(&rules, &tensors(&all), BASE, 24 * GRANULE, 24 * GRANULE, among).len();
+        assert_eq!((chunks(Among::First), chunks(Among::Spread)), (12, 12), "one for each tensor");
+        let same: Vec<_> = (0..6).map(|_| ("ffn", 4)).collect();
+        let chunks = |among| plan(&rules, &tensors(&same), BASE, 24 * GRANULE, 24 * GRANULE, among).len();
+        assert_eq!((chunks(Among::First), chunks(Among::Spread)), (1, 6), "also of equals");
         // What is left over for no whole tensor is used all the same.
         assert_eq!(among(16, Among::Spread).matches('V').count(), 16);
         assert_eq!(among(24, Among::Spread), among(24, Among::First));

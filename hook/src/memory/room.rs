@@ -1,7 +1,7 @@
 //! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
 
 use super::access;
-use super::allocations::{Chunk, Home, Wish};
+use super::allocations::{Allocation, Chunk, Home, Wish};
 use super::claim::Claim;
 use super::device::Device;
 use super::gate::GATE;
@@ -9,9 +9,11 @@ use super::vram::Use;
 use super::{Memory, captures};
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
+use crate::ggml::registry;
 use crate::stream;
 use greenboost_contract::format_size;
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Who asks for room: only what wants VRAM less makes way, and among equals only what belongs to a larger allocation.
@@ -135,16 +137,20 @@ impl Memory {
         let table = self.table();
         let mut found = Vec::new();
         for allocation in table.iter().filter(|allocation| allocation.device == device.ordinal) {
-            for (at, chunk) in allocation.chunks.iter().enumerate() {
-                if matches!(chunk.home, Home::Vram(_)) && request.beats(chunk.wish, allocation.size) {
-                    found.push((chunk.wish, allocation.size, allocation.base, at));
-                }
-            }
+            let may_move: Vec<_> = allocation
+                .chunks
+                .iter()
+                .enumerate()
+                .filter(|(_, chunk)| matches!(chunk.home, Home::Vram(_)) && request.beats(chunk.wish, allocation.size))
+                .map(|(at, _)| at)
+                .collect();
+            let turns = if stream::is_on() { turns(allocation, &may_move) } else { vec![0; may_move.len()] };
+            found.extend(may_move.into_iter().zip(turns).map(|(at, turn)| {
+                (allocation.chunks[at].wish, Reverse(allocation.size), Reverse(allocation.base), turn, Reverse(at))
+            }));
         }
-        // What is to be streamed is spread over the pass: positions with their bits reversed come from everywhere.
-        let spread = |at: usize| if stream::is_on() { (at as u32).reverse_bits() as usize } else { at };
-        found.sort_by_key(|(wish, size, base, at)| (*wish, Reverse(*size), Reverse(*base), Reverse(spread(*at))));
-        found.into_iter().map(|(_, _, base, at)| (base, at)).collect()
+        found.sort_unstable();
+        found.into_iter().map(|(_, _, Reverse(base), _, Reverse(at))| (base, at)).collect()
     }
 
     /// Waits for all work on a device; false when that is not possible.
@@ -207,4 +213,19 @@ impl Memory {
             }
         })
     }
+}
+
+/// When each of the chunks at `may_move` makes way where weights are streamed: tensor by tensor, since one that lies outside
+/// VRAM in part needs a slot as large as one that lies there whole. Those that do already go first, then others from everywhere
+/// in the pass: ranks with their bits reversed.
+fn turns(allocation: &Allocation, may_move: &[usize]) -> Vec<u32> {
+    let starts: Vec<_> =
+        registry::within(allocation.base, allocation.span).into_iter().map(|(address, _)| address).collect();
+    let tensor = |at: usize| starts.partition_point(|start| *start <= allocation.chunks[at].at);
+    let is_outside = |at: &usize| matches!(allocation.chunks[*at].home, Home::Ram(..));
+    let outside: HashSet<_> = (0..allocation.chunks.len()).filter(is_outside).map(tensor).collect();
+    let mut whole: Vec<_> = may_move.iter().map(|at| tensor(*at)).filter(|it| !outside.contains(it)).collect();
+    whole.dedup();
+    let turn = |at: &usize| whole.binary_search(&tensor(*at)).map_or(0, |rank| (rank as u32).reverse_bits() | 1);
+    may_move.iter().map(turn).collect()
 }
