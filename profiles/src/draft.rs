@@ -2,7 +2,7 @@
 
 use crate::profile::{Matcher, Profile, Source, Variable};
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings, Spill};
+use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use std::collections::BTreeMap;
 
 /// A value and the line it stands on.
@@ -31,6 +31,9 @@ pub struct Draft {
     pub vram_reserve: Option<u64>,
     pub backings: Option<Vec<String>>,
     pub spill: Option<Spill>,
+    pub stream: Option<Stream>,
+    pub ring: Option<u64>,
+    pub assist: Option<Assist>,
     pub free: Option<ReportFree>,
     pub total: Option<ReportTotal>,
     /// Before those of the parent: the first that fits decides.
@@ -77,6 +80,9 @@ impl Draft {
             vram_reserve: self.vram_reserve.unwrap_or(base.vram_reserve),
             backings: self.backings.clone().unwrap_or(base.backings),
             spill: self.spill.unwrap_or(base.spill),
+            stream: self.stream.unwrap_or(base.stream),
+            ring: self.ring.or(base.ring),
+            assist: self.assist.unwrap_or(base.assist),
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
             place: self.place.iter().chain(&base.place).cloned().collect(),

@@ -1,7 +1,7 @@
 //! A profile, complete and checked.
 
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings, Spill};
+use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -83,6 +83,12 @@ pub struct Profile {
     pub backings: Vec<String>,
     /// Whether memory may leave VRAM.
     pub spill: Spill,
+    /// Whether weights outside VRAM are streamed.
+    pub stream: Stream,
+    /// Bytes of VRAM that they are streamed through; `None`: a share of the budget.
+    pub ring: Option<u64>,
+    /// Whether the program's own copies of weights are served ahead.
+    pub assist: Assist,
     /// What is reported as free.
     pub free: ReportFree,
     /// What is reported as total.
@@ -109,6 +115,9 @@ impl Profile {
             report_total: self.total,
             backings: self.backings.clone(),
             spill: self.spill,
+            stream: self.stream,
+            ring: self.ring,
+            assist: self.assist,
             place: self.place.clone(),
             ..Settings::default()
         }

@@ -7,7 +7,7 @@ use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
 use crate::{pattern, place};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
-use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Spill, parse_size};
+use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Spill, Stream, parse_size};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -51,6 +51,9 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         vram_reserve: memory.size("vram_reserve", |_| true, "")?,
         backings: memory.backings()?,
         spill: memory.one_of("spill", Spill::from_name, Spill::NAMES)?,
+        stream: memory.one_of("stream", Stream::from_name, Stream::NAMES)?,
+        ring: memory.size("ring", |bytes| bytes >= GRANULE, "must be at least 2MiB")?,
+        assist: memory.one_of("assist", Assist::from_name, Assist::NAMES)?,
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
         place: place::read(&top)?,

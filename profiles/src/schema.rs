@@ -22,7 +22,7 @@ pub const MATCH: &[&str] = &["executable", "arguments"];
 pub const PROCESSES: &[&str] = &["include", "exclude"];
 
 /// Keys of `[memory]`.
-pub const MEMORY: &[&str] = &["threshold", "chunk", "vram_reserve", "backings", "spill"];
+pub const MEMORY: &[&str] = &["threshold", "chunk", "vram_reserve", "backings", "spill", "stream", "ring", "assist"];
 
 /// Keys of `[report]`.
 pub const REPORT: &[&str] = &["free", "total"];

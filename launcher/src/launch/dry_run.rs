@@ -2,7 +2,7 @@
 
 use super::Launch;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Settings, format_size};
+use greenboost_contract::{Assist, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 use std::path::Path;
@@ -34,6 +34,7 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("reported", format!("free: {}, total: {}", settings.report_free.name(), settings.report_total.name())),
         ("layers", settings.layers.names()),
         ("placement", placement(settings)),
+        ("streaming", streaming(settings)),
         ("plan", plan(settings)),
         ("tier map", file(settings.map.as_deref())),
         ("trace", file(settings.trace.as_deref())),
@@ -82,6 +83,16 @@ fn placement(settings: &Settings) -> String {
         return "no rules: weights are alike".to_owned();
     }
     settings.place.iter().map(line).collect::<Vec<_>>().join(&format!("\n{:<12} ", ""))
+}
+
+fn streaming(settings: &Settings) -> String {
+    let ring = settings.ring.map_or("a share of the VRAM".to_owned(), format_size);
+    match (settings.stream, settings.assist) {
+        (Stream::Off, Assist::Off) => "off: weights outside VRAM are read in place".to_owned(),
+        (Stream::On, Assist::Off) => format!("weights outside VRAM, through {ring}"),
+        (Stream::Off, Assist::On) => format!("llama.cpp's own copies, through {ring}"),
+        (Stream::On, Assist::On) => format!("weights outside VRAM and llama.cpp's own copies, through {ring}"),
+    }
 }
 
 fn plan(settings: &Settings) -> String {

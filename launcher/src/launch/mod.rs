@@ -14,7 +14,7 @@ mod variables;
 
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Settings, parse_size};
+use greenboost_contract::{Assist, Settings, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
 use std::io::Write;
@@ -50,6 +50,15 @@ pub struct Options {
     /// decides: `--place 'blk\.[0-9]\.ffn_.*_exps=vram' --place 'token_embd=ram'`.
     #[arg(long, value_name = "REGEX=TIER", value_parser = settings::place_rule)]
     pub place: Vec<PlaceRule>,
+    /// Whether weights outside VRAM are copied into it ahead of the kernels that read them: on or off.
+    #[arg(long, value_name = "ON|OFF", value_parser = settings::stream)]
+    pub stream: Option<Stream>,
+    /// VRAM that they are copied into, out of what --vram allows [default: a sixteenth of it].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ring: Option<u64>,
+    /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are served ahead: on or off.
+    #[arg(long, value_name = "ON|OFF", value_parser = settings::assist)]
+    pub assist: Option<Assist>,
     /// Do not plan for the model: set no variables of llama.cpp but the profile's.
     #[arg(long)]
     pub no_plan: bool,

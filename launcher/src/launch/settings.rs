@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
-use greenboost_contract::{Settings, format_size};
+use greenboost_contract::{Assist, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -86,6 +86,9 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     if let Some(bytes) = options.ram {
         merged.ram = Some(bytes);
     }
+    merged.stream = options.stream.unwrap_or(merged.stream);
+    merged.ring = options.ring.or(merged.ring);
+    merged.assist = options.assist.unwrap_or(merged.assist);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
         merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
     }
@@ -166,6 +169,22 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
         )));
     }
     Ok(())
+}
+
+/// A value of `--stream`.
+///
+/// # Errors
+/// What is allowed.
+pub fn stream(text: &str) -> Result<Stream, String> {
+    Stream::from_name(text).ok_or_else(|| format!("allowed are {}", Stream::NAMES.join(", ")))
+}
+
+/// A value of `--assist`.
+///
+/// # Errors
+/// What is allowed.
+pub fn assist(text: &str) -> Result<Assist, String> {
+    Assist::from_name(text).ok_or_else(|| format!("allowed are {}", Assist::NAMES.join(", ")))
 }
 
 /// A rule of the command line.

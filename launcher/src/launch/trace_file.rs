@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// When it cannot be written, is something else than a trace, or when nothing would be traced.
 pub fn check(path: &Path, settings: &Settings) -> Result<PathBuf, Refusal> {
     if settings.stream == Stream::Off {
-        return Err(Refusal::usage("--trace shows what is streamed, and streaming is off: set GREENBOOST_STREAM=on"));
+        return Err(Refusal::usage("--trace shows what is streamed, and streaming is off: add --stream on"));
     }
     let absolute = writable("trace", "--trace", path, true)?;
     let mut first = [0];

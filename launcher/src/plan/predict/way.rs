@@ -47,7 +47,7 @@ pub const WAYS: &[Row] = &[
     row(Way::Vram, "all in VRAM", true, Decode::InPlace, Prefill::InPlace),
     row(Way::ExtendByTensor, "extend, by tensor", true, Decode::InPlace, Prefill::InPlace),
     row(Way::Extend, "extend, blind", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::ExtendStreaming, "extend, streaming", false, Decode::Streamed, Prefill::Ahead),
+    row(Way::ExtendStreaming, "extend, streaming", true, Decode::Streamed, Prefill::Ahead),
     row(Way::Offload, "llama.cpp's CPU offload", true, Decode::Cpu, Prefill::Copied),
     row(Way::Assist, "assisted CPU offload", false, Decode::Cpu, Prefill::Ahead),
     row(Way::Combined, "CPU and link together", false, Decode::CpuAndLink, Prefill::Ahead),
