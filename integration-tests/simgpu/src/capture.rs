@@ -114,6 +114,11 @@ impl Capture {
         if self.state().invalid { Err(Error::STREAM_CAPTURE_INVALIDATED) } else { Ok(()) }
     }
 
+    /// Whether it is over: an event of it then means nothing any more.
+    pub fn ended(&self) -> bool {
+        self.state().ended
+    }
+
     /// The graph being recorded.
     pub fn graph(&self) -> &Arc<Graph> {
         &self.graph
@@ -143,9 +148,6 @@ impl Capture {
     /// Makes a stream's next operation depend on more nodes; a stream from outside joins the capture by that.
     pub fn join(self: &Arc<Capture>, stream: &Arc<Stream>, nodes: &[usize]) -> Result {
         let mut state = self.state();
-        if state.ended {
-            return Err(Error::CAPTURED_EVENT);
-        }
         if state.invalid {
             return Err(Error::STREAM_CAPTURE_INVALIDATED);
         }

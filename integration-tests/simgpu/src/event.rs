@@ -98,6 +98,11 @@ impl Event {
         }
         let recorded = self.recorded();
         match (&*recorded, capturing) {
+            // So says a driver of version 580.
+            (Recorded::Captured(capture, _), own) if capture.ended() => {
+                own.inspect(|own| own.invalidate());
+                Err(Error::INVALID_VALUE)
+            }
             (Recorded::Captured(capture, leaves), None) => capture.join(stream, leaves),
             (Recorded::Captured(capture, leaves), Some(own)) => {
                 if Arc::ptr_eq(capture, &own) {
@@ -128,7 +133,11 @@ impl Event {
         match &*self.recorded() {
             Recorded::Never => Ok(None),
             Recorded::At(fence, stamp) => Ok(Some((fence.clone(), stamp.clone()))),
-            Recorded::Captured(..) => Err(Error::CAPTURED_EVENT),
+            Recorded::Captured(capture, _) if capture.ended() => Err(Error::INVALID_VALUE),
+            Recorded::Captured(capture, _) => {
+                capture.invalidate();
+                Err(Error::CAPTURED_EVENT)
+            }
         }
     }
 }
