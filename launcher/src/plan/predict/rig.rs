@@ -7,6 +7,8 @@ use serde::Serialize;
 /// Speeds in GB/s, unless said otherwise. Absent: not measured, so nothing that needs it is predicted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Rig {
+    /// Kernels reading VRAM one word after the other.
+    pub vram: Option<f64>,
     /// Decode's kernels reading VRAM.
     pub matvec: Option<f64>,
     /// Multiplications and additions a second in a prompt, in 10^9.
@@ -37,6 +39,7 @@ impl Rig {
         };
         if let Some(gpu) = &figures.gpu {
             let clocks = Some(f64::from(gpu.multiprocessors) * gpu.clock_ghz).filter(|clocks| *clocks > 0.0);
+            rig.vram = gpu.rates.vram;
             rig.matvec = gpu.rates.vram.map(|vram| {
                 let kernels = clocks.map_or(f64::MAX, |clocks| clocks * fit::MATVEC_BYTES_PER_CLOCK);
                 kernels.min(vram * fit::MATVEC_VRAM_SHARE)

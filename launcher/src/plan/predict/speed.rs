@@ -63,7 +63,9 @@ pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how
     let (inside, outside) = (&placement.inside, &placement.outside);
     // Only the last token of a prompt goes through the output matrix.
     let output = facts.output.weights.min(inside.dense.weights);
-    let compute_inside = compute(facts, inside, output, tokens, rig)?;
+    // A small batch computes less than it reads: then the weights' way out of VRAM is what takes time.
+    let read_inside = rig.vram.and_then(|rate| over(inside.bytes() as f64, Some(rate))).unwrap_or(0.0);
+    let compute_inside = compute(facts, inside, output, tokens, rig)?.max(read_inside);
     let compute_outside = compute(facts, outside, facts.output.weights - output, tokens, rig)?;
     let compute = compute_inside + compute_outside;
     let (dense, experts) = (outside.dense.bytes as f64, outside.experts.bytes as f64);

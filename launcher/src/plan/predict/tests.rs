@@ -301,6 +301,19 @@ fn streaming_reaches_the_goals_of_the_design() {
 }
 
 #[test]
+fn a_batch_of_few_tokens_takes_as_long_as_reading_the_weights() {
+    let (dense, figures) = (facts(&dense()), h200());
+    let rig = Rig::new(&figures);
+    let batch = |tokens| {
+        let placement = Placement::all_inside(&dense, &setting(140, 2048, tokens));
+        speed::prefill(&dense, &placement, &rig, tokens, Prefill::InPlace).expect("known")
+    };
+    let read = dense.computed().bytes() as f64 / 4500e9;
+    assert_eq!((batch(1), batch(8)), (read, read));
+    assert!(batch(512) > 10.0 * read);
+}
+
+#[test]
 fn what_is_not_built_never_wins() {
     let rig = Rig::new(&h200());
     for (facts, vram) in [(facts(&dense()), 12), (facts(&moe()), 8)] {
