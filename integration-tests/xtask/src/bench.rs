@@ -1,9 +1,13 @@
-//! `cargo xtask bench overhead`: what the hook costs a program that does not need it.
+//! `cargo xtask bench`. `overhead` is here: what the hook costs a program that does not need it.
 //!
 //! One small C program times single calls inside its own process. It runs alternately as it is and under
 //! `gb-launch`, so that whatever else the machine does meets both; a figure is the median of its rounds. The
 //! driver is the simulated one: what it does in a call is not what a real one does, so the difference between
 //! the two is the result and the ratio belongs to the simulation.
+
+mod passes;
+pub mod predict;
+pub mod stream;
 
 use crate::artefacts::Artefacts;
 use crate::{process, workspace};

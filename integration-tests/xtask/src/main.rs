@@ -2,7 +2,8 @@
 //!
 //! * `demo` shows the main job end to end, on the simulated GPU and on a real one where there is one;
 //! * `test` runs everything that passes without a GPU, and is all that CI runs;
-//! * `bench` measures what the hook costs a program that does not need it.
+//! * `bench` measures what the hook costs a program that does not need it, how well `greenboost plan` predicts, and how
+//!   much of the copying of weights hides behind computing.
 //!
 //! `package` makes Debian packages. `gpu-pack` prepares the folder that `integration-tests/gpu/run.sh` needs on a machine with a GPU.
 
@@ -52,6 +53,10 @@ enum Command {
 enum Bench {
     /// Nanoseconds a hooked call costs, against the same call unhooked
     Overhead(bench::Options),
+    /// What `greenboost plan` expects against what a run takes
+    Predict(bench::predict::Options),
+    /// How much of the copying of weights hides behind computing with them
+    Stream(bench::stream::Options),
 }
 
 fn main() -> ExitCode {
@@ -60,6 +65,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench { what: Bench::Overhead(options) } => bench::run(&options),
         Command::Package(options) => package::run(&options),
+        Command::Bench { what: Bench::Predict(options) } => bench::predict::run(&options),
+        Command::Bench { what: Bench::Stream(options) } => bench::stream::run(&options),
         Command::GpuPack { dir } => gpu_pack::run(&dir),
     };
     match done {
