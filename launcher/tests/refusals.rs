@@ -153,7 +153,7 @@ fn a_trace_that_would_overwrite_something_else_or_show_nothing_is_2() {
     std::fs::write(place.path("model.gguf"), "GGUF").expect("write");
     refused_with("model.gguf", "on", &["model.gguf", "not a trace", "choose another"]);
     refused_with("no/such/folder/trace.json", "on", &["cannot write the trace", "--trace"]);
-    refused_with("trace.json", "off", &["streaming is off", "GREENBOOST_STREAM=on"]);
+    refused_with("trace.json", "off", &["streaming is off", "add --stream on"]);
     assert_eq!(std::fs::read_to_string(place.path("model.gguf")).expect("read"), "GGUF");
     assert!(!place.path("trace.json").exists());
 }

@@ -85,7 +85,11 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row) -> Prediction
     let placement = match row.way {
         Way::Vram => Placement::all_inside(facts, setting),
         Way::Extend => Placement::by_order(facts, setting),
-        Way::ExtendByTensor | Way::ExtendStreaming => Placement::by_tensor(facts, setting),
+        Way::ExtendByTensor => Placement::by_tensor(facts, setting),
+        // The slots are VRAM that weights cannot have.
+        Way::ExtendStreaming => {
+            Placement::by_tensor(facts, &Setting { vram: setting.vram - setting.vram / 16, ..*setting })
+        }
         Way::Offload | Way::Assist | Way::Combined => Placement::offloaded(facts, setting),
     };
     let ubatch = setting.ubatch;
