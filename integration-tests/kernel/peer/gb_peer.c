@@ -19,12 +19,21 @@
 #define dma_buf_vunmap_unlocked dma_buf_vunmap
 #endif
 
+#ifdef GB_HAVE_PIN_VMAS
+#define pin_locked(at, nr, flags, pages) pin_user_pages(at, nr, flags, pages, NULL)
+#else
+#define pin_locked pin_user_pages
+#endif
+
 struct peer_pin {
 	__u64 address;
 	__u64 bytes;
 	__u32 write;
 	__u32 huge;		/* out: 2 MiB runs, aligned and contiguous */
 	__u64 first;		/* out: the first 8 bytes, as the kernel sees them */
+	__u64 ns;		/* out: what pinning alone took */
+	__u32 locked;		/* pin_user_pages, as NVIDIA's driver calls it */
+	__u32 reserved;
 };
 
 struct peer_import {
@@ -67,10 +76,25 @@ static void unpin(struct peer *peer)
 	peer->pages = NULL;
 }
 
+static long pin_some(const struct peer_pin *req, unsigned long done,
+		     unsigned long nr, struct page **pages)
+{
+	unsigned int flags = FOLL_LONGTERM | (req->write ? FOLL_WRITE : 0);
+	unsigned long at = req->address + (done << PAGE_SHIFT);
+	long got;
+
+	if (!req->locked)
+		return pin_user_pages_fast(at, nr, flags, pages);
+	mmap_read_lock(current->mm);
+	got = pin_locked(at, nr, flags, pages);
+	mmap_read_unlock(current->mm);
+	return got;
+}
+
 static int pin(struct peer *peer, struct peer_pin *req)
 {
 	unsigned long nr = req->bytes >> PAGE_SHIFT, i;
-	unsigned int flags = FOLL_LONGTERM | (req->write ? FOLL_WRITE : 0);
+	u64 start;
 	long got;
 
 	if (peer->pages)
@@ -78,15 +102,19 @@ static int pin(struct peer *peer, struct peer_pin *req)
 	peer->pages = kvmalloc_array(nr, sizeof(*peer->pages), GFP_KERNEL);
 	if (!peer->pages)
 		return -ENOMEM;
+	/* Not to be timed: this array's own first touch. */
+	memset(peer->pages, 0, nr * sizeof(*peer->pages));
+	start = ktime_get_ns();
 	for (peer->nr_pages = 0; peer->nr_pages < nr; peer->nr_pages += got) {
-		got = pin_user_pages_fast(req->address + (peer->nr_pages << PAGE_SHIFT),
-					  min(nr - peer->nr_pages, 65536UL), flags,
-					  peer->pages + peer->nr_pages);
+		got = pin_some(req, peer->nr_pages,
+			       min(nr - peer->nr_pages, 65536UL),
+			       peer->pages + peer->nr_pages);
 		if (got <= 0) {
 			unpin(peer);
 			return got ?: -EFAULT;
 		}
 	}
+	req->ns = ktime_get_ns() - start;
 	req->huge = 0;
 	for (i = 0; i + 512 <= nr; i += 512) {
 		unsigned long pfn = page_to_pfn(peer->pages[i]), j;
@@ -231,8 +259,8 @@ static DEFINE_SPINLOCK(plant_spin);
 /* One fault for every checker: what does not notice its own is not alive. */
 static void plant(unsigned long what)
 {
-	volatile int *gone;
-	volatile int shift = 40;
+	int shift = 40;
+	int *gone;
 
 	switch (what) {
 	case 0:
@@ -240,8 +268,8 @@ static void plant(unsigned long what)
 		break;
 	case 1:	/* KASAN */
 		gone = kmalloc(sizeof(*gone), GFP_KERNEL);
-		kfree((void *)gone);
-		*gone;
+		kfree(gone);
+		READ_ONCE(*gone);
 		break;
 	case 2:	/* lockdep */
 		mutex_lock(&plant_a);
@@ -255,7 +283,7 @@ static void plant(unsigned long what)
 		break;
 	case 3:	/* kmemleak */
 		for (shift = 0; shift < 16; shift++)
-			kmalloc(1000, GFP_KERNEL);
+			gone = kmalloc(1000, GFP_KERNEL);
 		break;
 	case 4:	/* DEBUG_ATOMIC_SLEEP */
 		spin_lock(&plant_spin);
@@ -263,7 +291,9 @@ static void plant(unsigned long what)
 		spin_unlock(&plant_spin);
 		break;
 	case 5:	/* UBSAN */
+		OPTIMIZER_HIDE_VAR(shift);
 		shift = 1 << shift;
+		OPTIMIZER_HIDE_VAR(shift);
 		break;
 	}
 }

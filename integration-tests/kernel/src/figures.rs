@@ -1,74 +1,139 @@
 //! What it costs, next to what else one could do. An emulated processor says nothing in absolute terms; ratios in one
-//! run do.
+//! run do. `cargo xtask bench pool` asks for more rounds of more memory, and makes a table of the samples.
 
 use crate::Test;
-use crate::machine::{Setting, counter, eventually, set, value};
+use crate::machine::{Setting, counter, eventually, option, set, value};
 use crate::mapping::device;
-use crate::peer::Peer;
-use greenboost_kmod::{Access, CHUNK, Request};
+use crate::peer::{self, Peer};
+use greenboost_kmod::{Access, Buffer, CHUNK, Mapping, Request};
+use std::collections::BTreeMap;
+use std::fs;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-pub const TESTS: &[Test] = &[("figures: the reserve, fresh pages, memfd, pins", figures)];
+pub const TESTS: &[Test] = &[("figures: the reserve, fresh pages, memfd, hugetlb, pins", figures)];
 
-const SIZE: usize = 512 << 20;
+const SHMEM_HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+const HUGETLB: &str = "/proc/sys/vm/nr_hugepages";
+/// So many pins in a round: the first is slower for reasons that have nothing to do with the memory.
+const PINS: usize = 3;
 
-fn timed<T>(body: impl FnOnce() -> T) -> (T, Duration) {
-    let start = Instant::now();
-    let value = body();
-    (value, start.elapsed())
-}
+/// Milliseconds by what was timed, one entry a round.
+type Samples = BTreeMap<&'static str, Vec<f64>>;
 
 fn figures() {
+    let number = |name, otherwise| option(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
+    let size = number("gb.mib", 512usize) << 20;
     let _limits = [Setting::new("low_mark", 1 << 20), Setting::new("critical_mark", 1 << 20)];
-    let device = device();
-    set("reserve", SIZE);
-    eventually("the reserve is full", 60, || value("reserve_ready") == SIZE as u64);
-    let request = Request::new(SIZE as u64, "figures");
-    let (ready, from_reserve) = timed(|| device.alloc(&request).expect("memory"));
-    assert_eq!(ready.ready_bytes(), SIZE as u64);
-    let (mapping, mapped) = timed(|| ready.map(Access::ReadWrite).expect("a mapping"));
-    let peer = Peer::open();
-    populate(mapping.as_ptr().cast(), SIZE);
-    let (pin, pinned) = timed(|| peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin"));
-    assert_eq!(pin.huge as usize, SIZE / CHUNK);
-    let segments = peer.import(ready.as_fd(), crate::peer::BIDIRECTIONAL, 0).expect("an import");
-    assert_eq!((segments.huge_segments as usize, segments.segments as usize), (SIZE / CHUNK, SIZE / CHUNK));
-    drop(peer);
-    set("reserve", 0);
-    drop((mapping, ready));
-    let (fresh, from_buddy) = timed(|| device.alloc(&request).expect("memory"));
-    assert_eq!(fresh.ready_bytes(), 0);
-    drop(fresh);
-    let (plain, memfd) = timed(|| locked_memfd(SIZE));
-    drop(plain);
-    let (huge, hugetlb) = hugetlb_pin();
-    let ratio = memfd.as_secs_f64() / from_reserve.as_secs_f64();
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    println!("gb-figure size_mib {}", SIZE >> 20);
-    println!("gb-figure alloc_from_reserve_ms {:.3}", ms(from_reserve));
-    println!("gb-figure alloc_fresh_ms {:.1}", ms(from_buddy));
-    println!("gb-figure memfd_prefault_mlock_ms {:.1}", ms(memfd));
-    println!("gb-figure reserve_against_memfd {ratio:.0}");
-    println!("gb-figure map_ms {:.3}", ms(mapped));
-    println!("gb-figure pin_ms {:.2}", ms(pinned));
-    println!("gb-figure hugetlb_pin_ms {:.2} of {} MiB", ms(hugetlb), huge >> 20);
-    let pin_ratio = pinned.as_secs_f64() / SIZE as f64 / (hugetlb.as_secs_f64() / huge as f64);
-    println!("gb-figure pin_against_hugetlb {pin_ratio:.2}");
+    let mut samples = Samples::new();
+    for round in 0..number("gb.rounds", 1) {
+        println!("gb-round {round}");
+        let mut ms = Times(&mut samples);
+        pool(&mut ms, size);
+        hugetlb(&mut ms, size);
+        ms.time("memfd.present_locked", || locked(size, 0));
+        if fs::write(SHMEM_HUGE, "always").is_ok() {
+            ms.time("memfd_thp.present_locked", || locked(size, 0));
+            fs::write(SHMEM_HUGE, "never").expect("as it was");
+        }
+    }
+    for (name, values) in &samples {
+        let values: Vec<_> = values.iter().map(|value| format!("{value:.4}")).collect();
+        println!("gb-figure {name} {}", values.join(" "));
+    }
+    let best = |name| samples[name].iter().copied().fold(f64::INFINITY, f64::min);
+    let ratio = best("memfd.present_locked") / best("pool.present");
     assert!(ratio > 20.0, "the reserve is only {ratio:.1} times faster than memfd, prefault and mlock");
 }
 
-/// Anonymous shared memory, present and locked. Unmapped when dropped.
-struct Locked(*mut libc::c_void, usize);
+/// Where times go.
+struct Times<'a>(&'a mut Samples);
 
-impl Drop for Locked {
+impl Times<'_> {
+    fn add(&mut self, name: &'static str, value: f64) {
+        self.0.entry(name).or_default().push(value);
+    }
+
+    fn time<T>(&mut self, name: &'static str, body: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let value = body();
+        self.add(name, start.elapsed().as_secs_f64() * 1e3);
+        value
+    }
+}
+
+/// Mapped, and every page in the page table: what a program has after prefaulting anything else.
+fn present(buffer: &Buffer) -> Mapping {
+    let mapping = buffer.map(Access::ReadWrite).expect("a mapping");
+    populate(mapping.as_ptr().cast(), mapping.len());
+    mapping
+}
+
+fn pool(ms: &mut Times<'_>, size: usize) {
+    set("reserve", size);
+    eventually("the reserve is full", 60, || value("reserve_ready") == size as u64);
+    let device = device();
+    let request = Request::new(size as u64, "figures");
+    let start = Instant::now();
+    let ready = ms.time("pool.take", || device.alloc(&request).expect("memory"));
+    let mapping = present(&ready);
+    ms.add("pool.present", start.elapsed().as_secs_f64() * 1e3);
+    assert_eq!(ready.ready_bytes(), size as u64);
+    pins(ms, ["pool.pin", "pool.pin_fast"], mapping.as_ptr(), size);
+    let seen = Peer::open().import(ready.as_fd(), peer::BIDIRECTIONAL, 0).expect("an import");
+    assert_eq!((seen.huge_segments as usize, seen.bytes as usize), (size / CHUNK, size));
+    ms.add("pool.segments", seen.segments.into());
+    ms.add("pool.segments_2mib", seen.huge_segments.into());
+    set("reserve", 0);
+    drop((mapping, ready));
+    let fresh = ms.time("fresh.present", || {
+        let fresh = device.alloc(&request).expect("memory");
+        (present(&fresh), fresh)
+    });
+    assert_eq!(fresh.1.ready_bytes(), 0);
+}
+
+/// As NVIDIA's driver pins, and without the lock.
+fn pins(ms: &mut Times<'_>, names: [&'static str; 2], at: *const u8, len: usize) {
+    let peer = Peer::open();
+    for _ in 0..PINS {
+        for (name, locked) in names.iter().zip([true, false]) {
+            let pin = if locked { peer.pin_as_nvidia(at, len) } else { peer.pin(at, len, true) };
+            let pin = pin.expect("a pin");
+            assert_eq!(pin.huge as usize, len / CHUNK);
+            ms.add(name, pin.ns as f64 / 1e6);
+            peer.unpin();
+        }
+    }
+}
+
+/// The rival with pages as large.
+fn hugetlb(ms: &mut Times<'_>, size: usize) {
+    fs::write("/proc/sys/vm/drop_caches", "3").expect("sysctl");
+    fs::write("/proc/sys/vm/compact_memory", "1").expect("sysctl");
+    fs::write(HUGETLB, (size / CHUNK).to_string()).expect("hugetlb");
+    assert_eq!(counter("/proc/meminfo", "HugePages_Total") as usize * CHUNK, size, "hugetlb pages");
+    let mapping = ms.time("hugetlb.present", || {
+        let mapping = shared_mapping(size, libc::MFD_HUGETLB).expect("hugetlb pages");
+        populate(mapping.0, size);
+        mapping
+    });
+    pins(ms, ["hugetlb.pin", "hugetlb.pin_fast"], mapping.0.cast(), size);
+    drop(mapping);
+    fs::write(HUGETLB, "0").expect("hugetlb");
+}
+
+/// Shared memory that is unmapped when dropped.
+struct Shared(*mut libc::c_void, usize);
+
+impl Drop for Shared {
     fn drop(&mut self) {
         // SAFETY: our own mapping.
         unsafe { libc::munmap(self.0, self.1) };
     }
 }
 
-fn shared_mapping(len: usize, flags: u32) -> Option<Locked> {
+fn shared_mapping(len: usize, flags: u32) -> Option<Shared> {
     // SAFETY: a new file and a new mapping of it.
     unsafe {
         let fd = libc::memfd_create(c"figures".as_ptr(), flags);
@@ -78,33 +143,21 @@ fn shared_mapping(len: usize, flags: u32) -> Option<Locked> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let got = libc::mmap(std::ptr::null_mut(), len, protection, libc::MAP_SHARED, fd, 0);
         libc::close(fd);
-        (got != libc::MAP_FAILED).then_some(Locked(got, len))
+        (got != libc::MAP_FAILED).then_some(Shared(got, len))
     }
 }
 
-fn locked_memfd(len: usize) -> Locked {
-    let mapping = shared_mapping(len, 0).expect("a memfd");
+/// memfd, prefault, mlock.
+fn locked(len: usize, flags: u32) -> Shared {
+    let mapping = shared_mapping(len, flags).expect("a memfd");
     populate(mapping.0, len);
     // SAFETY: the mapping just made.
     assert_eq!(unsafe { libc::mlock(mapping.0, len) }, 0);
     mapping
 }
 
-/// Every page present, so that what comes next is timed alone.
+/// Every page present.
 fn populate(address: *mut libc::c_void, len: usize) {
     // SAFETY: changes no byte.
     assert_eq!(unsafe { libc::madvise(address, len, libc::MADV_POPULATE_WRITE) }, 0);
-}
-
-/// The same pin on hugetlb pages.
-fn hugetlb_pin() -> (usize, Duration) {
-    std::fs::write("/proc/sys/vm/nr_hugepages", (SIZE / CHUNK).to_string()).expect("hugetlb");
-    let len = counter("/proc/meminfo", "HugePages_Total") as usize * CHUNK;
-    let mapping = shared_mapping(len, libc::MFD_HUGETLB).expect("hugetlb pages");
-    populate(mapping.0, len);
-    let peer = Peer::open();
-    let (_, first) = timed(|| peer.pin(mapping.0.cast(), len, true).expect("a pin"));
-    drop((peer, mapping));
-    std::fs::write("/proc/sys/vm/nr_hugepages", "0").expect("hugetlb");
-    (len, first)
 }

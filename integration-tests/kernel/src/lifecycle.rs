@@ -22,7 +22,7 @@ pub const TESTS: &[Test] = &[
     ("life: kill -9 while allocating, mapping, pinning, importing gives all back", killed_in_every_phase),
     ("life: what is still pinned stays charged until it is not", pinned_beyond_its_end),
     ("life: the module cannot be unloaded while anything lives", busy),
-    ("life: tracepoints tell of allocations", traced),
+    ("life: tracepoints tell of allocations and levels", traced),
 ];
 
 pub const UNLOADING: &[Test] = &[
@@ -218,6 +218,17 @@ fn traced() {
     let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
     for line in [format!("gb_alloc: id={id} bytes=2097152"), format!("gb_free: id={id} bytes=2097152")] {
         assert!(trace.contains(&line), "{line} in\n{trace}");
+    }
+    let level = format!("{at}/events/greenboost/gb_level/enable");
+    std::fs::write(&level, "1").expect("the tracepoint is there");
+    let low = machine::Setting::new("low_mark", value("available") + (512 << 20));
+    eventually("the level is low", 2, || shown("level") == "low");
+    drop(low);
+    eventually("the level is ok", 5, || shown("level") == "ok");
+    std::fs::write(&level, "0").expect("the tracepoint is there");
+    let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
+    for line in ["gb_level: from=0 to=1", "gb_level: from=1 to=0"] {
+        assert!(trace.contains(line), "{line} in\n{trace}");
     }
 }
 

@@ -62,6 +62,9 @@ fn long_term_pin() {
     assert_eq!((pin.huge, pin.first), (8, 42));
     assert_eq!(peer::pinned_bytes() - before, buffer.bytes());
     peer.unpin();
+    let pin = peer.pin_as_nvidia(mapping.as_ptr(), mapping.len()).expect("the same under the lock");
+    assert_eq!((pin.huge, pin.first), (8, 42));
+    peer.unpin();
     assert_eq!(peer::pinned_bytes(), before);
     // Not touched before: the pin itself faults it in, as a registration does.
     let fresh = buffer.map(Access::ReadWrite).expect("a mapping");

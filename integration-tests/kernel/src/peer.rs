@@ -17,6 +17,10 @@ pub struct Pin {
     pub huge: u32,
     /// The first 8 bytes, as the kernel sees them.
     pub first: u64,
+    /// What pinning alone took.
+    pub ns: u64,
+    locked: u32,
+    reserved: u32,
 }
 
 #[repr(C)]
@@ -56,9 +60,15 @@ impl Peer {
         Self(File::options().read(true).write(true).open("/dev/gb_peer").expect("the peer is loaded"))
     }
 
-    /// `pin_user_pages(FOLL_LONGTERM)`, as NVIDIA's driver does it.
+    /// `pin_user_pages_fast(FOLL_LONGTERM)`, which walks the page tables without a lock where it can.
     pub fn pin(&self, address: *const u8, bytes: usize, write: bool) -> Result<Pin, i32> {
         let pin = Pin { address: address as u64, bytes: bytes as u64, write: write.into(), ..Default::default() };
+        self.call(ioc(3, size_of::<Pin>(), 0), pin)
+    }
+
+    /// `pin_user_pages(FOLL_WRITE | FOLL_LONGTERM)`, exactly as NVIDIA's driver does it.
+    pub fn pin_as_nvidia(&self, address: *const u8, bytes: usize) -> Result<Pin, i32> {
+        let pin = Pin { address: address as u64, bytes: bytes as u64, write: 1, locked: 1, ..Default::default() };
         self.call(ioc(3, size_of::<Pin>(), 0), pin)
     }
 

@@ -11,9 +11,16 @@ pub const PACKAGES: &[&str] = &["greenboost-hook", "greenboost-launcher", "simgp
 /// A build of the workspace.
 pub struct Artefacts {
     dir: PathBuf,
+    /// The folder of the simulated driver, where somebody has prepared it.
+    driver: Option<PathBuf>,
 }
 
 impl Artefacts {
+    /// What somebody else has built and laid out, with the simulated driver in the folder `driver`.
+    pub fn prepared(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), driver: Some(dir.join("driver")) }
+    }
+
     /// Builds what the demo and the benchmarks need, optimised.
     ///
     /// # Errors
@@ -35,7 +42,7 @@ impl Artefacts {
         command.args(packages.iter().flat_map(|package| ["-p", package]));
         eprintln!("building: {}", process::typed(&command));
         process::succeed(&mut command)?;
-        Ok(Self { dir: workspace::target().join(folder) })
+        Ok(Self { dir: workspace::target().join(folder), driver: None })
     }
 
     /// A file of the build.
@@ -55,6 +62,9 @@ impl Artefacts {
     /// # Errors
     /// When a library is missing or cannot be copied.
     pub fn simulated_driver(&self) -> Result<PathBuf> {
+        if let Some(folder) = &self.driver {
+            return Ok(folder.clone());
+        }
         let folder = self.dir.join("simgpu-driver");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for (built, name) in [("libcuda.so", "libcuda.so.1"), ("libnvidia_ml.so", "libnvidia-ml.so.1")] {

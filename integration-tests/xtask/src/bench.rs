@@ -6,6 +6,7 @@
 //! the two is the result and the ratio belongs to the simulation.
 
 mod passes;
+pub mod pool;
 pub mod predict;
 pub mod stream;
 

@@ -31,6 +31,9 @@ pub struct Options {
     /// Leave a real GPU alone
     #[arg(long)]
     simulated_only: bool,
+    /// Build nothing: the programs lie in DIR, the simulated driver in its folder `driver`
+    #[arg(long, value_name = "DIR", hide = true)]
+    built: Option<PathBuf>,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -51,7 +54,10 @@ struct Demo {
 /// # Errors
 /// When something cannot be built or started, or does not end the way it must.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    let built = Artefacts::release(&["greenboost-hook", "greenboost-launcher", "simgpu", "simnvml", "toy-llm"])?;
+    let built = match &options.built {
+        Some(dir) => Artefacts::prepared(dir),
+        None => Artefacts::release(&["greenboost-hook", "greenboost-launcher", "simgpu", "simnvml", "toy-llm"])?,
+    };
     let start = Instant::now();
     let folder = workspace::target().join("demo");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;

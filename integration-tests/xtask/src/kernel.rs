@@ -17,6 +17,7 @@ use crate::process;
 use crate::test::Outcome;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 /// Options of `cargo xtask test kernel`.
@@ -108,6 +109,33 @@ pub fn stage() -> Result<Outcome> {
         Ran::Passed(_) => Outcome::Passed,
         Ran::NotRun(why) => Outcome::NotRun(may_skip(why)?),
     })
+}
+
+/// What the machine measured, for `cargo xtask bench pool`.
+pub struct Measured {
+    /// The kernel that ran.
+    pub kernel: String,
+    /// Samples by name; times in milliseconds.
+    pub figures: BTreeMap<String, Vec<f64>>,
+}
+
+/// Boots a machine with room for twice so much memory, and has it measure so often.
+///
+/// # Errors
+/// When it cannot run here, or what it measures is not as it must be.
+pub fn measure(mib: u32, rounds: u16) -> Result<Measured> {
+    let kernel = match needs::provide()? {
+        needs::Provided::Kernel(kernel) => kernel,
+        needs::Provided::Missing(why) => bail!("{why}"),
+    };
+    guest::build_matrix(&kernel)?;
+    let mut machine = guest::Guest::build(&kernel)?;
+    machine.memory_mib = 2 * mib + 2048;
+    let options = Options { only: Some("figures".to_owned()), ..Options::default() };
+    let console = machine.boot(&format!("{} gb.mib={mib} gb.rounds={rounds}", words(&options, None)), &options)?;
+    console.verdict()?;
+    let name = kernel.image.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Measured { kernel: name.replacen("vmlinuz-", "", 1), figures: console.figures().clone() })
 }
 
 /// A machine that is there to run the tests and cannot is broken.

@@ -57,6 +57,8 @@ enum Bench {
     Predict(bench::predict::Options),
     /// How much of the copying of weights hides behind computing with them
     Stream(bench::stream::Options),
+    /// The kernel module's pool against what else pins memory, in a virtual machine
+    Pool(bench::pool::Options),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench { what: Bench::Overhead(options) } => bench::run(&options),
+        Command::Bench { what: Bench::Pool(options) } => bench::pool::run(&options),
         Command::Package(options) => package::run(&options),
         Command::Bench { what: Bench::Predict(options) } => bench::predict::run(&options),
         Command::Bench { what: Bench::Stream(options) } => bench::stream::run(&options),

@@ -1,6 +1,7 @@
 //! The guest's console: the only witness.
 
 use anyhow::{Result, bail};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// What the console said.
@@ -9,6 +10,7 @@ pub struct Console {
     passed: usize,
     failed: Vec<String>,
     complaints: Vec<String>,
+    figures: BTreeMap<String, Vec<f64>>,
     done: bool,
 }
 
@@ -85,11 +87,25 @@ impl Console {
                 Some(("ok", _)) => self.passed += 1,
                 _ => self.failed.push(rest.to_owned()),
             },
-            "gb-figure" | "gb-boot" => {}
+            "gb-figure" => self.figure(rest),
+            "gb-boot" | "gb-round" => {}
             "gb-done" => self.done = true,
             _ => return false,
         }
         true
+    }
+
+    /// Figures that are numbers; others are for a reader only.
+    fn figure(&mut self, figure: &str) {
+        let (name, values) = figure.split_once(' ').unwrap_or((figure, ""));
+        if let Ok(values) = values.split_whitespace().map(str::parse).collect::<Result<_, _>>() {
+            self.figures.insert(name.to_owned(), values);
+        }
+    }
+
+    /// What the tests measured: samples by name.
+    pub fn figures(&self) -> &BTreeMap<String, Vec<f64>> {
+        &self.figures
     }
 
     /// How many tests passed, if all did and nothing else happened.
@@ -128,6 +144,16 @@ mod tests {
     #[test]
     fn tests_that_all_pass_and_end_are_a_success() {
         assert_eq!(verdict(&["gb-test ok 0.1 a", "[ 1.0] something", "gb-done"]).expect("success"), 1);
+    }
+
+    #[test]
+    fn figures_are_the_numbers_among_what_is_printed_as_such() {
+        let mut console = Console::default();
+        for line in ["gb-figure a.b 1.5 2", "gb-figure demo T2  system RAM 3 MiB", "gb-figure c 7"] {
+            console.line(line);
+        }
+        let expected = [("a.b".to_owned(), vec![1.5, 2.0]), ("c".to_owned(), vec![7.0])];
+        assert_eq!(console.figures(), &BTreeMap::from(expected));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-const MEMORY: &str = "3072";
+const MEMORY_MIB: u32 = 3072;
 const DISK: u64 = 192 << 20;
 /// The longest a run may take, and the longest its console may be silent.
 const PATIENCE: Duration = Duration::from_secs(330);
@@ -28,6 +28,10 @@ pub struct Guest {
     image: PathBuf,
     initramfs: PathBuf,
     disk: PathBuf,
+    /// What is on the disk at the start.
+    files: PathBuf,
+    /// Its memory.
+    pub memory_mib: u32,
 }
 
 /// Builds the modules for every kernel whose headers are installed, warnings being errors, with sparse for the one that
@@ -99,10 +103,11 @@ impl Guest {
             quietly(process::program("strip", &["--strip-debug", "-o"]).arg(&stripped).arg(&module))?;
             archive.file(&format!("{name}.ko"), &fs::read(stripped)?);
         }
-        userland::pack(&mut archive)?;
+        let files = folder.join("files");
+        userland::pack(&mut archive, &files)?;
         let initramfs = folder.join("initramfs");
         fs::write(&initramfs, archive.finish())?;
-        Ok(Self { image: kernel.image.clone(), initramfs, disk: folder.join("disk") })
+        Ok(Self { image: kernel.image.clone(), initramfs, disk: folder.join("disk"), files, memory_mib: MEMORY_MIB })
     }
 
     /// Runs it to its end.
@@ -160,7 +165,8 @@ impl Guest {
 
     fn qemu(&self, words: &str) -> Command {
         let mut qemu = process::program("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "max"]);
-        qemu.args(["-smp", "2", "-m", MEMORY, "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        qemu.args(["-smp", "2", "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        qemu.args(["-m", &self.memory_mib.to_string()]);
         qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
         qemu.arg("-append").arg(format!("console=ttyS0 quiet loglevel=5 panic=-1 oops=panic{words}"));
         qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", self.disk.display()));
@@ -173,7 +179,8 @@ impl Guest {
         let file = fs::File::create(&self.disk).with_context(|| format!("cannot make {}", self.disk.display()))?;
         file.set_len(DISK)?;
         let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-        quietly(process::program("mkfs.ext4", &["-q", "-F", "-m", "0"]).arg(&self.disk).env("PATH", path))?;
+        let mut mkfs = process::program("mkfs.ext4", &["-q", "-F", "-m", "0", "-d"]);
+        quietly(mkfs.arg(&self.files).arg(&self.disk).env("PATH", path))?;
         Ok(())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! They are built for this machine, so this machine's loader and libraries go along, at the paths where programs look
 //! for them. `integration-tests/kernel/src/hook.rs` names the files. It is kept small: what lies in the initramfs is memory
-//! of the guest that its kernel can move, and tests of memory in pieces would find room where they want none.
+//! of the guest that its kernel can move, and tests of memory in pieces would find room where they want none. What is
+//! larger, and needed late, lies on the disk.
 
 use super::cpio::Archive;
 use super::quietly;
@@ -23,11 +24,11 @@ const BUILT: &[(&str, &str)] = &[
     ("libnvidia_ml.so", "gb/driver/libnvidia-ml.so.1"),
 ];
 
-/// Builds all of it and puts it into the archive.
+/// Builds all of it and puts it into the archive, and into a folder what goes on the disk: this program, for its demo.
 ///
 /// # Errors
 /// When something cannot be built, or does not say what it is linked against.
-pub fn pack(archive: &mut Archive) -> Result<()> {
+pub fn pack(archive: &mut Archive, disk: &Path) -> Result<()> {
     let built = Artefacts::release(&["greenboost-hook", "greenboost-launcher", "simgpu", "simnvml", "toy-llm"])?;
     let fixtures = workspace::target().join("gpu-fixtures");
     integration_tests::fixtures::build_all(&fixtures)?;
@@ -45,6 +46,10 @@ pub fn pack(archive: &mut Archive) -> Result<()> {
         quietly(process::program("strip", &["--strip-debug", "-o"]).arg(&stripped).arg(from))?;
         archive.file(place, &fs::read(stripped)?);
     }
+    let this = std::env::current_exe().context("this program's own file")?;
+    libraries.extend(needed(&this)?);
+    fs::create_dir_all(disk).with_context(|| format!("cannot make {}", disk.display()))?;
+    quietly(process::program("strip", &["--strip-debug", "-o"]).arg(disk.join("xtask")).arg(this))?;
     for library in libraries {
         let place = library.to_string_lossy().trim_start_matches('/').to_owned();
         archive.file(&place, &fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?);
