@@ -14,7 +14,7 @@ struct attachment {
 	struct list_head node;
 	struct device *dev;
 	struct sg_table table;
-	bool mapped;
+	enum dma_data_direction dir;	/* DMA_NONE: not mapped */
 };
 
 static void fill_table(struct gb_buffer *buf, struct sg_table *table)
@@ -38,6 +38,7 @@ static int gb_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 	if (!at)
 		return -ENOMEM;
 	at->dev = attach->dev;
+	at->dir = DMA_NONE;
 	err = sg_alloc_table(&at->table, buf->nr_huge + buf->nr_small, GFP_KERNEL);
 	if (err)
 		goto free;
@@ -79,7 +80,8 @@ static struct sg_table *gb_map(struct dma_buf_attachment *attach,
 		err = -EPERM;
 	else
 		err = dma_map_sgtable(at->dev, &at->table, dir, 0);
-	at->mapped = !err;
+	if (!err)
+		at->dir = dir;
 	mutex_unlock(&buf->lock);
 	return err ? ERR_PTR(err) : &at->table;
 }
@@ -91,9 +93,19 @@ static void gb_unmap(struct dma_buf_attachment *attach, struct sg_table *table,
 	struct attachment *at = attach->priv;
 
 	mutex_lock(&buf->lock);
-	at->mapped = false;
+	at->dir = DMA_NONE;
 	dma_unmap_sgtable(at->dev, table, dir, 0);
 	mutex_unlock(&buf->lock);
+}
+
+/*
+ * Who accesses knows nothing of how others have mapped the buffer: only what is
+ * mapped both ways may be synced in the direction of the access.
+ */
+static enum dma_data_direction sync_dir(const struct attachment *at,
+					enum dma_data_direction access)
+{
+	return at->dir == DMA_BIDIRECTIONAL ? access : at->dir;
 }
 
 static int gb_begin_cpu_access(struct dma_buf *dmabuf,
@@ -104,8 +116,9 @@ static int gb_begin_cpu_access(struct dma_buf *dmabuf,
 
 	mutex_lock(&buf->lock);
 	list_for_each_entry(at, &buf->attachments, node) {
-		if (at->mapped)
-			dma_sync_sgtable_for_cpu(at->dev, &at->table, dir);
+		if (at->dir != DMA_NONE)
+			dma_sync_sgtable_for_cpu(at->dev, &at->table,
+						 sync_dir(at, dir));
 	}
 	mutex_unlock(&buf->lock);
 	return 0;
@@ -119,8 +132,9 @@ static int gb_end_cpu_access(struct dma_buf *dmabuf,
 
 	mutex_lock(&buf->lock);
 	list_for_each_entry(at, &buf->attachments, node) {
-		if (at->mapped)
-			dma_sync_sgtable_for_device(at->dev, &at->table, dir);
+		if (at->dir != DMA_NONE)
+			dma_sync_sgtable_for_device(at->dev, &at->table,
+						    sync_dir(at, dir));
 	}
 	mutex_unlock(&buf->lock);
 	return 0;

@@ -15,8 +15,8 @@ pub const TESTS: &[Test] = &[("figures: the reserve, fresh pages, memfd, hugetlb
 
 const SHMEM_HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const HUGETLB: &str = "/proc/sys/vm/nr_hugepages";
-/// So many pins in a round: the first is slower for reasons that have nothing to do with the memory.
-const PINS: usize = 3;
+/// So many pins of each kind in a round, by turns.
+const PINS: usize = 6;
 
 /// Milliseconds by what was timed, one entry a round.
 type Samples = BTreeMap<&'static str, Vec<f64>>;
@@ -29,9 +29,19 @@ fn figures() {
     for round in 0..number("gb.rounds", 1) {
         println!("gb-round {round}");
         let mut ms = Times(&mut samples);
-        pool(&mut ms, size);
-        hugetlb(&mut ms, size);
+        let pool = pool(&mut ms, size);
+        let huge = hugetlb(&mut ms, size);
+        pins(&mut ms, size, [("pool.pin", pool.1.as_ptr()), ("hugetlb.pin", huge.0.cast())], Peer::pin_as_nvidia);
+        let fast = |peer: &Peer, at, len| peer.pin(at, len, true);
+        pins(&mut ms, size, [("pool.pin_fast", pool.1.as_ptr()), ("hugetlb.pin_fast", huge.0.cast())], fast);
+        drop((pool, huge));
+        fs::write(HUGETLB, "0").expect("hugetlb");
+        fresh(&mut ms, size);
         ms.time("memfd.present_locked", || locked(size, 0));
+        ms.time("memfd.pinned", || {
+            let mapping = shared_mapping(size, 0).expect("a memfd");
+            (pinned(mapping.0.cast(), size), mapping)
+        });
         if fs::write(SHMEM_HUGE, "always").is_ok() {
             ms.time("memfd_thp.present_locked", || locked(size, 0));
             fs::write(SHMEM_HUGE, "never").expect("as it was");
@@ -69,37 +79,62 @@ fn present(buffer: &Buffer) -> Mapping {
     mapping
 }
 
-fn pool(ms: &mut Times<'_>, size: usize) {
-    set("reserve", size);
-    eventually("the reserve is full", 60, || value("reserve_ready") == size as u64);
+/// Pinned without having been touched, as a program registers it.
+fn pinned(at: *const u8, len: usize) -> Peer {
+    let peer = Peer::open();
+    peer.pin_as_nvidia(at, len).expect("a pin");
+    peer
+}
+
+/// A buffer out of pages that were ready, and its mapping.
+fn pool(ms: &mut Times<'_>, size: usize) -> (Buffer, Mapping) {
     let device = device();
     let request = Request::new(size as u64, "figures");
+    let fill = || {
+        set("reserve", size);
+        eventually("the reserve is full", 60, || value("reserve_ready") == size as u64);
+    };
+    fill();
+    ms.time("pool.pinned", || {
+        let ready = device.alloc(&request).expect("memory");
+        let mapping = ready.map(Access::ReadWrite).expect("a mapping");
+        (pinned(mapping.as_ptr(), size), mapping)
+    });
+    fill();
     let start = Instant::now();
     let ready = ms.time("pool.take", || device.alloc(&request).expect("memory"));
     let mapping = present(&ready);
     ms.add("pool.present", start.elapsed().as_secs_f64() * 1e3);
     assert_eq!(ready.ready_bytes(), size as u64);
-    pins(ms, ["pool.pin", "pool.pin_fast"], mapping.as_ptr(), size);
+    set("reserve", 0);
     let seen = Peer::open().import(ready.as_fd(), peer::BIDIRECTIONAL, 0).expect("an import");
     assert_eq!((seen.huge_segments as usize, seen.bytes as usize), (size / CHUNK, size));
     ms.add("pool.segments", seen.segments.into());
     ms.add("pool.segments_2mib", seen.huge_segments.into());
-    set("reserve", 0);
-    drop((mapping, ready));
+    (ready, mapping)
+}
+
+/// What the pool costs where nothing is ready.
+fn fresh(ms: &mut Times<'_>, size: usize) {
+    let device = device();
     let fresh = ms.time("fresh.present", || {
-        let fresh = device.alloc(&request).expect("memory");
+        let fresh = device.alloc(&Request::new(size as u64, "figures")).expect("memory");
         (present(&fresh), fresh)
     });
     assert_eq!(fresh.1.ready_bytes(), 0);
 }
 
-/// As NVIDIA's driver pins, and without the lock.
-fn pins(ms: &mut Times<'_>, names: [&'static str; 2], at: *const u8, len: usize) {
+/// Pins memory that is present, the one and the other by turns, so that whatever else happens meets both.
+fn pins(
+    ms: &mut Times<'_>,
+    len: usize,
+    mappings: [(&'static str, *const u8); 2],
+    pin: impl Fn(&Peer, *const u8, usize) -> Result<peer::Pin, i32>,
+) {
     let peer = Peer::open();
     for _ in 0..PINS {
-        for (name, locked) in names.iter().zip([true, false]) {
-            let pin = if locked { peer.pin_as_nvidia(at, len) } else { peer.pin(at, len, true) };
-            let pin = pin.expect("a pin");
+        for (name, at) in mappings {
+            let pin = pin(&peer, at, len).expect("a pin");
             assert_eq!(pin.huge as usize, len / CHUNK);
             ms.add(name, pin.ns as f64 / 1e6);
             peer.unpin();
@@ -107,20 +142,21 @@ fn pins(ms: &mut Times<'_>, names: [&'static str; 2], at: *const u8, len: usize)
     }
 }
 
-/// The rival with pages as large.
-fn hugetlb(ms: &mut Times<'_>, size: usize) {
+/// The rival with pages as large, which are set aside but not zeroed.
+fn hugetlb(ms: &mut Times<'_>, size: usize) -> Shared {
     fs::write("/proc/sys/vm/drop_caches", "3").expect("sysctl");
     fs::write("/proc/sys/vm/compact_memory", "1").expect("sysctl");
     fs::write(HUGETLB, (size / CHUNK).to_string()).expect("hugetlb");
     assert_eq!(counter("/proc/meminfo", "HugePages_Total") as usize * CHUNK, size, "hugetlb pages");
-    let mapping = ms.time("hugetlb.present", || {
+    ms.time("hugetlb.pinned", || {
+        let mapping = shared_mapping(size, libc::MFD_HUGETLB).expect("hugetlb pages");
+        (pinned(mapping.0.cast(), size), mapping)
+    });
+    ms.time("hugetlb.present", || {
         let mapping = shared_mapping(size, libc::MFD_HUGETLB).expect("hugetlb pages");
         populate(mapping.0, size);
         mapping
-    });
-    pins(ms, ["hugetlb.pin", "hugetlb.pin_fast"], mapping.0.cast(), size);
-    drop(mapping);
-    fs::write(HUGETLB, "0").expect("hugetlb");
+    })
 }
 
 /// Shared memory that is unmapped when dropped.

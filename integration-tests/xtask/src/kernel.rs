@@ -19,6 +19,7 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Options of `cargo xtask test kernel`.
 #[derive(Args, Default)]
@@ -38,6 +39,9 @@ pub struct Options {
     /// Boot a kernel with KASAN, lockdep, kmemleak, UBSAN and fault injection, built on the first run
     #[arg(long)]
     debug: bool,
+    /// Boot this kernel, whose headers are installed, and not the distribution's own; a newer one may need a newer QEMU
+    #[arg(long, value_name = "RELEASE")]
+    kernel: Option<String>,
     /// Random calls the fuzzer makes [default: 100000; 1000000 with --debug]
     #[arg(long, value_name = "CALLS")]
     fuzz: Option<u64>,
@@ -123,14 +127,15 @@ pub struct Measured {
 ///
 /// # Errors
 /// When it cannot run here, or what it measures is not as it must be.
-pub fn measure(mib: u32, rounds: u16) -> Result<Measured> {
-    let kernel = match needs::provide()? {
+pub fn measure(kernel: Option<&str>, mib: u32, rounds: u16) -> Result<Measured> {
+    let kernel = match needs::provide(kernel)? {
         needs::Provided::Kernel(kernel) => kernel,
         needs::Provided::Missing(why) => bail!("{why}"),
     };
     guest::build_matrix(&kernel)?;
     let mut machine = guest::Guest::build(&kernel)?;
     machine.memory_mib = 2 * mib + 2048;
+    machine.patience = Duration::from_secs(180) * rounds.into();
     let options = Options { only: Some("figures".to_owned()), ..Options::default() };
     let console = machine.boot(&format!("{} gb.mib={mib} gb.rounds={rounds}", words(&options, None)), &options)?;
     console.verdict()?;
@@ -144,7 +149,7 @@ fn may_skip(why: String) -> Result<String> {
 }
 
 fn execute(options: &Options) -> Result<Ran> {
-    let mut provided = needs::provide()?;
+    let mut provided = needs::provide(options.kernel.as_deref())?;
     if options.debug && matches!(provided, needs::Provided::Kernel(_)) {
         provided = debug::provide()?;
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MEMORY_MIB: u32 = 3072;
 const DISK: u64 = 192 << 20;
-/// The longest a run may take, and the longest its console may be silent.
+/// The longest a run of the tests may take, and the longest its console may be silent.
 const PATIENCE: Duration = Duration::from_secs(330);
 const SILENCE: Duration = Duration::from_secs(90);
 /// How much slower a kernel is that checks everything, and how much more it is asked.
@@ -32,6 +32,8 @@ pub struct Guest {
     files: PathBuf,
     /// Its memory.
     pub memory_mib: u32,
+    /// The longest a run of it may take.
+    pub patience: Duration,
 }
 
 /// Builds the modules for every kernel whose headers are installed, warnings being errors, with sparse for the one that
@@ -107,7 +109,14 @@ impl Guest {
         userland::pack(&mut archive, &files)?;
         let initramfs = folder.join("initramfs");
         fs::write(&initramfs, archive.finish())?;
-        Ok(Self { image: kernel.image.clone(), initramfs, disk: folder.join("disk"), files, memory_mib: MEMORY_MIB })
+        Ok(Self {
+            image: kernel.image.clone(),
+            initramfs,
+            disk: folder.join("disk"),
+            files,
+            memory_mib: MEMORY_MIB,
+            patience: PATIENCE,
+        })
     }
 
     /// Runs it to its end.
@@ -116,7 +125,7 @@ impl Guest {
     /// When QEMU does not start. How the tests went is in the answer.
     pub fn boot(&self, words: &str, options: &super::Options) -> Result<Console> {
         let factor = if options.debug { DEBUG_FACTOR } else { 1 };
-        let (patience, silence) = (PATIENCE * factor, SILENCE * factor.min(8));
+        let (patience, silence) = (self.patience * factor, SILENCE * factor.min(8));
         self.fresh_disk()?;
         let start = Instant::now();
         let mut qemu = self.qemu(words);

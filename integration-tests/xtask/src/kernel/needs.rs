@@ -2,7 +2,7 @@
 
 use super::quietly;
 use crate::{process, workspace};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,11 +34,12 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("sparse", "sparse"),
 ];
 
-/// Installs what is missing, where that is possible.
+/// Installs what is missing, where that is possible. The kernel is the distribution's own, unless a release is asked for
+/// whose headers are installed.
 ///
 /// # Errors
-/// When installing fails.
-pub fn provide() -> Result<Provided> {
+/// When installing fails, or the release is not there.
+pub fn provide(release: Option<&str>) -> Result<Provided> {
     let mut missing: Vec<_> =
         PROGRAMS.iter().filter(|(_, program)| !exists(program)).map(|(package, _)| *package).collect();
     if headers().is_none() {
@@ -47,16 +48,25 @@ pub fn provide() -> Result<Provided> {
     if let Some(why) = install(&missing)? {
         return Ok(Provided::Missing(why));
     }
-    let Some(headers) = headers() else {
+    let asked = release.map(|release| all_headers().into_iter().find(|path| release_of(path) == release));
+    if asked == Some(None) {
+        let there: Vec<_> = all_headers().iter().map(|path| release_of(path)).collect();
+        bail!("there are no headers of {}, but of {}", release.unwrap_or_default(), there.join(", "));
+    }
+    let Some(headers) = asked.flatten().or_else(headers) else {
         return Ok(Provided::Missing(format!("{HEADERS} brings no headers for a kernel that QEMU boots")));
     };
-    let release = headers.file_name().expect("a folder").to_string_lossy().replacen("linux-headers-", "", 1);
+    let release = release_of(&headers);
     match image(&release)? {
         Some(image) => Ok(Provided::Kernel(Kernel { image, headers })),
         None => Ok(Provided::Missing(format!(
             "there is no kernel image; please run: apt-get install linux-image-{release}"
         ))),
     }
+}
+
+fn release_of(headers: &Path) -> String {
+    headers.file_name().expect("a folder").to_string_lossy().replacen("linux-headers-", "", 1)
 }
 
 /// Installs packages, or says why that cannot be.
