@@ -11,6 +11,7 @@
 #include "greenboost.h"
 
 LIST_HEAD(gb_clients);
+/* Of the list, and of the users in it. */
 DEFINE_MUTEX(gb_clients_lock);
 static LIST_HEAD(gb_users);
 

@@ -54,7 +54,7 @@ struct peer_import {
 #define PEER_FRAGMENT	_IO('P', 5)
 
 struct peer {
-	struct mutex lock;
+	struct mutex lock;	/* of all that follows */
 	struct page **pages;
 	unsigned long nr_pages;
 	struct dma_buf *dmabuf;

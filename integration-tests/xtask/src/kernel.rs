@@ -9,6 +9,7 @@ mod cpio;
 mod debug;
 mod guest;
 mod needs;
+mod style;
 mod userland;
 
 pub use needs::{all_headers, install};
@@ -157,6 +158,9 @@ fn execute(options: &Options) -> Result<Ran> {
         needs::Provided::Kernel(kernel) => kernel,
         needs::Provided::Missing(why) => return Ok(Ran::NotRun(why)),
     };
+    if let Some(why) = style::check()? {
+        println!("SKIPPED checkpatch: {}", may_skip(why)?);
+    }
     guest::build_matrix(&kernel)?;
     if options.build_only {
         return Ok(Ran::Passed(0));

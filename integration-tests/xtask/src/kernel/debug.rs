@@ -6,10 +6,11 @@ use super::quietly;
 use crate::{process, workspace};
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const SOURCE: &str = "linux-source-6.1";
+/// The distribution's package of the kernel's source.
+pub const SOURCE: &str = "linux-source-6.1";
 const FRAGMENT: &str = "integration-tests/kernel/debug.config";
 const TOOLS: &[(&str, &str)] = &[
     ("flex", "/usr/bin/flex"),
@@ -28,14 +29,12 @@ pub fn provide() -> Result<Provided> {
     if let Some(why) = install(&missing)? {
         return Ok(Provided::Missing(why));
     }
-    let folder = workspace::target().join("kernel/debug");
-    let source = folder.join(SOURCE);
+    let source = source();
     let image = source.join("arch/x86/boot/bzImage");
     let fragment = fs::read_to_string(workspace::root().join(FRAGMENT)).context(FRAGMENT)?;
     if !image.is_file() || fs::read_to_string(source.join(".fragment")).unwrap_or_default() != fragment {
-        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         if !source.join("Makefile").is_file() {
-            unpack(&folder)?;
+            unpack(&[])?;
         }
         configure(&source, &fragment)?;
         eprintln!("building a debug kernel: some minutes");
@@ -52,7 +51,18 @@ fn make(source: &Path) -> Command {
     make
 }
 
-fn unpack(folder: &Path) -> Result<()> {
+/// Where the source is unpacked.
+pub fn source() -> PathBuf {
+    workspace::target().join("kernel/debug").join(SOURCE)
+}
+
+/// Downloads the source and unpacks these files of it, or all.
+///
+/// # Errors
+/// When it cannot be had.
+pub fn unpack(files: &[&str]) -> Result<()> {
+    let folder = &workspace::target().join("kernel/debug");
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     eprintln!("downloading: {SOURCE}");
     quietly(apt(&["download", "-q", SOURCE]).current_dir(folder))?;
     let package =
@@ -60,9 +70,10 @@ fn unpack(folder: &Path) -> Result<()> {
     let Some(package) = package else { bail!("apt-get downloaded nothing") };
     // The package holds one file, an archive: no need for either to lie about in full.
     let inner = format!("./usr/src/{SOURCE}.tar.xz");
-    let mut pipe =
-        process::program("sh", &["-c", "dpkg-deb --fsys-tarfile \"$1\" | tar -xO \"$2\" | tar -xJ -C \"$3\"", "sh"]);
-    quietly(pipe.arg(&package).arg(inner).arg(folder).stdin(Stdio::null()))?;
+    let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -xO \"$2\" | (cd \"$3\" && shift 3 && tar -xJ \"$@\")";
+    let mut pipe = process::program("sh", &["-c", script, "sh"]);
+    pipe.arg(&package).arg(inner).arg(folder).args(files.iter().map(|file| format!("{SOURCE}/{file}")));
+    quietly(pipe.stdin(Stdio::null()))?;
     fs::remove_file(package)?;
     Ok(())
 }

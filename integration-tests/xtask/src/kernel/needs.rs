@@ -48,6 +48,7 @@ pub fn provide(release: Option<&str>) -> Result<Provided> {
     if let Some(why) = install(&missing)? {
         return Ok(Provided::Missing(why));
     }
+    install_newer();
     let asked = release.map(|release| all_headers().into_iter().find(|path| release_of(path) == release));
     if asked == Some(None) {
         let there: Vec<_> = all_headers().iter().map(|path| release_of(path)).collect();
@@ -90,6 +91,19 @@ pub fn install(missing: &[&str]) -> Result<Option<String>> {
     install.extend(missing);
     quietly(&mut apt(&install)).context("installing packages")?;
     Ok(None)
+}
+
+/// Headers of a newer kernel as well, where the release offers some: what it changes is met here before a user meets it.
+fn install_newer() {
+    if all_headers().len() > 1 || !is_root() || !process::exists("apt-cache") {
+        return;
+    }
+    let search = ["search", "--names-only", r"^linux-headers-[0-9]+\.[0-9]+-cloud-amd64$"];
+    let found = quietly(&mut process::program("apt-cache", &search)).unwrap_or_default();
+    let names: Vec<_> = found.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    if let Err(error) = install(&names) {
+        println!("no headers of a newer kernel: {error:#}");
+    }
 }
 
 /// All kernel headers on this machine that modules can be built with.
