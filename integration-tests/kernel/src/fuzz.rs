@@ -71,7 +71,11 @@ fn hammer(seed: u64, calls: u64, last: &AtomicI32, done: &AtomicU64) {
         (0..2).map(|_| File::options().read(true).write(true).open("/dev/greenboost").expect("open")).collect();
     let dir = File::open("/tmp").expect("a folder");
     let mut own: Vec<RawFd> = Vec::new();
-    for _ in 0..calls {
+    for call_number in 0..calls {
+        // A million take a while on a kernel that checks everything, and who says nothing for so long is taken for dead.
+        if seed == 1 && call_number % (calls / 20).max(1) == 0 {
+            println!("gb-round about {} calls", call_number * THREADS);
+        }
         let device = files[random.below(2) as usize].as_raw_fd();
         let any_fd = match random.below(4) {
             0 => last.load(Ordering::Relaxed),
