@@ -16,7 +16,7 @@
 //!
 //! * An address is translated only while the program has a mapping there through which it cannot write, of a file that
 //!   we have opened as well. In a private mapping no page may have been written earlier.
-//! * What is known of addresses is forgotten at the program's `munmap`, `mmap`, `mremap`, `mprotect` ([`follow`]). Since
+//! * What is known of addresses is forgotten at the program's `munmap`, `mmap`, `mremap`, `mprotect` (`follow`). Since
 //!   Linux 6.11 the kernel is asked at every use as well, which also covers system calls that are made past the C
 //!   library. On older ones without the GOT layer nothing is translated at all, and without it no private mapping ever.
 //! * The file is compared (device, inode, size, times) at every use; one that changed is out for good. A file that was

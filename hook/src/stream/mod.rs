@@ -1,11 +1,11 @@
 //! Streaming: weights outside VRAM are copied into VRAM slots ahead of the kernels that read them. `docs/streaming.md`
 //! has the picture.
 //!
-//! * [`ring`] gives out slots, [`order`] guesses what comes next, [`rules`] say which kernels get copies;
-//! * [`layout`] asks the driver where a kernel's parameters are; [`params`] finds and replaces addresses in them;
-//! * [`weights`] is the index that a launch looks into;
-//! * [`assist`] streams at the copies of a framework that keeps layers in RAM, not at launches;
-//! * [`lane`] keeps [`copies`] and readers apart, with [`events`]; [`engine`] has the lanes of a device, [`slots`] its VRAM.
+//! * `ring` gives out slots, `order` guesses what comes next, `rules` say which kernels get copies;
+//! * `layout` asks the driver where a kernel's parameters are; `params` finds and replaces addresses in them;
+//! * `weights` is the index that a launch looks into;
+//! * `assist` streams at the copies of a framework that keeps layers in RAM, not at launches;
+//! * `lane` keeps `copies` and readers apart, with `events`; `engine` has the lanes of a device, `slots` its VRAM.
 //!
 //! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
 //! either.

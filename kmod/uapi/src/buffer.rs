@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// What to allocate.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// How much; a multiple of [`CHUNK`].
+    /// How much; a multiple of `CHUNK`.
     pub bytes: u64,
     /// All of it from this NUMA node, else from wherever it is nearest.
     pub node: Option<u32>,
