@@ -1,5 +1,6 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
+use super::copies::Spread;
 use super::rules;
 use crate::abi::{CUfunction, SUCCESS, Status};
 use crate::real;
@@ -7,6 +8,7 @@ use crate::slot::Library;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
@@ -61,15 +63,16 @@ pub fn is_known() -> bool {
 /// Counts what makes handles come back with another meaning: modules that go.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
+type Layouts = HashMap<u64, Rc<Layout>, BuildHasherDefault<Spread>>;
+
 thread_local! {
-    static KNOWN: RefCell<(u64, HashMap<usize, Rc<Layout>>)> = RefCell::default();
+    static KNOWN: RefCell<(u64, Layouts)> = RefCell::default();
 }
 
 /// The layout of a function.
 pub fn of(function: CUfunction) -> Rc<Layout> {
     let now = GENERATION.load(Acquire);
-    let known =
-        KNOWN.with_borrow(|(of, known)| (*of == now).then(|| known.get(&(function as usize)).cloned()).flatten());
+    let known = KNOWN.with_borrow(|(of, known)| (*of == now).then(|| known.get(&(function as u64)).cloned()).flatten());
     known.unwrap_or_else(|| {
         let layout = Rc::new(ask(function));
         KNOWN.with_borrow_mut(|(of, known)| {
@@ -77,7 +80,7 @@ pub fn of(function: CUfunction) -> Rc<Layout> {
                 known.clear();
                 *of = now;
             }
-            known.insert(function as usize, layout.clone());
+            known.insert(function as u64, layout.clone());
         });
         layout
     })

@@ -6,6 +6,11 @@ use crate::ggml::registry;
 use crate::memory::Memory;
 use crate::memory::allocations::Home;
 use greenboost_contract::Stream;
+use std::cell::RefCell;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire},
+};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// A tensor that can be streamed.
@@ -57,10 +62,24 @@ impl Index {
 }
 
 static INDEX: RwLock<Option<Arc<Index>>> = RwLock::new(None);
+/// Counts the indexes that there have been, so that a thread that has the last one need not ask for it.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static LAST: RefCell<(u64, Arc<Index>)> = RefCell::default();
+}
 
 /// The index as it is now.
 pub fn index() -> Arc<Index> {
-    INDEX.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
+    let now = GENERATION.load(Acquire);
+    LAST.with_borrow_mut(|(of, last)| {
+        if *of != now {
+            // One that is newer than `now` does no harm: it is asked for once more.
+            let index = INDEX.read().unwrap_or_else(PoisonError::into_inner).clone();
+            (*of, *last) = (now, index.unwrap_or_default());
+        }
+        last.clone()
+    })
 }
 
 /// Makes the index anew from the homes as they are. Called after homes have changed.
@@ -91,6 +110,7 @@ pub fn rebuild(memory: &Memory) {
     }
     found.sort_by_key(|weight| weight.at);
     *INDEX.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Index(found)));
+    GENERATION.fetch_add(1, AcqRel);
 }
 
 #[cfg(test)]
