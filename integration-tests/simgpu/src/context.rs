@@ -8,6 +8,7 @@ use crate::handles::Handles;
 use crate::stream::{Kind, Stream};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -38,7 +39,21 @@ struct Streams {
 pub static CONTEXTS: Handles<Context> = Handles::new(1, Error::INVALID_CONTEXT);
 
 thread_local! {
-    static STACK: RefCell<Vec<Arc<Context>>> = const { RefCell::new(Vec::new()) };
+    static STACK: ManuallyDrop<RefCell<Vec<Arc<Context>>>> = const { ManuallyDrop::new(RefCell::new(Vec::new())) };
+    static END: End = const { End };
+}
+
+/// The end of a thread, with which its stack goes. The main thread has its own until the process has ended: what runs
+/// at its exit, after thread-local variables have gone, may still use the driver.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // SAFETY: plain system calls.
+        if unsafe { libc::gettid() != libc::getpid() } {
+            let _ = STACK.try_with(|stack| stack.try_borrow_mut().map(|mut stack| std::mem::take(&mut *stack)));
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,7 +62,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Changes the calling thread's stack of contexts.
 pub fn with_stack<R>(change: impl FnOnce(&mut Vec<Arc<Context>>) -> R) -> Result<R> {
-    // The stack is gone while a thread ends; such a thread has no context any more.
+    let _ = END.try_with(|_| ());
     STACK.try_with(|stack| change(&mut stack.borrow_mut())).map_err(|_| Error::INVALID_CONTEXT)
 }
 
