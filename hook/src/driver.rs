@@ -90,6 +90,7 @@ driver! {
     cuEventCreate(event: *mut CUevent, flags: c_uint);
     cuEventRecord(event: CUevent, stream: CUstream);
     cuEventQuery(event: CUevent);
+    cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent);
     cuEventSynchronize(event: CUevent);
     cuEventDestroy_v2(event: CUevent);
     cuModuleLoadData(module: *mut CUmodule, image: *const c_void);

@@ -26,6 +26,7 @@ pub mod ggml;
 pub mod guard;
 pub mod handlers;
 pub mod inject;
+pub mod json;
 pub mod memory;
 pub mod real;
 pub mod slot;

@@ -15,6 +15,7 @@ pub mod fixtures;
 mod outcome;
 pub mod tier_map;
 mod toy;
+pub mod trace;
 mod world;
 
 pub use outcome::{Outcome, Running};

@@ -14,7 +14,8 @@ type UnloadLibrary = unsafe extern "C" fn(*mut c_void) -> Status;
 type OfDevice = unsafe extern "C" fn(CUdevice) -> Status;
 
 /// Gives back what a context has, while it is still there: its work is waited for, as its end would.
-fn empty(memory: &Memory, context: CUcontext) {
+/// One that is gone already is not `is_alive`.
+fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
     let allocations = memory.detach_context(context);
     memory.forget_plain_of(context);
     memory.reap(true);
@@ -25,13 +26,15 @@ fn empty(memory: &Memory, context: CUcontext) {
     if allocations.is_empty() && !stream::is_of(context) && !files::is_of(context) {
         return;
     }
-    if let Ok(_current) = Current::push(memory.driver, context) {
+    let current = Current::push(memory.driver, context);
+    if current.is_ok() {
         // SAFETY: waits for a context that is about to end.
         let _ = unsafe { memory.driver.cuCtxSynchronize() };
     }
     // Before the weights: nothing is left that a copy could be made for.
-    stream::context_gone(memory, context);
+    stream::context_gone(memory, context, is_alive && current.is_ok());
     stream::files_gone(memory, context);
+    drop(current);
     allocations.into_iter().for_each(|allocation| memory.release(allocation));
 }
 
@@ -42,7 +45,7 @@ pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
     if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
         return Err(Bypass);
     }
-    empty(memory, context);
+    empty(memory, context, true);
     // SAFETY: the program's own call.
     Ok(unsafe { original(context) })
 }
@@ -66,7 +69,7 @@ fn primary(driver: &Driver, device: CUdevice) -> Option<CUcontext> {
 pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
     let memory = memory::get()?;
     if let Some(context) = primary(memory.driver, device) {
-        empty(memory, context);
+        empty(memory, context, true);
     }
     // SAFETY: the program's own call.
     Ok(unsafe { original(device) })
@@ -76,11 +79,14 @@ pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
 pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
     let memory = memory::get()?;
     let before = primary(memory.driver, device);
+    if let Some(context) = before {
+        stream::context_may_go(memory, context);
+    }
     // SAFETY: the program's own call.
     let status = unsafe { original(device) };
     if let Some(context) = before.filter(|_| primary(memory.driver, device).is_none()) {
         // The context is gone and all its work is done; mappings outlive it and are ours to undo.
-        empty(memory, context);
+        empty(memory, context, false);
     }
     Ok(status)
 }

@@ -6,8 +6,8 @@
 use super::Memory;
 use super::allocations::Home;
 use crate::ggml::registry::{self, Tensor};
+use crate::json::quoted;
 use crate::stream;
-use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -72,21 +72,6 @@ fn tensor_text(at: u64, tensor: &Tensor) -> String {
     )
 }
 
-/// A JSON string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control < ' ' => {
-                let _ = write!(quoted, "\\u{:04x}", control as u32);
-            }
-            other => quoted.push(other),
-        }
-    }
-    quoted + "\""
-}
-
 fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(format!(".{}", std::process::id()));
@@ -105,10 +90,5 @@ mod tests {
         assert_eq!(text(&tensor), r#"{"name":"output","type":"q4_K","at":4096,"bytes":9,"device":null}"#);
         let tensor = Tensor { kind: None, device: Some("CUDA0".into()), ..tensor };
         assert_eq!(text(&tensor), r#"{"name":"output","type":null,"at":4096,"bytes":9,"device":"CUDA0"}"#);
-    }
-
-    #[test]
-    fn names_with_odd_characters_stay_one_json_string() {
-        assert_eq!(quoted("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
     }
 }

@@ -17,7 +17,7 @@ use crate::memory::device::Device;
 use greenboost_contract::Assist;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Smaller copies are not looked at: they are no weights that cost time.
@@ -26,6 +26,8 @@ const LEAST: u64 = 32 << 10;
 const MOST_REFUSALS: u32 = 3;
 /// How long slots are not asked for again where there was no VRAM for them.
 const PAUSE: Duration = Duration::from_secs(10);
+/// What a trace calls a copy out of a slot.
+static SERVED: LazyLock<Arc<str>> = LazyLock::new(|| "the program's copy".into());
 
 /// A tensor in a file: all of it, of which the program may copy parts.
 #[derive(Debug)]
@@ -205,7 +207,7 @@ fn serve(memory: &Memory, device: &Device, dst: CUdeviceptr, part: &Source, stre
         // SAFETY: the program's own target; a slot that stays as it is until what is submitted here has read it.
         unsafe { memory.driver.cuMemcpyAsync(dst + at, slot + at, piece, stream) }.err().unwrap_or(SUCCESS)
     });
-    session.after_launch(&index);
+    session.after_launch(&index, &SERVED);
     // If it was refused, it is the program's call that should be.
     (status == SUCCESS).then_some(())
 }

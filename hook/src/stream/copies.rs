@@ -3,6 +3,7 @@
 use super::events::{self, Events};
 use super::plant::{self, Fault};
 use super::ring::Key;
+use super::trace::{Found, Trace};
 use crate::abi::{CUdeviceptr, CUevent, CUstream, Status};
 use crate::driver::Driver;
 use crate::memory::Memory;
@@ -23,6 +24,8 @@ pub struct Means<'a> {
     pub base: CUdeviceptr,
     /// Spare events.
     pub events: &'a mut Events,
+    /// What is to be traced, if anything; nothing in a capture.
+    pub trace: Option<&'a mut Trace>,
 }
 
 /// A weight's copy.
@@ -40,15 +43,25 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Its address, complete for what `stream` does next. With `look`, it is counted when the stream has to wait.
+    /// Its address, complete for what `stream` does next. With `look`, it has been there before outside of a capture,
+    /// and is counted when the stream has to wait.
     ///
     /// # Errors
     /// The driver's status; the lane must not be used any more.
-    pub fn hand_to(&mut self, means: &mut Means<'_>, stream: CUstream, look: bool) -> Result<CUdeviceptr, Status> {
+    pub fn hand_to(
+        &mut self,
+        means: &mut Means<'_>,
+        key: Key,
+        stream: CUstream,
+        look: bool,
+    ) -> Result<CUdeviceptr, Status> {
+        let mut found = if look { Found::There } else { Found::Missing };
         if !self.seen_by.contains(&stream) {
             if look && !events::is_done(means.driver, self.ready) {
                 means.record.slot_late.fetch_add(1, Relaxed);
+                found = Found::Late;
             }
+            means.trace(|trace, driver| trace.waits(driver, stream));
             if !plant::is(Fault::MissingCopy) {
                 events::wait(means.driver, stream, self.ready)?;
             }
@@ -58,6 +71,7 @@ impl Copy {
             }
         }
         self.was_read = true;
+        means.trace(|trace, _| trace.reads(key, self.offset, found));
         Ok(means.base + self.offset)
     }
 }

@@ -4,18 +4,22 @@
 //! launched may use any of the slots, so the slots are handed over to it and taken back behind it.
 
 use super::copies::Means;
-use super::events::{self, Events};
+use super::events::Events;
 use super::lane::Lane;
 use super::plant::{self, Fault};
 use super::ring::Key;
 use super::slots::SlotMemory;
-use super::weights::{Index, Weight};
-use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
+use super::trace::Trace;
+use crate::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
 use crate::driver::Driver;
 use crate::memory::Memory;
-use greenboost_contract::record::{DeviceRecord, MAX_DEVICES};
+use greenboost_contract::record::MAX_DEVICES;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+mod session;
+
+pub use session::Session;
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
@@ -41,6 +45,7 @@ pub struct Engine {
     /// Streams known to be of the context.
     own_streams: Vec<CUstream>,
     has_failed: bool,
+    trace: Option<Trace>,
 }
 
 // SAFETY: handles are names that any thread may use; the lock around an engine keeps threads apart.
@@ -72,13 +77,22 @@ pub fn each(mut work: impl FnMut(CUdevice, &mut Engine)) {
     }
 }
 
-/// Takes the engines of a context that is gone, or about to go.
-pub fn take(context: CUcontext) -> Vec<(CUdevice, SlotMemory)> {
+/// Does something with every engine that no other thread holds: at the program's end, it might never let go.
+pub fn each_now(mut work: impl FnMut(CUdevice, &mut Engine)) {
+    for (device, cell) in (0..).zip(&ENGINES) {
+        if let Some(engine) = cell.try_lock().ok().as_deref_mut().and_then(Option::as_mut) {
+            work(device, engine);
+        }
+    }
+}
+
+/// Takes the engines of a context that is gone, or about to go, each with its trace.
+pub fn take(context: CUcontext) -> Vec<(CUdevice, SlotMemory, Option<Trace>)> {
     let devices = 0..MAX_DEVICES as CUdevice;
     let taken = devices.filter_map(|device| {
         let engine = lock(device)?.take_if(|engine| engine.context == context)?;
         // Streams and events go with their context.
-        Some((device, engine.slots))
+        Some((device, engine.slots, engine.trace))
     });
     taken.collect()
 }
@@ -88,12 +102,12 @@ pub fn take(context: CUcontext) -> Vec<(CUdevice, SlotMemory)> {
 /// # Errors
 /// The driver's status; the memory is the caller's again.
 pub fn install(
-    driver: &Driver,
+    memory: &Memory,
     device: CUdevice,
     context: CUcontext,
     slots: SlotMemory,
 ) -> Result<(), (Status, SlotMemory)> {
-    let copy_stream = match new_stream(driver) {
+    let copy_stream = match new_stream(memory.driver) {
         Ok(stream) => stream,
         Err(status) => return Err((status, slots)),
     };
@@ -107,6 +121,7 @@ pub fn install(
         spare_streams: Vec::new(),
         own_streams: Vec::new(),
         has_failed: false,
+        trace: Trace::start(memory.driver, device, copy_stream, memory.settings.trace.as_deref()),
     };
     match lock(device) {
         Some(mut cell) if cell.is_none() => *cell = Some(engine),
@@ -138,125 +153,20 @@ fn capture_of(driver: &Driver, stream: CUstream) -> Option<Option<u64>> {
     }
 }
 
-/// An engine in use by one launch: the lock is held from the look-up to behind the launch, because between the two
-/// another thread could give the slot away, and its event would lie before our kernel.
-pub struct Session<'a> {
-    guard: MutexGuard<'static, Option<Engine>>,
-    memory: &'a Memory,
-    record: &'a DeviceRecord,
-    stream: CUstream,
-    capture: Option<u64>,
-    keys: Vec<Key>,
-    at_once: bool,
-}
-
-impl<'a> Session<'a> {
-    /// Begins with the engine of `device`, if a launch on `stream` in the current context can use it.
-    pub fn begin(memory: &'a Memory, device: CUdevice, stream: CUstream, may_capture: bool) -> Option<Self> {
-        let mut guard = lock(device)?;
-        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
-        if !engine.own_streams.contains(&stream) {
-            if memory.current_context().ok()? != engine.context {
-                return None;
-            }
-            if super::has_name(stream) {
-                engine.own_streams.push(stream);
-            }
-        }
-        let capture = if may_capture {
-            match capture_of(memory.driver, stream) {
-                None => None,
-                Some(id) => Some(id.filter(|id| engine.captures.contains_key(id))?),
-            }
-        } else {
-            None
-        };
-        let record = memory.device(device).ok()?.record;
-        // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
-        let at_once = may_capture && capture.is_none() || !super::has_name(stream);
-        Some(Self { guard, memory, record, stream, capture, keys: Vec::new(), at_once })
-    }
-
-    fn work<T>(
-        &mut self,
-        work: impl FnOnce(&mut Lane, &mut Means<'_>, CUstream, &[Key]) -> Result<T, Status>,
-    ) -> Option<T> {
-        let engine = self.guard.as_mut()?;
-        let lane = match self.capture {
-            None => &mut engine.direct,
-            Some(id) => {
-                let capturing = engine.captures.get_mut(&id)?;
-                &mut capturing.lane
-            }
-        };
-        let mut means = Means {
-            memory: self.memory,
-            driver: self.memory.driver,
-            record: self.record,
-            base: engine.slots.base(),
-            events: &mut engine.events,
-        };
-        let done = work(lane, &mut means, self.stream, &self.keys);
-        done.inspect_err(|status| {
-            log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
-            engine.has_failed = true;
-        })
-        .ok()
-    }
-
-    /// The copy stream of a capture becomes part of it with the first copy.
-    fn join_capture(&mut self) -> Option<()> {
-        let Some(id) = self.capture else { return Some(()) };
-        let capturing = self.guard.as_mut()?.captures.get_mut(&id)?;
-        if !capturing.has_joined {
-            events::wait(self.memory.driver, capturing.lane.copy_stream(), capturing.root).ok()?;
-            capturing.has_joined = true;
-        }
-        Some(())
-    }
-
-    /// The address of a weight's copy for this launch; `None`: it is read in place.
-    pub fn slot(&mut self, weight: &Weight) -> Option<CUdeviceptr> {
-        self.join_capture()?;
-        let slot = self.work(|lane, means, stream, busy| lane.slot(means, weight, stream, busy))??;
-        if !self.keys.contains(&weight.at) {
-            self.keys.push(weight.at);
-        }
-        Some(slot)
-    }
-
-    /// The launch is about to be issued. False when its parameters must be the program's own.
-    pub fn before_launch(&mut self) -> bool {
-        self.work(|lane, means, stream, keys| lane.move_on(means, stream, keys)).is_some()
-    }
-
-    /// The launch has been issued.
-    pub fn after_launch(&mut self, index: &Index) {
-        let (at_once, in_capture) = (self.at_once, self.capture.is_some());
-        self.work(|lane, means, stream, keys| {
-            let is_new = lane.launched(means, stream, keys, at_once)?;
-            // In a graph nothing needs to be guessed: a copy waits for its slot alone, not for the launch before it.
-            if is_new && !in_capture { lane.copy_ahead(means, index, stream) } else { Ok(()) }
-        });
-    }
-
-    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
-    pub fn before_graph(&mut self) {
-        if self.join_capture().is_some() && !plant::is(Fault::NoHandOver) {
-            self.work(|lane, means, stream, _| lane.hand_over(means, stream));
-        }
-    }
-
-    /// The graph has been launched.
-    pub fn after_graph(&mut self) {
-        self.work(|lane, means, stream, _| lane.take_back(means, stream));
-    }
-}
-
 impl Engine {
     /// Whether it lives in a context.
     pub fn is_of(&self, context: CUcontext) -> bool {
         self.context == context
+    }
+
+    /// The context it lives in.
+    pub fn context(&self) -> CUcontext {
+        self.context
+    }
+
+    /// Its trace, if there is one.
+    pub fn trace(&mut self) -> &mut Option<Trace> {
+        &mut self.trace
     }
 
     /// Does something with every lane.
@@ -273,6 +183,7 @@ impl Engine {
             record: device.record,
             base: self.slots.base(),
             events: &mut self.events,
+            trace: None,
         };
         let lanes = self.captures.values_mut().map(|capturing| &mut capturing.lane);
         for lane in std::iter::once(&mut self.direct).chain(lanes) {
@@ -344,8 +255,14 @@ impl Engine {
         let record = memory.device(device).ok()?.record;
         let capturing = self.captures.get_mut(&id)?;
         if capturing.has_joined {
-            let mut means =
-                Means { memory, driver: memory.driver, record, base: self.slots.base(), events: &mut self.events };
+            let mut means = Means {
+                memory,
+                driver: memory.driver,
+                record,
+                base: self.slots.base(),
+                events: &mut self.events,
+                trace: None,
+            };
             // What goes wrong here ends the capture with the driver's own error.
             let _ = capturing.lane.join(&mut means, stream);
         }

@@ -77,14 +77,14 @@ impl Lane {
         let in_capture = self.in_capture;
         if let Some(copy) = self.copies.get_mut(&key) {
             means.record.slot_hits.fetch_add(1, Relaxed);
-            return copy.hand_to(means, stream, !in_capture).map(Some);
+            return copy.hand_to(means, key, stream, !in_capture).map(Some);
         }
         let behind = (!self.ordered.is(key)).then_some(stream);
         if !self.copy_in(means, weight, behind, |_, other| !busy.contains(&other))? {
             return Ok(None);
         }
         means.record.slot_misses.fetch_add(1, Relaxed);
-        self.copies.get_mut(&key).map(|copy| copy.hand_to(means, stream, false)).transpose()
+        self.copies.get_mut(&key).map(|copy| copy.hand_to(means, key, stream, false)).transpose()
     }
 
     /// Copies a weight into a slot, behind what `behind` has been given so far. False when there is no place.
@@ -114,6 +114,7 @@ impl Lane {
             }
             means.events.give(event);
         }
+        means.trace(|trace, driver| trace.copy_begins(driver));
         let to = means.base + place.offset;
         let run = |at, bytes| means.memory.run(at, bytes).min(files::run(at, bytes));
         let status = cut::linear(&run, [weight.at], weight.copied as usize, |at, bytes| {
@@ -126,6 +127,7 @@ impl Lane {
         if status != SUCCESS {
             return Err(status);
         }
+        means.trace(|trace, driver| trace.copied(driver, weight, place.offset));
         let ready = means.events.behind(means.driver, self.copy_stream)?;
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };
         self.copies.insert(weight.at, copy);

@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
+use std::sync::{Arc, OnceLock};
 
 /// A kernel's parameters and name.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub struct Layout {
     pub params: Vec<(usize, usize)>,
     /// Which rules its mangled name fits; a kernel whose name the driver does not tell fits those for all.
     pub rules: rules::Mask,
+    /// Its mangled name; empty when the driver does not tell it.
+    pub name: Arc<str>,
 }
 
 type ParamInfo = unsafe extern "C" fn(CUfunction, usize, *mut usize, *mut usize) -> Status;
@@ -92,7 +94,7 @@ pub fn forget() {
 }
 
 fn ask(function: CUfunction) -> Layout {
-    let unknown = Layout { params: Vec::new(), rules: rules::of_kernel("") };
+    let unknown = Layout { params: Vec::new(), rules: rules::of_kernel(""), name: Arc::default() };
     let layout = queries().iter().find_map(|queries| queries.ask(function)).unwrap_or(unknown);
     log::debug!("kernel {function:p}: {} parameters, rules {:#b}", layout.params.len(), layout.rules);
     layout
@@ -111,14 +113,14 @@ impl Queries {
             return None;
         }
         let mut name = std::ptr::null();
-        let rules = match self.name {
+        let name = match self.name {
             // SAFETY: as above; the name lives as long as the function.
             Some(get_name) if unsafe { get_name(&mut name, function) } == SUCCESS && !name.is_null() => {
                 // SAFETY: the driver wrote a C string's address.
-                rules::of_kernel(&unsafe { CStr::from_ptr(name) }.to_string_lossy())
+                unsafe { CStr::from_ptr(name) }.to_string_lossy()
             }
-            _ => rules::of_kernel(""),
+            _ => "".into(),
         };
-        Some(Layout { params, rules })
+        Some(Layout { params, rules: rules::of_kernel(&name), name: name.into() })
     }
 }

@@ -5,6 +5,7 @@
 //! * `layout` asks the driver where a kernel's parameters are; `params` finds and replaces addresses in them;
 //! * `weights` is the index that a launch looks into;
 //! * `assist` streams at the copies of a framework that keeps layers in RAM, not at launches;
+//! * `trace` shows when what happened, for people; `exit` reports at the program's end;
 //! * `lane` keeps `copies` and readers apart, with `events`; `engine` has the lanes of a device, `slots` its VRAM.
 //!
 //! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
@@ -14,6 +15,7 @@ mod assist;
 mod copies;
 mod engine;
 mod events;
+mod exit;
 mod lane;
 mod layout;
 mod order;
@@ -22,10 +24,11 @@ pub mod plant;
 mod ring;
 mod rules;
 mod slots;
+mod trace;
 mod weights;
 
 use crate::abi::*;
-use crate::driver::RelaxedCapture;
+use crate::driver::{Current, RelaxedCapture};
 use crate::memory::device::Device;
 use crate::memory::{Memory, captures};
 use engine::Session;
@@ -85,7 +88,7 @@ pub fn kept_free(memory: &Memory, device: &Device) -> u64 {
 pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
     let Ok(context) = memory.current_context() else { return };
     let made = slots::SlotMemory::make(memory, device, bytes).and_then(|slots| {
-        engine::install(memory.driver, device.ordinal, context, slots).map_err(|(status, slots)| {
+        engine::install(memory, device.ordinal, context, slots).map_err(|(status, slots)| {
             slots.release(memory, device);
             status
         })
@@ -93,6 +96,7 @@ pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
     match made {
         Ok(()) => {
             ON.store(true, Relaxed);
+            exit::watch();
             log::info!("device {}: weights outside VRAM are streamed through {}", device.ordinal, format_size(bytes));
         }
         Err(status) => log::warn!(
@@ -154,7 +158,7 @@ pub unsafe fn launch(
         return issue(params, extra, false);
     }
     let status = issue(replaced.params(), replaced.extra(), true);
-    session.after_launch(&index);
+    session.after_launch(&index, &layout.name);
     status
 }
 
@@ -231,27 +235,47 @@ pub fn is_of(context: CUcontext) -> bool {
     found
 }
 
-/// A context is gone or about to go, and its work is done.
-pub fn context_gone(memory: &Memory, context: CUcontext) {
-    for (device, slots) in engine::take(context) {
+/// A context is gone or about to go, and its work is done. While it `is_alive` it is current.
+pub fn context_gone(memory: &Memory, context: CUcontext, is_alive: bool) {
+    for (device, slots, trace) in engine::take(context) {
         if let Ok(device) = memory.device(device) {
-            report(device);
+            let driver = is_alive.then_some(memory.driver);
+            let measured = trace.and_then(|trace| trace.finish(driver, device.record));
+            if !exit::is_over() {
+                report(device, measured.as_deref());
+            }
             slots.release(memory, device);
         }
     }
 }
 
-/// What streaming did, in one line of the log.
-fn report(device: &Device) {
+/// A context may be about to go, and cannot be asked afterwards. Not waited for.
+pub fn context_may_go(memory: &Memory, context: CUcontext) {
+    if is_of(context)
+        && let Ok(_current) = Current::push(memory.driver, context)
+    {
+        engine::each(|_, engine| {
+            let ours = engine.is_of(context);
+            if let Some(trace) = engine.trace().as_mut().filter(|_| ours) {
+                trace.look_at_all(memory.driver);
+            }
+        });
+    }
+}
+
+/// What streaming did, in one line of the log, with what was measured if it was.
+fn report(device: &Device, measured: Option<&str>) {
     let record = device.record;
     let [hits, late, misses, in_place] =
         [&record.slot_hits, &record.slot_late, &record.slot_misses, &record.in_place].map(|count| count.load(Relaxed));
     log::info!(
         "device {}: streamed {}, {} more in graphs; {hits} launches found their weight in a slot or on its way ({late} \
-         of them had to wait), {misses} had to ask for it, {in_place} read it in place",
+         of them had to wait), {misses} had to ask for it, {in_place} read it in place{}{}",
         device.ordinal,
         format_size(record.streamed.load(Relaxed)),
         format_size(record.captured.load(Relaxed)),
+        if measured.is_some() { "; " } else { "" },
+        measured.unwrap_or_default(),
     );
 }
 

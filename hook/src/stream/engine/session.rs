@@ -1,0 +1,154 @@
+//! An engine in use by one launch.
+
+use super::{Engine, capture_of, lock};
+use crate::abi::{CUdevice, CUdeviceptr, CUstream, Status};
+use crate::memory::Memory;
+use crate::stream::copies::Means;
+use crate::stream::events;
+use crate::stream::has_name;
+use crate::stream::lane::Lane;
+use crate::stream::plant::{self, Fault};
+use crate::stream::ring::Key;
+use crate::stream::trace::Trace;
+use crate::stream::weights::{Index, Weight};
+use greenboost_contract::record::DeviceRecord;
+use std::sync::{Arc, MutexGuard};
+
+/// An engine in use by one launch: the lock is held from the look-up to behind the launch, because between the two
+/// another thread could give the slot away, and its event would lie before our kernel.
+pub struct Session<'a> {
+    guard: MutexGuard<'static, Option<Engine>>,
+    memory: &'a Memory,
+    record: &'a DeviceRecord,
+    stream: CUstream,
+    capture: Option<u64>,
+    keys: Vec<Key>,
+    at_once: bool,
+}
+
+impl<'a> Session<'a> {
+    /// Begins with the engine of `device`, if a launch on `stream` in the current context can use it.
+    pub fn begin(memory: &'a Memory, device: CUdevice, stream: CUstream, may_capture: bool) -> Option<Self> {
+        let mut guard = lock(device)?;
+        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
+        if !engine.own_streams.contains(&stream) {
+            if memory.current_context().ok()? != engine.context {
+                return None;
+            }
+            if has_name(stream) {
+                engine.own_streams.push(stream);
+            }
+        }
+        let capture = if may_capture {
+            match capture_of(memory.driver, stream) {
+                None => None,
+                Some(id) => Some(id.filter(|id| engine.captures.contains_key(id))?),
+            }
+        } else {
+            None
+        };
+        let record = memory.device(device).ok()?.record;
+        // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
+        let at_once = may_capture && capture.is_none() || !has_name(stream);
+        engine.trace.iter_mut().for_each(Trace::forget_draft);
+        Some(Self { guard, memory, record, stream, capture, keys: Vec::new(), at_once })
+    }
+
+    fn work<T>(
+        &mut self,
+        work: impl FnOnce(&mut Lane, &mut Means<'_>, CUstream, &[Key]) -> Result<T, Status>,
+    ) -> Option<T> {
+        let engine = self.guard.as_mut()?;
+        let lane = match self.capture {
+            None => &mut engine.direct,
+            Some(id) => {
+                let capturing = engine.captures.get_mut(&id)?;
+                &mut capturing.lane
+            }
+        };
+        let mut means = Means {
+            memory: self.memory,
+            driver: self.memory.driver,
+            record: self.record,
+            base: engine.slots.base(),
+            events: &mut engine.events,
+            // What is recorded in a capture has no time.
+            trace: if self.capture.is_none() { engine.trace.as_mut() } else { None },
+        };
+        let done = work(lane, &mut means, self.stream, &self.keys);
+        done.inspect_err(|status| {
+            log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
+            engine.has_failed = true;
+        })
+        .ok()
+    }
+
+    /// The copy stream of a capture becomes part of it with the first copy.
+    fn join_capture(&mut self) -> Option<()> {
+        let Some(id) = self.capture else { return Some(()) };
+        let capturing = self.guard.as_mut()?.captures.get_mut(&id)?;
+        if !capturing.has_joined {
+            events::wait(self.memory.driver, capturing.lane.copy_stream(), capturing.root).ok()?;
+            capturing.has_joined = true;
+        }
+        Some(())
+    }
+
+    /// The address of a weight's copy for this launch; `None`: it is read in place.
+    pub fn slot(&mut self, weight: &Weight) -> Option<CUdeviceptr> {
+        self.join_capture()?;
+        let slot = self.work(|lane, means, stream, busy| lane.slot(means, weight, stream, busy))??;
+        if !self.keys.contains(&weight.at) {
+            self.keys.push(weight.at);
+        }
+        Some(slot)
+    }
+
+    /// The launch is about to be issued. False when its parameters must be the program's own.
+    pub fn before_launch(&mut self) -> bool {
+        let moved_on = self.work(|lane, means, stream, keys| {
+            lane.move_on(means, stream, keys)?;
+            means.trace(|trace, driver| trace.begins(driver, stream));
+            Ok(())
+        });
+        moved_on.is_some()
+    }
+
+    /// The launch of `kernel` has been issued.
+    pub fn after_launch(&mut self, index: &Index, kernel: &Arc<str>) {
+        let (at_once, in_capture) = (self.at_once, self.capture.is_some());
+        self.work(|lane, means, stream, keys| {
+            means.trace(|trace, driver| trace.launched(driver, stream, kernel));
+            let is_new = lane.launched(means, stream, keys, at_once)?;
+            // In a graph nothing needs to be guessed: a copy waits for its slot alone, not for the launch before it.
+            if is_new && !in_capture {
+                lane.copy_ahead(means, index, stream)?;
+            }
+            means.trace(Trace::look);
+            Ok(())
+        });
+    }
+
+    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
+    pub fn before_graph(&mut self) {
+        if self.join_capture().is_some() && !plant::is(Fault::NoHandOver) {
+            self.work(|lane, means, stream, _| {
+                means.trace(|trace, driver| trace.waits(driver, stream));
+                lane.hand_over(means, stream)?;
+                means.trace(|trace, driver| trace.begins(driver, stream));
+                Ok(())
+            });
+        }
+    }
+
+    /// The graph has been launched.
+    pub fn after_graph(&mut self) {
+        self.work(|lane, means, stream, _| {
+            means.trace(|trace, driver| {
+                trace.launched_graph(driver, stream);
+                trace.look(driver);
+            });
+            lane.take_back(means, stream)
+        });
+    }
+}
