@@ -245,7 +245,8 @@ fn the_shipped_rules_are_in_force_under_gb_launch() {
     for model in ["moe", "dense"] {
         let world = World::new().vram("192MiB").env(settings::THRESHOLD, "2MiB").env(settings::CHUNK, "2MiB");
         let map = world.file("map.json").display().to_string();
-        let world = world.launched(&["--vram", "48MiB", "--ram", "1GiB", "--map", &map]);
+        // Streamed, equals would be spread over the pass.
+        let world = world.launched(&["--vram", "48MiB", "--ram", "1GiB", "--stream", "off", "--map", &map]);
         check(&world, "llama-like", &[model], WANTS);
     }
 }
@@ -256,7 +257,7 @@ fn a_rule_on_the_command_line_moves_the_tensors_it_names_and_no_other() {
     let with: Vec<_> = OVERRIDE.iter().chain(WANTS).copied().collect();
     let world = World::new().vram("192MiB").env(settings::THRESHOLD, "2MiB").env(settings::CHUNK, "2MiB");
     let map = world.file("map.json").display().to_string();
-    let flags = ["--vram", "64MiB", "--ram", "1GiB", "--map", &map];
+    let flags = ["--vram", "64MiB", "--ram", "1GiB", "--stream", "off", "--map", &map];
     let overridden: Vec<_> =
         flags.iter().copied().chain(["--place", r"blk\.1\.ffn_up_exps=vram", "--place", r"attn_q\.=ram"]).collect();
     check(&world.launched(&overridden), "llama-like", &["moe"], Vec::leak(with));
