@@ -38,7 +38,8 @@ def fixtures(bench):
             try:
                 ran = bench.run(bench.hooked(command, 256 * MIB), 60, dict(env, GREENBOOST_SPILL=spill))
                 passed = ran.code == 0 and (wanted in ran.out or 'skipped=' in ran.out)
-                bench.check(what, passed, (ran.out + ran.err).strip()[-300:])
+                # A program that crashes may say nothing.
+                bench.check(what, passed, ('exit code %s, ' % ran.code if ran.code else '') + (ran.out + ran.err).strip()[-300:])
             except Failure as problem:
                 bench.check(what, False, str(problem))
 
