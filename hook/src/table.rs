@@ -91,11 +91,11 @@ macro_rules! functions {
                 cuMemcpy3DAsync_v2@3020, cuMemcpy3DAsync_v2_ptsz@7000, cuMemcpy3DPeerAsync@4000,
                 cuMemcpy3DPeerAsync_ptsz@7000
             ] (copy: *const Memcpy3D, stream: CUstream);
-            Cuda copy::batch [cuMemcpyBatchAsync@12080, cuMemcpyBatchAsync_ptsz@12080]
+            Cuda batch::batch [cuMemcpyBatchAsync@12080, cuMemcpyBatchAsync_ptsz@12080]
                 (dsts: *mut CUdeviceptr, srcs: *mut CUdeviceptr, sizes: *mut usize, count: usize,
                  attributes: *mut c_void, attribute_starts: *mut usize, attribute_count: usize,
                  failed: *mut usize, stream: CUstream);
-            Cuda copy::batch_v2 [cuMemcpyBatchAsync_v2@13000, cuMemcpyBatchAsync_v2_ptsz@13000]
+            Cuda batch::batch_v2 [cuMemcpyBatchAsync_v2@13000, cuMemcpyBatchAsync_v2_ptsz@13000]
                 (dsts: *mut CUdeviceptr, srcs: *mut CUdeviceptr, sizes: *mut usize, count: usize,
                  attributes: *mut c_void, attribute_starts: *mut usize, attribute_count: usize, stream: CUstream);
 

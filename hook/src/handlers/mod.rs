@@ -11,6 +11,7 @@
 #![allow(clippy::too_many_arguments)]
 
 pub mod alloc;
+pub mod batch;
 pub mod capture;
 pub mod context;
 pub mod copy;

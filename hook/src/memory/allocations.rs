@@ -184,6 +184,16 @@ impl Table {
         let seam = self.find(from).and_then(|allocation| allocation.first_seam(from, bytes));
         seam.map_or(bytes, |seam| seam - from)
     }
+
+    /// Whether any of a range lies in RAM that the processor has no mapping of.
+    pub fn is_closed_to_cpu(&self, from: CUdeviceptr, bytes: u64) -> bool {
+        let end = from.saturating_add(bytes);
+        self.find(from).is_some_and(|allocation| {
+            let first = allocation.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
+            let touched = allocation.chunks[first..].iter().take_while(|chunk| chunk.at < end);
+            touched.into_iter().any(|chunk| matches!(chunk.home, Home::Ram(..)) && !chunk.has_seams())
+        })
+    }
 }
 
 #[cfg(test)]

@@ -178,6 +178,11 @@ impl Memory {
         self.table().run(address, bytes)
     }
 
+    /// Whether any of a range lies in RAM that only the device may touch: the processor has no mapping of it.
+    pub fn is_closed_to_cpu(&self, address: CUdeviceptr, bytes: u64) -> bool {
+        self.table().is_closed_to_cpu(address, bytes)
+    }
+
     /// Bytes free and total as the program is to see them, from what the driver says of a device.
     pub fn report(&self, device: Option<&Device>, free: u64, total: u64) -> (u64, u64) {
         let limit = device.map(|device| device.budget.limit()).or(self.settings.vram);

@@ -4,6 +4,7 @@ use crate::copy::{Declared, Place, Shape, SourceOrder, start};
 use crate::edge::{Call, In, Out, driver};
 use crate::errors::{Error, Result};
 use crate::stream::Kind;
+use crate::va;
 use std::ffi::c_void;
 
 use Declared::{Any, Device, Host};
@@ -71,10 +72,23 @@ fn batch(call: &Call, batch: Batch, stream: usize) -> core::result::Result<(), (
             2 => SourceOrder::AtCall,
             _ => return Err(one(Error::INVALID_VALUE)),
         };
+        let bytes = sizes[index] as u64;
+        crash_as_the_driver_does(&[(to[index], bytes), (from[index], bytes)]);
         let (to, from) = (Place::linear(to[index], Any), Place::linear(from[index], Any));
         start(&stream, false, order, to, from, Shape::linear(sizes[index])).map_err(one)?;
     }
     Ok(())
+}
+
+/// Driver 580 takes mapped host memory for the processor's in a batch, also where only the device may touch it, and copies
+/// it in a thread of its own, which gets SIGSEGV.
+fn crash_as_the_driver_does(ranges: &[(u64, u64)]) {
+    let space = va::read();
+    let closed = |map: &va::Mapping| map.on_host() && matches!(map.origin, va::Origin::Vmm(_)) && map.host_rights == 0;
+    if ranges.iter().any(|(start, bytes)| space.within(*start, *bytes).any(closed)) {
+        eprintln!("simulated GPU: a batch copies host memory that the host may not touch: the driver crashes");
+        std::process::abort();
+    }
 }
 
 driver! {
