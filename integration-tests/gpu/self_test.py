@@ -73,6 +73,9 @@ def main():
                   for config in ('full-vram', 'stream', 'llama.cpp-best')
                   for test, ubatch in (('pp2048', 512), ('tg64', 512), ('pp2048', 2048))}
         expect('the table has both sides of every row', ran.returncode == 0 and wanted <= have and 'goal met' in ran.stdout, ran)
+        plans = {(row['test'], row['ubatch'], row['config']) for row in tabled if row['config'].startswith('plan-')}
+        expect('the plan is compared with both sides', len(plans) == 6 and 'NOT within' not in ran.stdout
+               and ran.stdout.count('the plan says') == 12, ran)
         rivals = [row for row in tabled if row['config'] == 'llama.cpp-best']
         expect('the rival of the table is allowed what we took',
                rivals and all(row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in rivals), ran)

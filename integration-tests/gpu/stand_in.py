@@ -22,7 +22,7 @@ def use(count):
         count = min(count, CAP)
     with open(os.environ['GB_SELF_TEST_METER'], 'w') as file:
         file.write(str(int(count)))
-    time.sleep(0.05)
+    time.sleep(0.15)
 
 
 def gb_launch(arguments):
@@ -33,6 +33,10 @@ def gb_launch(arguments):
 
 
 def greenboost(arguments):
+    if arguments[0] == 'plan':
+        ways = ({'way': way, 'prefill': 2000.0, 'decode': 100.0} for way in ('vram', 'extend_streaming', 'offload'))
+        print(json.dumps({'predictions': list(ways)}))
+        return
     assert arguments == ['doctor', '--json'], arguments
     print('{"driver": "0.0"}')
 

@@ -1,5 +1,5 @@
 """The table of docs/benchmarks: everything in VRAM, llama.cpp's best own way with less, and GreenBoost with as much."""
-import os
+import json, os
 from bench import Failure, GIB
 from server import answer
 from speed import CAPS, CONTEXT, SERVER, measure, plain, prepare, round_to, tuned
@@ -9,6 +9,8 @@ TESTS = ((512, ('pp2048', 'tg64')), (2048, ('pp2048',)))
 GOALS = (('dense-32b-q4_k_m', 512, 'pp2048', 'full-vram', 0.95), ('dense-32b-q4_k_m', 2048, 'pp2048', 'full-vram', 0.95),
          ('dense-32b-q4_k_m', 512, 'tg64', 'llama.cpp-best', 1.25), ('moe-30b-a3b-q4_k_m', 512, 'pp2048', 'llama.cpp-best', 1.13),
          ('moe-30b-a3b-q4_k_m', 2048, 'pp2048', 'full-vram', 0.95), ('moe-30b-a3b-q4_k_m', 512, 'tg64', 'llama.cpp-best', 0.98))
+# What `greenboost plan` calls what was measured.
+WAYS = {'extend_streaming': 'stream', 'offload': 'llama.cpp-best'}
 CONFIGS = ('full-vram', 'llama.cpp-best', 'stream')
 
 
@@ -42,6 +44,22 @@ def one_model(bench, name):
         if not all(bench.find(model=name, test=test, config='llama.cpp-best', ubatch=ubatch) for test in tests):
             flags = tuned(bench, name, model, ubatch, allowed, mode, tries=3)
             measure(bench, name, model, 'llama.cpp-best', plain, allowed, ubatch, tests, (*flags, *mode), limit=100)
+    predicted(bench, name, model, cap)
+
+
+def predicted(bench, name, model, cap):
+    """What the plan expects of the same, as rows of their own; the first plan on a machine measures it."""
+    for ubatch, tests in TESTS:
+        if bench.find(model=name, config='plan-stream', ubatch=ubatch):
+            continue
+        ran = bench.succeed([os.path.join(bench.pack, 'greenboost'), 'plan', model, '--vram', str(cap), '--ctx', '4096',
+                             '--ubatch', str(ubatch), '--json'], 60)
+        for prediction in json.loads(ran.out)['predictions']:
+            for test in tests if prediction['way'] in WAYS else ():
+                speed = prediction['prefill' if test.startswith('pp') else 'decode']
+                if speed is not None:
+                    bench.add(model=name, test=test, ubatch=ubatch, config='plan-' + WAYS[prediction['way']],
+                              vram_cap_bytes=cap, value=round_to(speed))
 
 
 def said(bench, name, model, streamed, cap):
@@ -74,6 +92,13 @@ def show(bench):
         if ours is not None and theirs:
             met = 'met' if ours >= least * theirs else 'MISSED'
             print('goal %s: %s %s/%d %.3f of %s, wanted %.2f' % (met, name, test, ubatch, ours / theirs, against, least))
+    for row in [row for row in bench.rows if row['config'].startswith('plan-')]:
+        measured = value(bench, row['model'], row['ubatch'], row['test'], row['config'][len('plan-'):])
+        if measured:
+            ratio = row['value'] / measured
+            print('%s %s/%d: the plan says %.2f of what was measured of %s, %s' % (
+                row['model'], row['test'], row['ubatch'], ratio, row['config'][len('plan-'):],
+                'within 15 %' if 0.85 <= ratio <= 1.15 else 'NOT within 15 %'))
 
 
 def value(bench, name, ubatch, test, config):
