@@ -1,7 +1,7 @@
 //! Limits hold: together, in a race, in a memory cgroup, and against a machine that has not so much.
 
 use crate::Test;
-use crate::machine::{CGROUP, Setting, counter, eventually, oom_kills, set, value};
+use crate::machine::{CGROUP, Setting, eventually, free, oom_kills, set, value};
 use crate::mapping::device;
 use crate::process::Child;
 use greenboost_kmod::{CHUNK, Error, Request};
@@ -27,7 +27,7 @@ fn each_refuses() {
         let held = alloc(4).expect("exactly the limit");
         assert!(matches!(alloc(1), Err(Error::PoolFull)));
         drop(held);
-        eventually("the level is ok again", 5, || crate::machine::shown("level") == "ok");
+        eventually("the level is ok again", || crate::machine::shown("level") == "ok");
     }
     let _file = Setting::new("file_limit", 3 * C);
     let _user = Setting::new("user_limit", 5 * C);
@@ -81,7 +81,6 @@ fn race() {
 fn more_than_there_is() {
     let _limits = ["pool_limit", "user_limit", "file_limit"].map(|name| Setting::new(name, 1 << 40));
     let before = oom_kills();
-    let free = || counter("/proc/meminfo", "MemFree") * 1024;
     let free_before = free();
     let device = device();
     for mixed in [false, true] {
@@ -98,7 +97,7 @@ fn more_than_there_is() {
     drop(kept);
     assert_eq!(value("pool_used"), 0);
     assert_eq!(oom_kills(), before, "the kernel killed somebody");
-    eventually("the memory is free again", 5, || free() + (64 << 20) > free_before);
+    eventually("the memory is free again", || free() + (64 << 20) > free_before);
 }
 
 /// Runs something in a cgroup with a limit.
@@ -115,7 +114,7 @@ fn in_cgroup(limit: u64, body: impl FnOnce(&dyn Fn() -> u64)) {
     let well = child.ended_well();
     let events = fs::read_to_string(format!("{group}/memory.events")).expect("its events");
     assert!(events.contains("oom_kill 0"), "{events}");
-    eventually("the cgroup is empty", 5, || fs::remove_dir(&group).is_ok());
+    eventually("the cgroup is empty", || fs::remove_dir(&group).is_ok());
     assert!(well, "the process in the cgroup failed");
 }
 
@@ -129,13 +128,13 @@ fn cgroup_limit() {
         let mixed = Request { mixed: true, ..Request::new(128 << 20, "group") };
         assert!(matches!(device.alloc(&mixed), Err(Error::NoMemory)));
         drop(held);
-        eventually("the charge is gone", 5, || current() < before + (4 << 20));
+        eventually("the charge is gone", || current() < before + (4 << 20));
     });
 }
 
 fn cgroup_and_reserve() {
     set("reserve", 64 << 20);
-    eventually("the reserve is full", 10, || value("reserve_ready") == 64 << 20);
+    eventually("the reserve is full", || value("reserve_ready") == 64 << 20);
     in_cgroup(32 << 20, |current| {
         let device = device();
         assert!(matches!(device.alloc(&Request::new(48 << 20, "group")), Err(Error::NoMemory)));
@@ -157,10 +156,10 @@ fn killed_while_large() {
         let _held = device.alloc(&Request::new(all, "large"));
     });
     child.until_reached();
-    eventually("it is in the middle of it", 5, || value("pool_used") > 0);
+    eventually("it is in the middle of it", || value("pool_used") > 0);
     let start = std::time::Instant::now();
     child.kill();
     let took = start.elapsed().as_secs_f64();
-    eventually("all is back", 5, || value("pool_used") == 0);
+    eventually("all is back", || value("pool_used") == 0);
     assert!(took < 1.0, "dying took {took} s");
 }

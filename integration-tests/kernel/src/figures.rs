@@ -92,7 +92,7 @@ fn pool(ms: &mut Times<'_>, size: usize) -> (Buffer, Mapping) {
     let request = Request::new(size as u64, "figures");
     let fill = || {
         set("reserve", size);
-        eventually("the reserve is full", 60, || value("reserve_ready") == size as u64);
+        eventually("the reserve is full", || value("reserve_ready") == size as u64);
     };
     fill();
     ms.time("pool.pinned", || {

@@ -61,7 +61,7 @@ fn random_calls() {
     assert!(child.ended_well());
     // What the dead process published waits for its time; nobody will come for it.
     let _none = Setting::new("cache_limit", 0);
-    crate::machine::eventually("the cache is empty", 5, || crate::machine::value("pool_used") == 0);
+    crate::machine::eventually("the cache is empty", || crate::machine::value("pool_used") == 0);
 }
 
 /// One thread's calls, on descriptors the others close under it.

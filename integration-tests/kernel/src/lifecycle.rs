@@ -82,7 +82,7 @@ fn last_reference() {
     words(&mapping)[7] = 7;
     assert_eq!(device().query(id).expect("it is there").mappings, 1);
     drop(mapping);
-    eventually("the mapping was the last", 2, || value("pool_used") == 0);
+    eventually("the mapping was the last", || value("pool_used") == 0);
     assert_eq!(device().query(id).expect_err("it is gone").errno(), Some(libc::ENOENT));
 }
 
@@ -173,7 +173,7 @@ fn killed_in_every_phase() {
             child.until_reached();
             std::thread::sleep(std::time::Duration::from_millis(wait));
             child.kill();
-            eventually(&format!("all is back after phase {phase}"), 5, || value("pool_used") == 0);
+            eventually(&format!("all is back after phase {phase}"), || value("pool_used") == 0);
         }
     }
     assert_eq!(peer::pinned_bytes(), 0);
@@ -188,7 +188,7 @@ fn pinned_beyond_its_end() {
     std::thread::sleep(std::time::Duration::from_millis(400));
     assert_eq!(value("pool_used"), bytes, "pinned memory is not free, and does not look it");
     peer.unpin();
-    eventually("the watchdog finds it free", 2, || value("pool_used") == 0);
+    eventually("the watchdog finds it free", || value("pool_used") == 0);
 }
 
 fn busy() {
@@ -222,9 +222,9 @@ fn traced() {
     let level = format!("{at}/events/greenboost/gb_level/enable");
     std::fs::write(&level, "1").expect("the tracepoint is there");
     let low = machine::Setting::new("low_mark", value("available") + (512 << 20));
-    eventually("the level is low", 2, || shown("level") == "low");
+    eventually("the level is low", || shown("level") == "low");
     drop(low);
-    eventually("the level is ok", 5, || shown("level") == "ok");
+    eventually("the level is ok", || shown("level") == "ok");
     std::fs::write(&level, "0").expect("the tracepoint is there");
     let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
     for line in ["gb_level: from=0 to=1", "gb_level: from=1 to=0"] {
@@ -233,10 +233,9 @@ fn traced() {
 }
 
 fn unloads_clean() {
-    let free = || machine::counter("/proc/meminfo", "MemFree") * 1024;
-    let before = free();
+    let before = machine::free();
     set("reserve", "256M");
-    eventually("the reserve is full", 20, || value("reserve_ready") == 256 << 20);
+    eventually("the reserve is full", || value("reserve_ready") == 256 << 20);
     let device = device();
     let buffer = device.alloc(&Request::new(64 << 20, "cached")).expect("memory");
     device.seal(&buffer).expect("sealing");
@@ -244,18 +243,18 @@ fn unloads_clean() {
     drop((buffer, device));
     assert_eq!(value("cache_used"), 64 << 20);
     unload("greenboost").expect("a reserve and a cache are in nobody's use");
-    eventually("the memory is back", 5, || free() + (16 << 20) > before);
+    eventually(&format!("{before} bytes are free again"), || machine::free() + (16 << 20) > before);
 }
 
 fn loads_again() {
     assert_eq!(load("greenboost", "reserve_mb=lots"), Err(libc::EINVAL));
     load("greenboost", "reserve_mb=999999 watchdog_ms=0 low_mb=200 critical_mb=100 cache_ttl_s=1 pool_mb=512")
         .expect("loads");
-    eventually("the reserve stays within the pool", 20, || value("reserve_ready") == 512 << 20);
+    eventually("the reserve stays within the pool", || value("reserve_ready") == 512 << 20);
     assert_eq!(shown("level"), "ok");
     unload("greenboost").expect("nothing holds it");
     load("greenboost", "reserve_mb=64 low_mb=999999 critical_mb=999999").expect("loads in the worst of states");
-    eventually("it sees them", 3, || shown("level") == "critical");
+    eventually("it sees them", || shown("level") == "critical");
     assert!(matches!(device().alloc(&Request::new(1, "none")), Err(greenboost_kmod::Error::Pressure)));
     unload("greenboost").expect("nothing holds it");
 }

@@ -131,12 +131,15 @@ impl Drop for Setting {
     }
 }
 
+/// How long `eventually` waits: the processor is emulated, on a machine that may be busy with other things.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits for something that should soon be so.
 #[track_caller]
-pub fn eventually(what: &str, seconds: u64, mut is_so: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(seconds), "not within {seconds} s: {what}");
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -146,14 +149,14 @@ pub fn expect_nothing_left() {
     if !Path::new(SYSFS).exists() {
         return;
     }
-    eventually("nothing is left in the pool", 10, || value("pool_used") == 0);
+    eventually("nothing is left in the pool", || value("pool_used") == 0);
     let lines = |table: &str| {
         let text = fs::read_to_string(format!("/sys/kernel/debug/greenboost/{table}")).expect("debugfs");
         text.lines().count() - 1
     };
     assert_eq!((lines("buffers"), lines("clients")), (0, 0), "a buffer or an open file is left");
-    eventually("frees catch up with allocations", 5, || value("frees") == value("allocations"));
-    eventually("the level is ok", 20, || shown("level") == "ok");
+    eventually("frees catch up with allocations", || value("frees") == value("allocations"));
+    eventually("the level is ok", || shown("level") == "ok");
 }
 
 /// Drops what a failed test may have left, for the sake of the next one.
@@ -171,6 +174,13 @@ pub fn counter(file: &str, name: &str) -> u64 {
     let line = text.lines().find(|line| line.split([' ', ':']).next() == Some(name));
     let number = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|word| word.parse().ok());
     number.unwrap_or_else(|| panic!("{file} has no {name}"))
+}
+
+/// Memory that is free, in bytes: also what each processor keeps at hand, tens of MiB that MemFree does not count.
+pub fn free() -> u64 {
+    let zones = fs::read_to_string("/proc/zoneinfo").expect("proc is mounted");
+    let at_hand = zones.lines().filter_map(|line| line.trim().strip_prefix("count:")?.trim().parse::<u64>().ok());
+    counter("/proc/meminfo", "MemFree") * 1024 + at_hand.sum::<u64>() * 4096
 }
 
 /// How many processes the kernel has killed for want of memory.

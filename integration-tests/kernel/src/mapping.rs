@@ -178,7 +178,7 @@ fn o_direct() {
 fn in_pieces() {
     let low = [Setting::new("low_mark", 0), Setting::new("critical_mark", 0)];
     set("reserve", (4 * CHUNK).to_string());
-    eventually("the reserve is full", 10, || value("reserve_ready") == 4 * CHUNK as u64);
+    eventually("the reserve is full", || value("reserve_ready") == 4 * CHUNK as u64);
     let peer = Peer::open();
     let device = device();
     peer.fragment().expect("the machine's memory is cut in pieces");

@@ -61,7 +61,7 @@ fn hog() {
     device.publish(&shared, &Key::default(), None).expect("publishing");
     drop(shared);
     set("reserve", 32 << 20);
-    eventually("the reserve is full", 10, || value("reserve_ready") == 32 << 20);
+    eventually("the reserve is full", || value("reserve_ready") == 32 << 20);
     let counts = || ["became_low", "became_critical", "became_ok"].map(value);
     let before = counts();
     assert_eq!(signals(&eventfd), 0);
@@ -81,8 +81,8 @@ fn hog() {
     let causes = hear(&device, Level::Low, 5);
     assert!(causes.0 & (abi::CAUSE_MEMORY | abi::CAUSE_DECLINE) != 0, "{:?}", causes.words());
     assert!(signals(&eventfd) >= 1);
-    eventually("the reserve went", 2, || value("reserve_ready") == 0);
-    eventually("the unused object went", 2, || value("cache_used") == 0);
+    eventually("the reserve went", || value("reserve_ready") == 0);
+    eventually("the unused object went", || value("cache_used") == 0);
     drop(device.alloc(&Request::new(CHUNK as u64, "small")).expect("low refuses nothing"));
 
     hog.go_on();
@@ -99,7 +99,7 @@ fn hog() {
     hear(&device, Level::Ok, 10);
     assert!(signals(&eventfd) >= 1);
     drop(device.alloc(&Request::new(CHUNK as u64, "small")).expect("it works again"));
-    eventually("the reserve is back", 10, || value("reserve_ready") == 32 << 20);
+    eventually("the reserve is back", || value("reserve_ready") == 32 << 20);
     let after = counts();
     assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?} {after:?}");
     assert_eq!(oom_kills(), kills);
@@ -112,7 +112,7 @@ fn filling_disk() {
     let dir = File::open(SPILL).expect("the disk is mounted");
     device.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
     device.watch_spill(dir.as_fd(), 96 << 20, 32 << 20).expect("a folder");
-    eventually("its free space is known", 2, || device.info().expect("info").spill_free > 96 << 20);
+    eventually("its free space is known", || device.info().expect("info").spill_free > 96 << 20);
     assert_eq!(device.info().expect("info").level(), Level::Ok);
 
     let path = format!("{SPILL}/filling");
@@ -149,7 +149,7 @@ fn spill_gone() {
     let path = format!("{SPILL}/folder");
     fs::create_dir(&path).expect("a folder");
     device.watch_spill(File::open(&path).expect("open").as_fd(), 1, 1).expect("a folder");
-    eventually("its free space is known", 2, || device.info().expect("info").spill_free > 0);
+    eventually("its free space is known", || device.info().expect("info").spill_free > 0);
     fs::remove_dir(&path).expect("removed");
     assert_eq!(hear(&device, Level::Critical, 3).0, abi::CAUSE_SPILL_GONE);
     assert!(matches!(device.alloc(&Request::new(1, "spill")), Err(Error::Pressure)));

@@ -15,7 +15,7 @@ pub const TESTS: &[Test] = &[
 const C: u64 = CHUNK as u64;
 
 fn full(chunks: u64) {
-    eventually("the reserve is full", 20, || value("reserve_ready") == chunks * C);
+    eventually("the reserve is full", || value("reserve_ready") == chunks * C);
 }
 
 fn resizes() {
@@ -56,7 +56,7 @@ fn keeps_within() {
     // Asking for more than there is must stop above the low mark, with an ok level.
     set("reserve", "64G");
     let mut before = 0;
-    eventually("the reserve grows no more", 30, || {
+    eventually("the reserve grows no more", || {
         let now = value("reserve_ready");
         let same = now == before && now > 0;
         before = now;
@@ -72,10 +72,10 @@ fn goes_when_low() {
     set("reserve", 16 * C);
     full(16);
     let low = Setting::new("low_mark", value("available") + (512 << 20));
-    eventually("the level is low", 2, || shown("level") == "low");
-    eventually("the reserve is gone", 2, || value("reserve_ready") == 0);
+    eventually("the level is low", || shown("level") == "low");
+    eventually("the reserve is gone", || value("reserve_ready") == 0);
     drop(low);
-    eventually("the level is ok", 5, || shown("level") == "ok");
+    eventually("the level is ok", || shown("level") == "ok");
     full(16);
     set("reserve", 0);
 }

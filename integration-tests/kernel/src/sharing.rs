@@ -115,13 +115,13 @@ fn outlives() {
 }
 
 fn time_to_live() {
-    publish(1, 1, Some(Duration::from_millis(700)));
+    publish(1, 1, Some(Duration::from_secs(2)));
     publish(2, 1, Some(Duration::from_secs(3600)));
     let held = published(1).expect("just published");
-    std::thread::sleep(Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(2600));
     drop(held);
     assert!(published(1).is_some(), "time runs from the last use");
-    eventually("its time is over", 3, || value("cache_used") == C);
+    eventually("its time is over", || value("cache_used") == C);
     assert!(published(1).is_none());
     device().withdraw(&key(2)).expect("it has time left");
 }
@@ -134,12 +134,12 @@ fn cache_budget() {
     for number in 2..8 {
         publish(number, 1, None);
     }
-    eventually("the cache keeps within its budget", 3, || value("cache_used") == 4 * C);
+    eventually("the cache keeps within its budget", || value("cache_used") == 4 * C);
     let left: Vec<_> = (1..8).filter(|number| published(*number).is_some()).collect();
     assert_eq!(left, [1, 4, 5, 6, 7], "what is used, and the newest");
     drop(held);
     // It is oldest by use; looking for it would make it the newest.
-    eventually("what is larger than the budget goes when unused", 3, || value("pool_used") == 4 * C);
+    eventually("what is larger than the budget goes when unused", || value("pool_used") == 4 * C);
     assert!(published(1).is_none());
     for number in 4..8 {
         device().withdraw(&key(number)).expect("still there");
@@ -166,7 +166,7 @@ fn goes_when_low() {
     publish(2, 2, None);
     let used = published(2).expect("just published");
     let low = Setting::new("low_mark", value("available") + (512 << 20));
-    eventually("the unused object is gone", 3, || published(1).is_none());
+    eventually("the unused object is gone", || published(1).is_none());
     assert!(published(2).is_some());
     drop((low, used));
     let _ = device().withdraw(&key(2));
