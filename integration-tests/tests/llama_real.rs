@@ -106,9 +106,12 @@ fn every_tensor_of_a_model_is_known_as_the_models_own_table_has_it() {
         assert_eq!(known.len(), by_name.len(), "a tensor is known twice: {known:?}");
         assert_eq!(by_name, wanted);
         // Both ways of loading were seen: tensors where the file is mapped, one behind the other as it has them, and
-        // tensors that were copied elsewhere.
+        // tensors that were copied elsewhere: how a processor likes them best, and each kind has its own name for that.
         let (mapped, copied): (Vec<_>, Vec<_>) = known.iter().partition(|it| it.device == "CPU_Mapped");
-        assert!(!copied.is_empty() && copied.iter().all(|it| it.device.starts_with("CPU")), "{copied:?}");
+        assert!(
+            !copied.is_empty() && copied.iter().all(|it| ["CPU", "AMX"].iter().any(|cpu| it.device.starts_with(cpu))),
+            "{copied:?}"
+        );
         let base = |it: &&Known| it.at - it.told.3;
         assert!(mapped.len() > 5 && mapped.iter().all(|it| base(it) == base(&mapped[0])), "{mapped:?}");
         assert!(copied.iter().all(|it| base(it) != base(&mapped[0])), "{copied:?}");
