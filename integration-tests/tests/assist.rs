@@ -218,6 +218,17 @@ fn nothing_is_served_while_a_stream_captures() {
 }
 
 #[test]
+fn graphs_that_read_no_weight_leave_what_was_copied_ahead() {
+    // llama.cpp launches a graph for every part of a batch, so that nothing would ever be copied ahead of its use.
+    for form in [&[][..], &["async"], &["thread"]] {
+        let world = assisted("2MiB").env(settings::STREAM, "on").delays(6);
+        let counters = counted(&world, &[&["17", "5", "graphs"], form].concat());
+        assert_eq!(counters.served, 4 * TENSORS, "{form:?} {counters:?}");
+        assert!(counters.hits >= 2 * TENSORS, "{form:?} {counters:?}");
+    }
+}
+
+#[test]
 fn threads_are_served_side_by_side() {
     for seed in 0..6u64 {
         let form = FORMS[seed as usize % FORMS.len()];

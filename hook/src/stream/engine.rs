@@ -41,6 +41,8 @@ pub struct Engine {
     events: Events,
     direct: Lane,
     captures: HashMap<u64, Capturing>,
+    /// Whether any capture has used slots, so that graphs may.
+    is_in_graphs: bool,
     spare_streams: Vec<CUstream>,
     /// Streams known to be of the context.
     own_streams: Vec<CUstream>,
@@ -118,6 +120,7 @@ pub fn install(
         events: Events::default(),
         direct,
         captures: HashMap::new(),
+        is_in_graphs: false,
         spare_streams: Vec::new(),
         own_streams: Vec::new(),
         has_failed: false,

@@ -86,7 +86,9 @@ impl<'a> Session<'a> {
     /// The copy stream of a capture becomes part of it with the first copy.
     fn join_capture(&mut self) -> Option<()> {
         let Some(id) = self.capture else { return Some(()) };
-        let capturing = self.guard.as_mut()?.captures.get_mut(&id)?;
+        let engine = self.guard.as_mut()?;
+        let capturing = engine.captures.get_mut(&id)?;
+        engine.is_in_graphs = true;
         if !capturing.has_joined {
             events::wait(self.memory.driver, capturing.lane.copy_stream(), capturing.root).ok()?;
             capturing.has_joined = true;
@@ -129,9 +131,15 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
+    /// Whether a graph can have slots in it: only a capture puts them there.
+    fn may_be_in_graph(&self) -> bool {
+        self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs)
+    }
+
+    /// A graph is about to be launched on the stream: whatever slots it uses are its own. Where none can use any, what
+    /// was copied ahead for others stays.
     pub fn before_graph(&mut self) {
-        if self.join_capture().is_some() && !plant::is(Fault::NoHandOver) {
+        if self.may_be_in_graph() && self.join_capture().is_some() && !plant::is(Fault::NoHandOver) {
             self.work(|lane, means, stream, _| {
                 means.trace(|trace, driver| trace.waits(driver, stream));
                 lane.hand_over(means, stream)?;
@@ -143,12 +151,13 @@ impl<'a> Session<'a> {
 
     /// The graph has been launched.
     pub fn after_graph(&mut self) {
+        let takes_back = self.may_be_in_graph();
         self.work(|lane, means, stream, _| {
             means.trace(|trace, driver| {
                 trace.launched_graph(driver, stream);
                 trace.look(driver);
             });
-            lane.take_back(means, stream)
+            if takes_back { lane.take_back(means, stream) } else { Ok(()) }
         });
     }
 }
