@@ -74,6 +74,7 @@ driver! {
     cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint);
     cuMemHostUnregister(at: *mut c_void);
     cuMemHostGetDevicePointer_v2(device: *mut CUdeviceptr, host: *mut c_void, flags: c_uint);
+    cuPointerGetAttribute(value: *mut c_void, attribute: c_uint, at: CUdeviceptr);
     cuMemcpyHtoD_v2(dst: CUdeviceptr, src: *const c_void, bytes: usize);
     cuMemcpyDtoH_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize);
     cuMemcpyDtoD_v2(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize);

@@ -147,6 +147,10 @@ macro_rules! functions {
                 (stream: CUstream, graph: *mut CUgraph);
             Cuda capture::destroy [cuStreamDestroy_v2@4000] (stream: CUstream);
 
+            // Ends of pinned memory, which weights are copied ahead from.
+            Cuda host::free [cuMemFreeHost@2000] (at: *mut c_void);
+            Cuda host::free [cuMemHostUnregister@4000] (at: *mut c_void);
+
             // Ends of a context: what it held is gone.
             Cuda context::destroy [cuCtxDestroy_v2@4000] (context: CUcontext);
             Cuda context::reset_primary [cuDevicePrimaryCtxReset_v2@11000] (device: CUdevice);

@@ -66,6 +66,9 @@ fn the_program_is_right_without_us() {
     for change in ["unmap", "syscall", "remap", "cow", "write", "truncate", "replace", "reset"] {
         right(&world, &["2", "5", change]);
     }
+    for change in ["free", "set", "reset", "allocated"] {
+        right(&world, &["2", "5", "pinned", change]);
+    }
 }
 
 #[test]
@@ -81,6 +84,64 @@ fn what_comes_again_is_served_from_vram() {
         assert!(counters.hits >= 2 * TENSORS, "{form:?} {counters:?}");
         assert!(counters.streamed >= counters.served_bytes * 9 / 10, "the ring holds a part only: {counters:?}");
         assert!(counters.file_bytes > 0 && counters.ring == 2 << 20, "{counters:?}");
+    }
+}
+
+#[test]
+fn pinned_weights_that_come_again_are_served_from_vram() {
+    for (seed, form) in FORMS.iter().enumerate() {
+        for kind in [&["pinned"][..], &["pinned", "allocated"]] {
+            let counters = counted(&assisted("2MiB").delays(seed as u64), &[&["18", "5"], kind, *form].concat());
+            assert_eq!(counters.served, 4 * TENSORS, "{form:?} {counters:?}");
+            assert!(counters.hits >= 2 * TENSORS, "{form:?} {counters:?}");
+            assert_eq!(counters.file_bytes, 0, "nothing of a file is registered: {counters:?}");
+        }
+    }
+    let counters = counted(&assisted("4MiB").delays(3), &["18", "6", "pinned", "experts", "async"]);
+    assert!(counters.served > counters.copies / 2, "{counters:?}");
+}
+
+#[test]
+fn pinned_memory_that_nobody_said_holds_weights_is_left_to_the_program() {
+    let counters = counted(&assisted("2MiB"), &["18", "4", "pinned", "unmarked"]);
+    assert_eq!((counters.served, counters.ring), (0, 0), "{counters:?}");
+    // Nor does anybody say so where ggml cannot be listened to.
+    let counters = counted(&assisted("2MiB").layers("inline,preload"), &["18", "4", "pinned"]);
+    assert_eq!((counters.served, counters.ring), (0, 0), "{counters:?}");
+}
+
+#[test]
+fn pinned_memory_that_goes_is_read_no_more() {
+    for (seed, form) in FORMS.iter().enumerate() {
+        // Pages of the program's own become weights again, at the same addresses; the driver's become ordinary memory.
+        for (kind, more) in [(&["pinned"][..], 2), (&["pinned", "allocated"], 0)] {
+            let world = assisted("4MiB").delays(seed as u64);
+            let counters = counted(&world, &[&["19", "6", "free"], kind, *form].concat());
+            assert!(counters.served >= TENSORS * (1 + more), "{kind:?} {form:?} {counters:?}");
+            assert!(
+                counters.served <= counters.copies - 2 * TENSORS + more * TENSORS,
+                "{kind:?} {form:?} {counters:?}"
+            );
+        }
+        let number = seed.to_string();
+        right(&assisted("4MiB").delays(seed as u64), &[&[number.as_str(), "6", "pinned", "reset"], *form].concat());
+    }
+}
+
+#[test]
+fn pinned_weights_that_ggml_writes_are_served_as_they_are_now() {
+    for (seed, form) in FORMS.iter().enumerate() {
+        let counters = counted(&assisted("4MiB").delays(seed as u64), &[&["20", "6", "pinned", "set"], *form].concat());
+        assert!(counters.served >= 4 * TENSORS, "{form:?} {counters:?}");
+    }
+}
+
+#[test]
+fn not_noticing_that_pinned_weights_go_or_change_is_noticed() {
+    for (fault, change) in [("pinned-stays", "free"), ("stale-slot", "set")] {
+        let world = assisted("4MiB").env("GREENBOOST_PLANT", fault);
+        let outcome = world.run_with("assist-like", &["20", "6", "pinned", change]);
+        assert!(!outcome.status.success(), "{change}\n{}", outcome.report());
     }
 }
 

@@ -4,7 +4,7 @@ use super::accessors::{self, Buffer, Tensor};
 use super::registry::{self, Source};
 use super::{Hook, kind, original};
 use crate::slot::Library;
-use crate::{files, guard, memory, real};
+use crate::{files, guard, memory, real, stream};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -121,6 +121,14 @@ unsafe fn arriving(tensor: Tensor, data: *const c_void, offset: usize, bytes: us
     Some((at, source))
 }
 
+/// While it lives, what was copied ahead of a range is given up: a tensor in RAM is written by the CPU, which no call of
+/// the driver shows.
+fn rewriting(at: u64, bytes: u64) -> Option<stream::Writing<'static>> {
+    // With copies there is a driver, and our memory.
+    let memory = stream::is_on().then(memory::get)?.ok()?;
+    Some(stream::writing(memory, [(at, bytes)]))
+}
+
 /// `ggml_backend_tensor_set(tensor, data, offset, bytes)`.
 ///
 /// # Safety
@@ -129,11 +137,15 @@ pub unsafe extern "C" fn tensor_set(tensor: Tensor, data: *const c_void, offset:
     type Set = unsafe extern "C" fn(Tensor, *const c_void, usize, usize);
     // SAFETY: the function that this call was meant for.
     let original: Set = unsafe { std::mem::transmute::<usize, Set>(original(Hook::TensorSet)) };
-    let mut upload = None;
-    // SAFETY: the program's own arguments.
-    look(|| upload = unsafe { arriving(tensor, data, offset, bytes) });
+    let (mut upload, mut writing) = (None, None);
+    look(|| {
+        // SAFETY: the program's own arguments.
+        upload = unsafe { arriving(tensor, data, offset, bytes) };
+        writing = upload.as_ref().and_then(|(at, _)| rewriting(at + offset as u64, bytes as u64));
+    });
     // SAFETY: the program's own call.
     unsafe { original(tensor, data, offset, bytes) };
+    look(|| drop(writing.take()));
     if let Some((at, source)) = upload {
         look(|| registry::note_upload(at, bytes as u64, source));
     }

@@ -68,6 +68,13 @@ pub fn around(address: u64) -> Option<(u64, u64)> {
     (address - at < tensor.bytes).then_some((*at, tensor.bytes))
 }
 
+/// The same, if the tensor is a weight.
+pub fn weight_around(address: u64) -> Option<(u64, u64)> {
+    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
+    let (at, tensor) = tensors.range(..=address).next_back()?;
+    (tensor.is_weight && address - at < tensor.bytes).then_some((*at, tensor.bytes))
+}
+
 /// A buffer of a device holds weights: its tensors do. Returns how many weight tensors there are in all.
 pub fn mark_weights(base: u64, bytes: u64, device: Option<String>) -> usize {
     let device: Option<Arc<str>> = device.map(Into::into);

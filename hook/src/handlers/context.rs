@@ -23,7 +23,8 @@ fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
         device.forget_context(context);
     }
     stream::forget_layouts();
-    if allocations.is_empty() && !stream::is_of(context) && !files::is_of(context) {
+    let holds = stream::is_of(context) || files::is_of(context) || stream::knows_pinned();
+    if allocations.is_empty() && !holds {
         return;
     }
     let current = Current::push(memory.driver, context);

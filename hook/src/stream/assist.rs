@@ -1,20 +1,27 @@
 //! Streaming at the copy: a framework that keeps layers in RAM copies their weights to the GPU anew for every batch of a
-//! prompt, in the same order, from its mapping of the model file. What comes again is copied ahead into slots, over the
-//! link at full speed, and the framework's own copy becomes one within VRAM. `docs/streaming.md` has the picture.
+//! prompt, in the same order, from its mapping of the model file or from pinned memory. What comes again is copied ahead
+//! into slots, over the link at full speed, and the framework's own copy becomes one within VRAM. `docs/streaming.md` has
+//! the picture.
 //!
-//! Only bytes of a file that the program cannot write through its mapping are served ([`crate::files`] says why they are
-//! the right ones); nothing during captures; on any doubt the program's own call is made.
+//! Only bytes that stay what they are are served (`origin` says which, and why); nothing during captures; on any doubt the
+//! program's own call is made.
+
+mod ends;
+mod origin;
+
+pub use ends::{context_gone, host_memory_goes, knows_pinned};
 
 use super::engine::{self, Session};
 use super::weights::{self, Weight};
 use crate::abi::*;
 use crate::driver::RelaxedCapture;
-use crate::files::{self, Source};
+use crate::files;
 use crate::ggml::registry;
 use crate::handlers::cut;
 use crate::memory::Memory;
 use crate::memory::device::Device;
 use greenboost_contract::Assist;
+use origin::Origin;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -29,10 +36,10 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// What a trace calls a copy out of a slot.
 static SERVED: LazyLock<Arc<str>> = LazyLock::new(|| "the program's copy".into());
 
-/// A tensor in a file: all of it, of which the program may copy parts.
+/// A tensor in RAM: all of it, of which the program may copy parts.
 #[derive(Debug)]
 struct Tensor {
-    whole: Source,
+    whole: Origin,
     device: CUdevice,
     /// Bytes copied since another tensor was.
     copied: u64,
@@ -43,7 +50,7 @@ struct Tensor {
     is_ready: bool,
 }
 
-/// Tensors that do not overlap, by their address in our mapping.
+/// Tensors that do not overlap, by the address at which the device reads them.
 #[derive(Debug, Default)]
 struct Known {
     tensors: BTreeMap<u64, Tensor>,
@@ -75,7 +82,7 @@ impl Known {
     /// out to be parts of this one go to `replaced`.
     fn note(
         &mut self,
-        part: &Source,
+        part: &Origin,
         before: u64,
         bytes: u64,
         device: CUdevice,
@@ -110,14 +117,14 @@ impl Known {
     }
 
     /// The tensor that has all of a range.
-    fn find(&self, part: &Source) -> Option<u64> {
+    fn find(&self, part: &Origin) -> Option<u64> {
         let (at, tensor) = self.tensors.range(..=part.address()).next_back()?;
         (part.address() + part.bytes() <= at + tensor.whole.bytes()).then_some(*at)
     }
 
     /// Adds a tensor in the place of those that it contains. `None` when it overlaps one in part: nobody knows then what
     /// is a tensor.
-    fn insert(&mut self, whole: Source, device: CUdevice, replaced: &mut Vec<(u64, u64)>) -> Option<u64> {
+    fn insert(&mut self, whole: Origin, device: CUdevice, replaced: &mut Vec<(u64, u64)>) -> Option<u64> {
         let (at, end) = (whole.address(), whole.address() + whole.bytes());
         let first = self.tensors.range(..at).next_back().filter(|(other, it)| *other + it.whole.bytes() > at);
         let mut inside = self.tensors.range(at..end).map(|(other, it)| (*other, it.whole.bytes()));
@@ -167,7 +174,7 @@ pub unsafe fn copy(
     if memory.settings.assist == Assist::Off || bytes < LEAST || super::may_capture() {
         return None;
     }
-    let part = files::source(src, bytes)?;
+    let part = Origin::of(memory, src, bytes)?;
     let device = memory.current_device().ok()?;
     // ggml says what a tensor is; else it is what was copied at once.
     let (before, whole) = registry::around(src)
@@ -192,7 +199,7 @@ pub unsafe fn copy(
 }
 
 /// Copies a part of a tensor out of its slot.
-fn serve(memory: &Memory, device: &Device, dst: CUdeviceptr, part: &Source, stream: CUstream) -> Option<()> {
+fn serve(memory: &Memory, device: &Device, dst: CUdeviceptr, part: &Origin, stream: CUstream) -> Option<()> {
     let (from, bytes) = (part.address(), part.bytes());
     let index = weights::index();
     let weight = index.find(from).filter(|weight| from + bytes <= weight.at + weight.bytes)?;
@@ -250,21 +257,6 @@ fn forget(memory: &Memory, gone: &[(u64, u64)]) {
     }
 }
 
-/// A context is about to go, and its work is done: what was registered in it cannot be read any more.
-pub fn context_gone(memory: &Memory, context: CUcontext) {
-    if !files::is_of(context) {
-        return;
-    }
-    let all: Vec<_> = {
-        let mut known = known();
-        known.tensors.values_mut().for_each(|tensor| tensor.is_ready = false);
-        known.tensors.iter().map(|(at, tensor)| (*at, tensor.whole.bytes())).collect()
-    };
-    forget(memory, &all);
-    files::context_gone(memory, context);
-    memory.record.file_bytes.store(files::registered(), Relaxed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,6 +279,7 @@ mod tests {
         /// A copy of pages out of a tensor of pages; the advice, and tensors that went.
         fn copy(&mut self, part: (u64, u64), whole: (u64, u64)) -> (Advice, usize) {
             let source = files::source(self.file.at + part.0 * PAGE, part.1 * PAGE).expect("mapped");
+            let source = Origin::File(source);
             let mut replaced = Vec::new();
             let advice = self.known.note(&source, (part.0 - whole.0) * PAGE, whole.1 * PAGE, 0, &mut replaced);
             (advice, replaced.len())

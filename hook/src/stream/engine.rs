@@ -224,6 +224,12 @@ impl Engine {
         }
     }
 
+    /// Waits for the copies made so far, outside of graphs.
+    pub fn finish_copies(&mut self, memory: &Memory) {
+        // SAFETY: a stream of ours. One that has failed copies no more.
+        let _ = unsafe { memory.driver.cuStreamSynchronize(self.direct.copy_stream()) };
+    }
+
     /// A stream is about to be destroyed, or, without one, a capture is about to begin: nothing stays open.
     pub fn settle(&mut self, memory: &Memory, device: CUdevice, only: Option<CUstream>) {
         self.own_streams.retain(|known| only.is_some_and(|gone| *known != gone));

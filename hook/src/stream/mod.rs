@@ -37,7 +37,7 @@ use greenboost_contract::{Assist, Stream, format_size};
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
-pub use assist::{context_gone as files_gone, copy as assist};
+pub use assist::{context_gone as files_gone, copy as assist, host_memory_goes, knows_pinned};
 pub use layout::forget as forget_layouts;
 
 /// Of the VRAM budget, for slots, where nothing else is said.

@@ -17,6 +17,8 @@ pub enum Fault {
     OldKernel,
     /// The same, and the program's own calls are not followed either.
     Blind,
+    /// Pinned memory that goes is not noticed.
+    PinnedStays,
 }
 
 const NAMES: &[(Fault, &str)] = &[
@@ -26,6 +28,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::NoHandOver, "no-hand-over"),
     (Fault::OldKernel, "old-kernel"),
     (Fault::Blind, "blind"),
+    (Fault::PinnedStays, "pinned-stays"),
 ];
 
 /// Whether a fault is planted.

@@ -1,0 +1,15 @@
+//! Pinned memory of the program's: it goes, and nothing of ours may read it any more.
+
+use crate::abi::Status;
+use crate::guard::Handled;
+use crate::{memory, stream as streaming};
+use std::ffi::c_void;
+
+type Free = unsafe extern "C" fn(*mut c_void) -> Status;
+
+/// `cuMemFreeHost`, `cuMemHostUnregister`.
+pub unsafe fn free(original: Free, at: *mut c_void) -> Handled {
+    streaming::host_memory_goes(memory::get()?, at as u64);
+    // SAFETY: the program's own call.
+    Ok(unsafe { original(at) })
+}
