@@ -90,6 +90,8 @@ const PROGRAMS: &[&str] = &[
     "captures",
     "captures per-thread",
     "contexts",
+    "assist-like 1 3 pinned free",
+    "assist-like 1 3 pinned allocated free",
     "full cuModuleLoad",
     "full cuModuleLoadFatBinary",
     "full cuModuleLoadDataEx",

@@ -12,15 +12,18 @@ type BeginToGraph = unsafe extern "C" fn(CUstream, CUgraph, *const c_void, *cons
 type End = unsafe extern "C" fn(CUstream, *mut CUgraph) -> Status;
 type Destroy = unsafe extern "C" fn(CUstream) -> Status;
 
-/// Begins inside the gate: a mover that has closed it may be waiting for the device.
-fn begin_with(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
+/// Begins inside the gate: a mover that has closed it may be waiting for the device. Weights are streamed in it only if it
+/// makes a graph that `is_its_own`.
+fn begin_with(stream: CUstream, is_its_own: bool, issue: impl Fn() -> Status) -> Handled {
     let memory = memory::get()?;
     let _inside = GATE.enter();
     let beginning = streaming::capture_begins(memory);
     let status = issue();
     if status == SUCCESS {
         captures::begun(stream);
-        beginning.begun(memory, stream);
+        if is_its_own {
+            beginning.begun(memory, stream);
+        }
     }
     Ok(status)
 }
@@ -28,10 +31,11 @@ fn begin_with(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
 /// `cuStreamBeginCapture`.
 pub unsafe fn begin(original: Begin, stream: CUstream, mode: c_uint) -> Handled {
     // SAFETY: the program's own call.
-    begin_with(stream, || unsafe { original(stream, mode) })
+    begin_with(stream, true, || unsafe { original(stream, mode) })
 }
 
-/// `cuStreamBeginCaptureToGraph`.
+/// `cuStreamBeginCaptureToGraph`. What is in the graph already, or comes into it by another capture, may use slots at the
+/// same time.
 pub unsafe fn begin_to_graph(
     original: BeginToGraph,
     stream: CUstream,
@@ -42,7 +46,7 @@ pub unsafe fn begin_to_graph(
     mode: c_uint,
 ) -> Handled {
     // SAFETY: the program's own call.
-    begin_with(stream, || unsafe { original(stream, graph, dependencies, edges, count, mode) })
+    begin_with(stream, false, || unsafe { original(stream, graph, dependencies, edges, count, mode) })
 }
 
 /// `cuStreamEndCapture`. A refusal can mean anything: that an invalid capture is over all the same, that a capture goes

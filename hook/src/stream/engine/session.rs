@@ -20,6 +20,7 @@ pub struct Session<'a> {
     guard: MutexGuard<'static, Option<Engine>>,
     memory: &'a Memory,
     record: &'a DeviceRecord,
+    device: CUdevice,
     stream: CUstream,
     capture: Option<u64>,
     keys: Vec<Key>,
@@ -51,7 +52,7 @@ impl<'a> Session<'a> {
         // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
         let at_once = may_capture && capture.is_none() || !has_name(stream);
         engine.trace.iter_mut().for_each(Trace::forget_draft);
-        Some(Self { guard, memory, record, stream, capture, keys: Vec::new(), at_once })
+        Some(Self { guard, memory, record, device, stream, capture, keys: Vec::new(), at_once })
     }
 
     fn work<T>(
@@ -96,8 +97,12 @@ impl<'a> Session<'a> {
         Some(())
     }
 
-    /// The address of a weight's copy for this launch; `None`: it is read in place.
+    /// The address of a weight's copy for this launch; `None`: it is read in place, as is a weight of another device than
+    /// the first one's, whose writes this engine does not hear of.
     pub fn slot(&mut self, weight: &Weight) -> Option<CUdeviceptr> {
+        if weight.device != self.device {
+            return None;
+        }
         self.join_capture()?;
         let slot = self.work(|lane, means, stream, busy| lane.slot(means, weight, stream, busy))??;
         if !self.keys.contains(&weight.at) {
@@ -151,13 +156,15 @@ impl<'a> Session<'a> {
 
     /// The graph has been launched.
     pub fn after_graph(&mut self) {
-        let takes_back = self.may_be_in_graph();
+        if !self.may_be_in_graph() {
+            return;
+        }
         self.work(|lane, means, stream, _| {
             means.trace(|trace, driver| {
                 trace.launched_graph(driver, stream);
                 trace.look(driver);
             });
-            if takes_back { lane.take_back(means, stream) } else { Ok(()) }
+            lane.take_back(means, stream)
         });
     }
 }
