@@ -111,20 +111,42 @@ fn spread(order: Vec<usize>, room: usize, wishes: &[Wish], touched: &[Range<usiz
     let Some(last) = order.get(room).map(|at| wishes[*at]) else { return order };
     let begins = order.partition_point(|at| wishes[*at] > last);
     let ends = order.partition_point(|at| wishes[*at] >= last);
+    let own: Vec<Vec<_>> =
+        touched.iter().map(|tensor| tensor.clone().filter(|at| wishes[*at] == last).collect()).collect();
+    // Granules that two tensors share are counted twice, so that too large a share uses up the room before the end.
     let share = (room - begins) as f64 / (ends - begins) as f64;
-    let (mut chosen, mut is_taken, mut due) = (order[..begins].to_vec(), vec![false; wishes.len()], 0.0);
-    for tensor in touched {
-        let own = tensor.clone().filter(|at| wishes[*at] == last && !is_taken[*at]).collect::<Vec<_>>();
-        due += share * own.len() as f64;
-        if !own.is_empty() && due * 2.0 >= own.len() as f64 && chosen.len() + own.len() <= room {
-            due -= own.len() as f64;
-            own.iter().for_each(|at| is_taken[*at] = true);
-            chosen.extend(own);
+    let shares = (0..50).map(|step| share * (1.0 - f64::from(step) / 50.0));
+    let (mut is_taken, mut chosen) = (vec![false; wishes.len()], Vec::new());
+    for share in shares {
+        let reached_the_end;
+        (chosen, reached_the_end) = every_so_manyth(&own, share, room - begins, wishes.len());
+        if reached_the_end {
+            break;
         }
     }
-    let left: Vec<_> = order[begins..].iter().copied().filter(|at| !is_taken[*at]).collect();
-    chosen.extend(left);
-    chosen
+    chosen.iter().for_each(|at| is_taken[*at] = true);
+    let left = order[begins..].iter().copied().filter(|at| !is_taken[*at]);
+    order[..begins].iter().copied().chain(chosen.iter().copied()).chain(left).collect()
+}
+
+/// So large a share of tensors, given by their granules of `granules` in all, taken evenly and whole. And whether there
+/// was room for each whose turn it was.
+fn every_so_manyth(tensors: &[Vec<usize>], share: f64, room: usize, granules: usize) -> (Vec<usize>, bool) {
+    let (mut chosen, mut is_taken, mut due) = (Vec::new(), vec![false; granules], 0.0);
+    for tensor in tensors {
+        let own: Vec<_> = tensor.iter().copied().filter(|at| !is_taken[*at]).collect();
+        due += share * own.len() as f64;
+        if own.is_empty() || due * 2.0 < own.len() as f64 {
+            continue;
+        }
+        if chosen.len() + own.len() > room {
+            return (chosen, false);
+        }
+        due -= own.len() as f64;
+        own.iter().for_each(|at| is_taken[*at] = true);
+        chosen.extend(own);
+    }
+    (chosen, true)
 }
 
 #[cfg(test)]
@@ -191,6 +213,26 @@ mod tests {
         // What is left over for no whole tensor is used all the same.
         assert_eq!(among(16, Among::Spread).matches('V').count(), 16);
         assert_eq!(among(24, Among::Spread), among(24, Among::First));
+    }
+
+    #[test]
+    fn tensors_that_share_granules_are_spread_to_the_end_too() {
+        // 4.25 MiB each, as they come: most granules belong to one tensor, and some to two.
+        let bytes = GRANULE * 2 + GRANULE / 8;
+        let tensor =
+            |at| (BASE + at * bytes, Tensor { name: "ffn".into(), bytes, is_weight: true, ..Tensor::default() });
+        let all: Vec<_> = (0..48).map(tensor).collect();
+        let span = (48 * bytes).next_multiple_of(GRANULE);
+        let stretches = plan(&Rules::new(&[]), &all, BASE, span, span / GRANULE / 2 * GRANULE, Among::Spread);
+        let map = map(&stretches);
+        let inside = |(at, _): &(u64, Tensor)| {
+            let granules = (at - BASE) / GRANULE..=(at - BASE + bytes - 1) / GRANULE;
+            granules.into_iter().all(|granule| map.as_bytes()[granule as usize] == b'V')
+        };
+        let inside: Vec<_> = all.iter().map(inside).collect();
+        let longest = inside.split(|inside| *inside).map(<[bool]>::len).max();
+        assert!(longest <= Some(3), "{longest:?} tensors in a row are outside: {inside:?}");
+        assert!(inside.iter().filter(|inside| **inside).count() >= 16, "{inside:?}");
     }
 
     #[test]
