@@ -10,9 +10,12 @@
  *                                        the weights are read once for every TILE tokens
  *   fixed N NS                           products that take NS each, whatever their size
  *   graph N NS                           the same, captured once
+ *   beside N NS EVERY CPU_NS             the same, but behind every EVERY weights the program waits and computes for so long
+ *                                        by itself, as with layers that are left to the CPU
+ *   beside-graphs N NS EVERY CPU_NS      the same, each part between two waits captured once, as llama.cpp does
  *   report                               the sum of all that was read
  *
- * prints `decode SECONDS ...`, `prefill SECONDS ...`, `fixed SECONDS ...` and `graph SECONDS ...`, one figure a pass, and
+ * prints a line `WHAT SECONDS ...` for each of these, one figure a pass, and
  * `checksum ...`, which must not depend on where the weights are. It lives until stdin ends, so that one can look at it.
  */
 #define CU_FUNCTIONS(X) CU_CORE(X) CU_COPIES(X) CU_STREAMS(X) CU_ASYNC(X)
@@ -200,6 +203,60 @@ static void graph(int passes, uint64_t ns)
     CHECK(CU(cuGraphDestroy)(captured));
 }
 
+/* The CPU's part: it waits for the GPU, and its own work does not disturb the simulation's. */
+static void on_the_cpu(uint64_t ns)
+{
+    struct timespec t = {(time_t)(ns / 1000000000), (long)(ns % 1000000000)};
+    CHECK(CU(cuStreamSynchronize)(stream));
+    while (nanosleep(&t, &t))
+        ;
+}
+
+static void part(size_t from, size_t end, uint64_t ns)
+{
+    for (size_t i = from; i < end && i < n_tensors; i++)
+        read_all(&tensors[i], ns, 1);
+}
+
+static void beside(int passes, uint64_t ns, size_t every, uint64_t cpu_ns)
+{
+    printf("beside");
+    for (int pass = 0; pass < passes; pass++) {
+        double from = now();
+        for (size_t i = 0; i < n_tensors; i += every) {
+            part(i, i + every, ns);
+            on_the_cpu(cpu_ns);
+        }
+        finish(from);
+    }
+    putchar('\n');
+}
+
+static void beside_graphs(int passes, uint64_t ns, size_t every, uint64_t cpu_ns)
+{
+    static CUgraphExec execs[MOST_TENSORS];
+    for (size_t i = 0; i < n_tensors; i += every) {
+        CUgraph captured;
+        CHECK(CU(cuStreamBeginCapture_v2)(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+        part(i, i + every, ns);
+        CHECK(CU(cuStreamEndCapture)(stream, &captured));
+        CHECK(CU(cuGraphInstantiateWithFlags)(&execs[i], captured, 0));
+        CHECK(CU(cuGraphDestroy)(captured));
+    }
+    printf("beside-graphs");
+    for (int pass = 0; pass < passes; pass++) {
+        double from = now();
+        for (size_t i = 0; i < n_tensors; i += every) {
+            CHECK(CU(cuGraphLaunch)(execs[i], stream));
+            on_the_cpu(cpu_ns);
+        }
+        finish(from);
+    }
+    putchar('\n');
+    for (size_t i = 0; i < n_tensors; i += every)
+        CHECK(CU(cuGraphExecDestroy)(execs[i]));
+}
+
 static void open_device(void)
 {
     library = driver_library();
@@ -272,7 +329,8 @@ int main(void)
     struct shape shape;
     unsigned tokens, tile;
     int passes;
-    double ns, slower;
+    double ns, slower, cpu_ns;
+    size_t every;
 
     open_device();
     while (fgets(line, sizeof line, stdin)) {
@@ -291,6 +349,10 @@ int main(void)
             fixed(passes, (uint64_t)ns);
         else if (sscanf(line, "graph %d %lf", &passes, &ns) == 2)
             graph(passes, (uint64_t)ns);
+        else if (sscanf(line, "beside %d %lf %zu %lf", &passes, &ns, &every, &cpu_ns) == 4 && every)
+            beside(passes, (uint64_t)ns, every, (uint64_t)cpu_ns);
+        else if (sscanf(line, "beside-graphs %d %lf %zu %lf", &passes, &ns, &every, &cpu_ns) == 4 && every)
+            beside_graphs(passes, (uint64_t)ns, every, (uint64_t)cpu_ns);
         else if (!strcmp(line, "report\n"))
             report();
         else
