@@ -88,7 +88,7 @@ pub struct DeviceRecord {
     pub slot_misses: AtomicU64,
     /// Weights outside VRAM that a launch read in place.
     pub in_place: AtomicU64,
-    /// Bytes of weights that captured graphs copy at each of their launches, summed over captures.
+    /// Bytes of weights that launches of captured graphs have copied.
     pub captured: AtomicU64,
     /// Copies of the program that were served from a slot.
     pub assist_copies: AtomicU64,

@@ -61,7 +61,9 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
     if status == SUCCESS || before != Some(false) && !goes_on() {
         captures::ended(stream);
         if let Some(id) = ending {
-            streaming::capture_over(id);
+            // SAFETY: where the driver has just written the graph.
+            let made = if status == SUCCESS { unsafe { graph.as_ref() } } else { None };
+            streaming::capture_over(id, made.copied().unwrap_or(std::ptr::null_mut()));
         }
     }
     Ok(status)

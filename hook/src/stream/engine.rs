@@ -278,12 +278,13 @@ impl Engine {
         Some(id)
     }
 
-    /// A capture is over.
-    pub fn capture_over(&mut self, id: u64) {
-        if let Some(capturing) = self.captures.remove(&id) {
-            self.spare_streams.push(capturing.lane.copy_stream());
-            self.events.give(capturing.root);
-            capturing.lane.end(&mut self.events);
-        }
+    /// A capture is over. Bytes that its graph copies into slots.
+    pub fn capture_over(&mut self, id: u64) -> u64 {
+        let Some(capturing) = self.captures.remove(&id) else { return 0 };
+        let copied = capturing.lane.copied();
+        self.spare_streams.push(capturing.lane.copy_stream());
+        self.events.give(capturing.root);
+        capturing.lane.end(&mut self.events);
+        copied
     }
 }

@@ -38,6 +38,8 @@ pub struct Lane {
     order: Order,
     ordered: Ordered,
     in_capture: bool,
+    /// Bytes copied by this lane.
+    copied: u64,
 }
 
 impl Lane {
@@ -53,12 +55,18 @@ impl Lane {
             order: Order::default(),
             ordered: Ordered::new(in_capture),
             in_capture,
+            copied: 0,
         }
     }
 
     /// The stream that copies.
     pub fn copy_stream(&self) -> CUstream {
         self.copy_stream
+    }
+
+    /// Bytes that it has copied; in a capture, those that each launch of the graph will.
+    pub fn copied(&self) -> u64 {
+        self.copied
     }
 
     /// The address of a weight's copy, complete for what `stream` does next. `None` when there is no room for it
@@ -132,8 +140,10 @@ impl Lane {
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };
         self.copies.insert(weight.at, copy);
         self.ordered.set(weight.at, true);
-        let counter = if self.in_capture { &means.record.captured } else { &means.record.streamed };
-        counter.fetch_add(weight.copied, Relaxed);
+        self.copied += weight.copied;
+        if !self.in_capture {
+            means.record.streamed.fetch_add(weight.copied, Relaxed);
+        }
         Ok(true)
     }
 

@@ -5,6 +5,7 @@
 //! * `layout` asks the driver where a kernel's parameters are; `params` finds and replaces addresses in them;
 //! * `weights` is the index that a launch looks into;
 //! * `assist` streams at the copies of a framework that keeps layers in RAM, not at launches;
+//! * `graphs` knows what captured graphs copy;
 //! * `trace` shows when what happened, for people; `exit` reports at the program's end;
 //! * `lane` keeps `copies` and readers apart, with `events`; `engine` has the lanes of a device, `slots` its VRAM.
 //!
@@ -16,6 +17,7 @@ mod copies;
 mod engine;
 mod events;
 mod exit;
+pub mod graphs;
 mod lane;
 mod layout;
 mod order;
@@ -162,8 +164,8 @@ pub unsafe fn launch(
     status
 }
 
-/// Issues a graph launch on `stream`.
-pub fn launch_graph(memory: &Memory, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+/// Issues a launch of a graph on `stream`.
+pub fn launch_graph(memory: &Memory, exec: CUgraphExec, stream: CUstream, issue: impl Fn() -> Status) -> Status {
     // Served copies are in no graph, so that graphs use no slots then.
     if memory.settings.stream == Stream::Off {
         return issue();
@@ -175,6 +177,9 @@ pub fn launch_graph(memory: &Memory, stream: CUstream, issue: impl Fn() -> Statu
     session.before_graph();
     let status = issue();
     session.after_graph();
+    if status == SUCCESS {
+        device.record.captured.fetch_add(graphs::copied_by(exec), Relaxed);
+    }
     status
 }
 
@@ -269,7 +274,7 @@ fn report(device: &Device, measured: Option<&str>) {
     let [hits, late, misses, in_place] =
         [&record.slot_hits, &record.slot_late, &record.slot_misses, &record.in_place].map(|count| count.load(Relaxed));
     log::info!(
-        "device {}: streamed {}, {} more in graphs; {hits} launches found their weight in a slot or on its way ({late} \
+        "device {}: streamed {}, {} more by graphs; {hits} launches found their weight in a slot or on its way ({late} \
          of them had to wait), {misses} had to ask for it, {in_place} read it in place{}{}",
         device.ordinal,
         format_size(record.streamed.load(Relaxed)),
@@ -326,7 +331,11 @@ pub fn capture_ends(memory: &Memory, stream: CUstream) -> Option<u64> {
     ending
 }
 
-/// A capture is over.
-pub fn capture_over(id: u64) {
-    engine::each(|_, engine| engine.capture_over(id));
+/// A capture is over, and has made `graph` unless that is null.
+pub fn capture_over(id: u64, graph: CUgraph) {
+    let mut copied = 0;
+    engine::each(|_, engine| copied += engine.capture_over(id));
+    if !graph.is_null() {
+        graphs::captured(graph, copied);
+    }
 }
