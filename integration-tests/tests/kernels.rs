@@ -1,48 +1,58 @@
-//! The PTX text that goes to real GPUs.
+//! How kernels read weights outside VRAM: as the rules say, and where these say nothing, as is quicker.
 
-use integration_tests::artefacts::workspace;
-use std::fs;
+use greenboost_contract::settings;
+use integration_tests::{Outcome, World};
 
-fn read(path: &str) -> String {
-    let path = workspace().join(path);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+/// Weights of 26 MiB where most are outside, on a GPU whose link is slow enough to be timed.
+fn world(rules: &str) -> World {
+    World::new()
+        .vram("128MiB")
+        .env(settings::VRAM, "24MiB")
+        .env(settings::STREAM, "on")
+        .env(settings::RING, "12MiB")
+        .env(settings::THRESHOLD, "2MiB")
+        .env("SIMGPU_LINK_GBPS", "0.5")
+        .env("SIMGPU_IN_PLACE_GBPS", "0.4")
+        .env(settings::KERNELS, rules)
+        .hooked()
 }
 
-/// The text of one entry, from its line to the closing brace.
-fn entry<'a>(text: &'a str, name: &str) -> &'a str {
-    let start = text.find(&format!(".visible .entry {name}(")).unwrap_or_else(|| panic!("no {name}"));
-    let length = text[start..].find("\n}").unwrap_or_else(|| panic!("{name} has no end"));
-    &text[start..start + length]
+#[track_caller]
+fn run(world: &World) -> Outcome {
+    let plain = World::new().vram("128MiB").run_with("choices", &["4"]).ok();
+    let outcome = world.run_with("choices", &["4"]).ok();
+    assert_eq!(outcome.stdout, plain.stdout, "{}", outcome.report());
+    outcome
+}
+
+/// How many launches read in place, as the log's last line has it.
+fn in_place(outcome: &Outcome) -> u64 {
+    let (_, end) = outcome.log.rsplit_once("had to ask for it, ").unwrap_or_else(|| panic!("{}", outcome.report()));
+    end.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 #[test]
-fn the_probe_is_the_same_kernel_everywhere() {
-    let all = read("integration-tests/kernels/toy.ptx");
-    let probe = entry(&all, "gb_probe");
-    assert_eq!(entry(&read("hook/contract/src/probe.ptx"), "gb_probe"), probe);
+fn a_kernel_that_no_rule_names_is_measured_and_reads_as_is_quicker() {
+    let outcome = run(&world("nothing\t\tstream"));
+    let said = |kernel: &str, how: &str| {
+        outcome.log.lines().any(|line| line.contains(kernel) && line.contains("ms to copy") && line.ends_with(how))
+    };
+    assert!(said("gb_matvec_q8", "read in place"), "an eighth is read: {}", outcome.report());
+    assert!(said("gb_checksum_u32", "streamed"), "all of it is read: {}", outcome.report());
 }
 
 #[test]
-fn the_kernels_run_on_any_gpu_since_volta() {
-    for file in ["integration-tests/kernels/toy.ptx", "hook/contract/src/probe.ptx"] {
-        let text = read(file);
-        for line in [".version 7.0", ".target sm_70", ".address_size 64"] {
-            assert!(text.lines().any(|found| found == line), "{file} has no line {line}");
-        }
+fn rules_decide_before_anything_is_measured() {
+    for (rules, in_place_too) in [("gb_\t\tstream", false), ("gb_checksum\t\tstream\ngb_\t_up\tin-place", true)] {
+        let outcome = run(&world(rules));
+        assert!(!outcome.log.contains("ms to copy"), "{rules}\n{}", outcome.report());
+        assert_eq!(in_place(&outcome) > 0, in_place_too, "{rules}\n{}", outcome.report());
     }
 }
 
 #[test]
-fn floating_point_is_rounded_once_per_operation() {
-    // A fused multiply-add would give other bits than the simulated GPU and the CPU.
-    let text = read("integration-tests/kernels/toy.ptx");
-    for (number, line) in text.lines().enumerate() {
-        let code = line.split("//").next().unwrap_or_default().trim();
-        assert!(!code.starts_with("fma"), "line {number}: {code}");
-        for operation in ["mul", "add", "sub", "div"] {
-            let float = code.starts_with(operation) && code.contains(".f32");
-            assert!(!float || code.starts_with(&format!("{operation}.rn.f32")), "line {number}: {code}");
-        }
-        assert!(!code.contains(".ftz"), "line {number}: {code}");
-    }
+fn launches_of_a_kernel_that_is_never_looked_into_are_the_programs_own() {
+    let outcome = run(&world("gb_\t\tnever"));
+    assert!(outcome.log.contains("streamed 0 B, 0 B more by graphs; 0 launches"), "{}", outcome.report());
+    assert_eq!(in_place(&outcome), 0, "{}", outcome.report());
 }

@@ -1,6 +1,7 @@
 //! What one file says, before inheritance.
 
 use crate::profile::{Matcher, Profile, Source, Variable};
+use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use std::collections::BTreeMap;
@@ -38,6 +39,7 @@ pub struct Draft {
     pub total: Option<ReportTotal>,
     /// Before those of the parent: the first that fits decides.
     pub place: Vec<PlaceRule>,
+    pub kernels: Vec<KernelRule>,
     pub plan: Option<PlanFor>,
     pub environment: BTreeMap<String, Option<Variable>>,
 }
@@ -86,6 +88,7 @@ impl Draft {
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
             place: self.place.iter().chain(&base.place).cloned().collect(),
+            kernels: self.kernels.iter().chain(&base.kernels).cloned().collect(),
             plan: self.plan.or_else(|| parent.map(|parent| parent.plan)).unwrap_or_default(),
             environment,
         }

@@ -15,6 +15,7 @@
 
 mod draft;
 mod error;
+mod kernel;
 pub mod pattern;
 mod place;
 mod profile;

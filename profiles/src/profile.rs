@@ -1,5 +1,6 @@
 //! A profile, complete and checked.
 
+use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use regex::bytes::Regex;
@@ -95,6 +96,8 @@ pub struct Profile {
     pub total: ReportTotal,
     /// Where tensors should be; the first rule that fits decides.
     pub place: Vec<PlaceRule>,
+    /// How kernels read weights outside VRAM; the first rule that fits decides.
+    pub kernels: Vec<KernelRule>,
     /// Whose model is planned for.
     pub plan: PlanFor,
     /// Variables for the target, set where the user has not set them.
@@ -119,6 +122,7 @@ impl Profile {
             ring: self.ring,
             assist: self.assist,
             place: self.place.clone(),
+            kernels: self.kernels.clone(),
             ..Settings::default()
         }
     }

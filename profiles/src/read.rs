@@ -5,7 +5,7 @@ use crate::draft::{Draft, Located};
 use crate::error::ProfileError;
 use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
-use crate::{pattern, place};
+use crate::{kernel, pattern, place};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
 use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Spill, Stream, parse_size};
 use regex::bytes::Regex;
@@ -57,6 +57,7 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
         place: place::read(&top)?,
+        kernels: kernel::read(&top)?,
         plan: top.one_of("plan", PlanFor::from_name, PlanFor::NAMES)?,
         environment: top.environment()?,
         source,

@@ -11,6 +11,7 @@ pub const TOP: &[&str] = &[
     "memory",
     "report",
     "place",
+    "kernel",
     "plan",
     "environment",
 ];
@@ -29,6 +30,9 @@ pub const REPORT: &[&str] = &["free", "total"];
 
 /// Keys of `[[place]]`; `tensor` is needed.
 pub const PLACE: &[&str] = &["tensor", "layers", "at_least", "tier", "priority"];
+
+/// Keys of `[[kernel]]`; `name` and `read` are needed.
+pub const KERNEL: &[&str] = &["name", "tensor", "read"];
 
 /// Keys of a variable in `[environment]` that is written as a table.
 pub const VARIABLE: &[&str] = &["value", "unless", "unless_planned"];

@@ -1,5 +1,6 @@
 //! Profiles of the system and the user: overriding, inheritance, and what is said about bad files.
 
+use greenboost_contract::kernel::{KernelRule, Read};
 use greenboost_contract::place::{PlaceRule, Tier};
 use greenboost_contract::{PlanFor, ReportFree, Spill};
 use greenboost_profiles::{Profile, Profiles, Source};
@@ -86,6 +87,7 @@ fn rules_for_tensors_come_before_those_that_are_inherited() {
     );
     assert_eq!(mine.place[2..], parent.place);
     assert_eq!(mine.settings().place, mine.place);
+    assert_eq!(mine.kernels, parent.kernels);
 }
 
 #[test]
@@ -105,6 +107,17 @@ fn a_profile_that_extends_another_is_used_by_name_until_it_says_what_it_is_for()
     let profiles = Profiles::load(&[user]).expect("valid");
     assert_eq!(named(&profiles, "tight").include, named(&profiles, "llama-server").include);
     assert_eq!(profiles.match_command(&["llama-server"], &[]).expect("match").profile.name, "llama-server");
+}
+
+#[test]
+fn rules_for_kernels_come_before_those_that_are_inherited() {
+    let text = "name = 'mine'\ninherits = 'llama-server'\n[[kernel]]\nname = 'mul_mat_vec'\nread = 'stream'";
+    let (_keep, user) = folder(&[("mine.toml", text)]);
+    let profiles = Profiles::load(&[user]).expect("valid");
+    let (mine, parent) = (named(&profiles, "mine"), named(&profiles, "llama-server"));
+    let rule = KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: Read::Stream };
+    assert_eq!((&mine.kernels[0], &mine.kernels[1..]), (&rule, parent.kernels.as_slice()));
+    assert_eq!(mine.settings().kernels, mine.kernels);
 }
 
 #[test]
@@ -152,7 +165,23 @@ fn bad_files_are_refused_with_file_line_key_and_what_is_allowed() {
         ("name = ''", "foo.toml:1: name = '': must be one line of text that is not empty"),
         (
             &format!("{N}colour = 'red'"),
-            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, place, plan, environment",
+            "foo.toml:2: colour is not a known key: allowed at the top of a profile are name, description, inherits, priority, match, processes, memory, report, place, kernel, plan, environment",
+        ),
+        (
+            &format!("{N}[[kernel]]\nread = 'stream'"),
+            "foo.toml:2: kernel.name is missing: give [[kernel]] a regular expression on kernel names",
+        ),
+        (
+            &format!("{N}[[kernel]]\nname = 'gemm'"),
+            "foo.toml:2: kernel.read is missing: say how it reads, \"stream\", \"in-place\" or \"never\"",
+        ),
+        (
+            &format!("{N}[[kernel]]\nname = 'gemm'\nread = 'fast'"),
+            "foo.toml:4: kernel.read = 'fast': allowed are stream, in-place, never",
+        ),
+        (
+            &format!("{N}[[kernel]]\nname = 'gemm'\ntensor = '('\nread = 'stream'"),
+            "foo.toml:4: kernel.tensor = '(': is not a regular expression: unclosed group",
         ),
         (
             &format!("{N}[[place]]\ntier = 'ram'"),

@@ -4,6 +4,7 @@
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`place`]: rules that say where a model's tensors should be;
+//! * [`kernel`]: rules that say how kernels read weights outside VRAM;
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
@@ -11,6 +12,7 @@
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
 
 pub mod choices;
+pub mod kernel;
 pub mod place;
 pub mod planner;
 pub mod probe;

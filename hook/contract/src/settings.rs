@@ -5,6 +5,7 @@
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
 
 use crate::choices::{Assist, Layers, ReportFree, ReportTotal, Spill, Stream};
+use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
 use crate::size::parse_size;
 use std::path::PathBuf;
@@ -51,6 +52,8 @@ pub const KMOD_DEVICE: &str = "GREENBOOST_KMOD_DEVICE";
 pub const SPILL: &str = "GREENBOOST_SPILL";
 /// Placement rules by tensor name, as [`crate::place`] writes them.
 pub const PLACE: &str = "GREENBOOST_PLACE";
+/// Which kernels read weights outside VRAM from copies: [`crate::kernel`].
+pub const KERNELS: &str = "GREENBOOST_KERNELS";
 /// File that the tier map is written to whenever it has changed; without it none is written.
 pub const MAP: &str = "GREENBOOST_MAP";
 /// Whether weights outside VRAM are streamed: see [`Stream`].
@@ -113,6 +116,8 @@ pub struct Settings {
     pub spill: Spill,
     /// Where tensors should be; the first rule that fits decides.
     pub place: Vec<PlaceRule>,
+    /// Which kernels read weights outside VRAM from copies; the first rule that fits decides.
+    pub kernels: Vec<KernelRule>,
     /// The tier map's file, if any.
     pub map: Option<PathBuf>,
     /// Whether weights outside VRAM are streamed.
@@ -149,6 +154,7 @@ impl Default for Settings {
             kmod_device: None,
             spill: Spill::default(),
             place: Vec::new(),
+            kernels: Vec::new(),
             map: None,
             stream: Stream::default(),
             assist: Assist::default(),
@@ -187,6 +193,7 @@ impl Settings {
             (BACKINGS, self.backings.join(",")),
             (SPILL, self.spill.name().to_owned()),
             (PLACE, place::to_text(&self.place)),
+            (KERNELS, kernel::to_text(&self.kernels)),
             (STREAM, self.stream.name().to_owned()),
             (ASSIST, self.assist.name().to_owned()),
         ];
@@ -224,6 +231,7 @@ impl Settings {
         KMOD_DEVICE,
         SPILL,
         PLACE,
+        KERNELS,
         MAP,
         STREAM,
         ASSIST,
@@ -277,6 +285,9 @@ impl Settings {
         if let Some(value) = get(PLACE) {
             settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
         }
+        if let Some(value) = get(KERNELS) {
+            settings.kernels = kernel::from_text(&value).map_err(|error| refuse(KERNELS, &value, error.to_string()))?;
+        }
         if let Some(value) = get(BACKINGS) {
             settings.backings = value.split(',').map(|name| name.trim().to_owned()).collect();
             if let Some(unknown) = settings.backings.iter().find(|name| !BACKING_NAMES.contains(&name.as_str())) {
@@ -329,6 +340,7 @@ mod tests {
             kmod_device: Some("/run/greenboost".into()),
             spill: Spill::Never,
             place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
+            kernels: vec![KernelRule { name: "gemm".to_owned(), tensor: String::new(), read: kernel::Read::Stream }],
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
             assist: Assist::On,
@@ -357,6 +369,7 @@ mod tests {
             (BACKINGS, "floppy", "memfd"),
             (SPILL, "maybe", "never"),
             (PLACE, "ffn", "five fields"),
+            (KERNELS, "ffn", "three fields"),
             (STREAM, "perhaps", "on"),
             (ASSIST, "perhaps", "on"),
         ] {

@@ -12,6 +12,7 @@ mod origin;
 pub use ends::{context_gone, host_memory_goes, knows_pinned};
 
 use super::engine::{self, Session};
+use super::rules::NOT_FOR_KERNELS;
 use super::weights::{self, Weight};
 use crate::abi::*;
 use crate::driver::RelaxedCapture;
@@ -153,7 +154,7 @@ pub fn weights() -> Vec<Weight> {
     ready
         .map(|(at, tensor)| {
             let bytes = tensor.whole.bytes();
-            Weight { at: *at, bytes, copied: bytes, device: tensor.device, rules: 0 }
+            Weight { at: *at, bytes, copied: bytes, device: tensor.device, rules: NOT_FOR_KERNELS }
         })
         .collect()
 }

@@ -20,6 +20,8 @@ pub struct Layout {
     pub params: Vec<(usize, usize)>,
     /// Which rules its mangled name fits; a kernel whose name the driver does not tell fits those for all.
     pub rules: rules::Mask,
+    /// Whether its launches are not to be looked into.
+    pub is_never: bool,
     /// Its mangled name; empty when the driver does not tell it.
     pub name: Arc<str>,
 }
@@ -94,7 +96,7 @@ pub fn forget() {
 }
 
 fn ask(function: CUfunction) -> Layout {
-    let unknown = Layout { params: Vec::new(), rules: rules::of_kernel(""), name: Arc::default() };
+    let unknown = Layout { rules: rules::of_kernel(""), ..Layout::default() };
     let layout = queries().iter().find_map(|queries| queries.ask(function)).unwrap_or(unknown);
     log::debug!("kernel {function:p}: {} parameters, rules {:#b}", layout.params.len(), layout.rules);
     layout
@@ -121,6 +123,7 @@ impl Queries {
             }
             _ => "".into(),
         };
-        Some(Layout { params, rules: rules::of_kernel(&name), name: name.into() })
+        let rules = rules::of_kernel(&name);
+        Some(Layout { params, rules, is_never: rules::is_never(rules), name: name.into() })
     }
 }

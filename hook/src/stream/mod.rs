@@ -1,7 +1,8 @@
 //! Streaming: weights outside VRAM are copied into VRAM slots ahead of the kernels that read them. `docs/streaming.md`
 //! has the picture.
 //!
-//! * `ring` gives out slots, `order` guesses what comes next, `rules` say which kernels get copies;
+//! * `ring` gives out slots, `order` guesses what comes next;
+//! * `rules` say which kernels get copies, `choice` finds out where they say nothing;
 //! * `layout` asks the driver where a kernel's parameters are; `params` finds and replaces addresses in them;
 //! * `weights` is the index that a launch looks into;
 //! * `assist` streams at the copies of a framework that keeps layers in RAM, not at launches;
@@ -13,6 +14,7 @@
 //! either.
 
 mod assist;
+mod choice;
 mod copies;
 mod engine;
 mod events;
@@ -134,12 +136,32 @@ pub unsafe fn launch(
         return issue(params, extra, false);
     }
     let layout = layout::of(function);
+    if layout.is_never {
+        return issue(params, extra, false);
+    }
     let may_capture = may_capture();
     let mut relaxed = None;
     let mut session: Option<Session<'_>> = None;
+    // Bytes of tensors that this launch reads in place to see how long that takes.
+    let mut to_time = 0;
     let mut replace = |address| {
         let weight = index.find(address)?;
-        if rules::way(layout.rules, weight.rules) == rules::Way::Slot && has_name(stream) {
+        let is_streamed = match rules::way(layout.rules, weight.rules) {
+            rules::Way::Slot => true,
+            rules::Way::InPlace => false,
+            // A capture has no times.
+            rules::Way::Measured if may_capture || session.is_some() => true,
+            rules::Way::Measured if to_time > 0 => false,
+            rules::Way::Measured => match choice::advice(memory.driver, &layout.name) {
+                choice::Advice::Slot => true,
+                choice::Advice::InPlace => false,
+                choice::Advice::Time => {
+                    to_time += weight.bytes;
+                    false
+                }
+            },
+        };
+        if is_streamed && has_name(stream) {
             if session.is_none() {
                 relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
                 session = Session::begin(memory, weight.device, stream, may_capture);
@@ -154,7 +176,14 @@ pub unsafe fn launch(
     };
     // SAFETY: the caller's promise.
     let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
-    let (Some(mut replaced), Some(mut session)) = (replaced, session) else { return issue(params, extra, false) };
+    let timing = (to_time > 0).then(|| choice::begins(memory.driver, &layout.name, stream, to_time));
+    let (Some(mut replaced), Some(mut session)) = (replaced, session) else {
+        let status = issue(params, extra, false);
+        timing.into_iter().for_each(|timing| timing.end(memory.driver, stream));
+        return status;
+    };
+    // Not alone: it has to wait for a copy, and says nothing.
+    timing.into_iter().for_each(choice::Timing::give_up);
     replaced.seal();
     if !session.before_launch() {
         return issue(params, extra, false);
@@ -242,6 +271,9 @@ pub fn is_of(context: CUcontext) -> bool {
 
 /// A context is gone or about to go, and its work is done. While it `is_alive` it is current.
 pub fn context_gone(memory: &Memory, context: CUcontext, is_alive: bool) {
+    if is_of(context) {
+        choice::forget();
+    }
     for (device, slots, trace) in engine::take(context) {
         if let Ok(device) = memory.device(device) {
             let driver = is_alive.then_some(memory.driver);

@@ -180,7 +180,7 @@ mod tests {
             end = offset + bytes;
             (offset, *bytes)
         };
-        Layout { params: sizes.iter().map(place).collect(), rules: 0, name: "".into() }
+        Layout { params: sizes.iter().map(place).collect(), ..Layout::default() }
     }
 
     fn plus_one(address: u64) -> Option<u64> {

@@ -1,7 +1,13 @@
 //! Which kernel reads which tensor in place, and which gets a copy.
 //!
 //! A copy moves the whole tensor; reading in place moves what the kernel touches. Where a kernel touches a small part,
-//! the place is right. Kernels are known by parts of their (mangled) names, tensors by parts of theirs.
+//! the place is right. Kernels are known by their (mangled) names, tensors by theirs; the rules are the profile's
+//! ([`greenboost_contract::kernel`]), and what they do not name is measured (`choice`).
+
+use crate::activate;
+use greenboost_contract::kernel::{KernelRule, Read};
+use regex::bytes::{Regex, RegexBuilder};
+use std::sync::OnceLock;
 
 /// What a launch gets for a tensor outside VRAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,56 +16,138 @@ pub enum Way {
     Slot,
     /// The home itself.
     InPlace,
+    /// What turns out to be faster.
+    Measured,
 }
 
-/// First row whose parts are both found decides; an empty part is found everywhere.
-const RULES: &[(&str, &str, Way)] = &[
-    // A row for each token of the batch.
-    ("get_rows", "", Way::InPlace),
-    // Decode reads the chosen experts only; a batch of a prompt reads nearly all of them.
-    ("mul_mat_vec", "_exps", Way::InPlace),
-    ("mmvq", "_exps", Way::InPlace),
-    ("", "", Way::Slot),
+/// Where no rules are given: what is right for any program that reads rows or chosen experts.
+const OWN: &[(&str, &str, Read)] = &[
+    ("get_rows", "", Read::InPlace),
+    ("compute_batched_ptrs", "", Read::InPlace),
+    ("mul_mat_vec|mmvq", "_exps", Read::InPlace),
+    ("", "", Read::Stream),
 ];
 
 /// Which rules a name fits, a bit for each: names are long, and a launch has no time to read them.
-pub type Mask = u32;
+pub type Mask = u64;
 
-fn mask(fits: impl Fn(&(&str, &str, Way)) -> bool) -> Mask {
-    RULES.iter().enumerate().filter(|(_, rule)| fits(rule)).fold(0, |mask, (at, _)| mask | 1 << at)
+/// Of what no kernel is streamed for, whatever its name.
+pub const NOT_FOR_KERNELS: Mask = 1 << MOST;
+/// So many rules at most; the last bit is for that.
+const MOST: usize = Mask::BITS as usize - 1;
+
+struct Rule {
+    kernel: Regex,
+    tensor: Regex,
+    read: Read,
+}
+
+/// The rules of a process.
+pub struct Rules(Vec<Rule>);
+
+fn rules() -> &'static Rules {
+    static RULES: OnceLock<Rules> = OnceLock::new();
+    RULES.get_or_init(|| Rules::new(activate::settings().map_or(&[], |settings| settings.kernels.as_slice())))
+}
+
+impl Rules {
+    /// Compiles rules, as the launcher has checked them. One whose pattern is none is left out and logged.
+    pub fn new(given: &[KernelRule]) -> Self {
+        let own = OWN.iter().map(|(name, tensor, read)| (*name, *tensor, *read));
+        let given = given.iter().map(|rule| (rule.name.as_str(), rule.tensor.as_str(), rule.read));
+        let all: Vec<_> = if given.len() == 0 { own.collect() } else { given.collect() };
+        let pattern = |text| RegexBuilder::new(text).unicode(false).build();
+        let compiled =
+            all.into_iter().take(MOST).filter_map(|(name, tensor, read)| match (pattern(name), pattern(tensor)) {
+                (Ok(kernel), Ok(tensor)) => Some(Rule { kernel, tensor, read }),
+                (Err(error), _) | (_, Err(error)) => {
+                    log::error!("kernel rule left out: {error}");
+                    None
+                }
+            });
+        Self(compiled.collect())
+    }
+
+    fn mask(&self, fits: impl Fn(&Rule) -> bool) -> Mask {
+        self.0.iter().enumerate().filter(|(_, rule)| fits(rule)).fold(0, |mask, (at, _)| mask | 1 << at)
+    }
+
+    fn of_kernel(&self, name: &str) -> Mask {
+        self.mask(|rule| rule.kernel.is_match(name.as_bytes()))
+    }
+
+    fn of_tensor(&self, name: &str) -> Mask {
+        self.mask(|rule| rule.tensor.is_match(name.as_bytes()))
+    }
+
+    fn way(&self, kernel: Mask, tensor: Mask) -> Way {
+        if tensor == NOT_FOR_KERNELS {
+            return Way::InPlace;
+        }
+        match self.0.get((kernel & tensor).trailing_zeros() as usize).map(|rule| rule.read) {
+            Some(Read::Stream) => Way::Slot,
+            Some(Read::InPlace | Read::Never) => Way::InPlace,
+            None => Way::Measured,
+        }
+    }
 }
 
 /// The rules that a kernel's name fits.
 pub fn of_kernel(name: &str) -> Mask {
-    mask(|(part, _, _)| name.contains(part))
+    rules().of_kernel(name)
+}
+
+/// Whether launches of such a kernel are not to be looked into, whatever tensors they name.
+pub fn is_never(kernel: Mask) -> bool {
+    let first = rules().0.get(kernel.trailing_zeros() as usize);
+    first.is_some_and(|rule| rule.read == Read::Never && rule.tensor.as_str().is_empty())
 }
 
 /// The rules that a tensor's name fits.
 pub fn of_tensor(name: &str) -> Mask {
-    mask(|(_, part, _)| name.contains(part))
+    rules().of_tensor(name)
 }
 
 /// The way for a kernel and a tensor.
 #[inline]
 pub fn way(kernel: Mask, tensor: Mask) -> Way {
-    RULES.get((kernel & tensor).trailing_zeros() as usize).map_or(Way::InPlace, |(_, _, way)| *way)
+    rules().way(kernel, tensor)
 }
-
-const _: () = assert!(RULES.len() < Mask::BITS as usize);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const VEC: &str = "_Z13mul_mat_vec_qIL9ggml_type12ELi1EEvPKvS2_Pf";
+    const MAT: &str = "_Z9mul_mat_qIL9ggml_type12ELi64ELb0EEvPKcPKi";
+
+    fn way(rules: &Rules, kernel: &str, tensor: &str) -> Way {
+        rules.way(rules.of_kernel(kernel), rules.of_tensor(tensor))
+    }
+
     #[test]
     fn kernels_that_touch_a_part_read_in_place() {
-        let way = |kernel, tensor| way(of_kernel(kernel), of_tensor(tensor));
-        let vec = "_Z13mul_mat_vec_qIL9ggml_type12ELi1EEvPKvS2_Pf";
-        let mat = "_Z9mul_mat_qIL9ggml_type12ELi64ELb0EEvPKcPKi";
-        assert_eq!(way(vec, "blk.0.ffn_up_exps.weight"), Way::InPlace);
-        assert_eq!(way(vec, "blk.0.ffn_up.weight"), Way::Slot);
-        assert_eq!(way(mat, "blk.0.ffn_up_exps.weight"), Way::Slot);
-        assert_eq!(way("_Z10k_get_rowsIfE", "token_embd.weight"), Way::InPlace);
-        assert_eq!(way("", "x"), Way::Slot);
+        let own = Rules::new(&[]);
+        assert_eq!(way(&own, VEC, "blk.0.ffn_up_exps.weight"), Way::InPlace);
+        assert_eq!(way(&own, VEC, "blk.0.ffn_up.weight"), Way::Slot);
+        assert_eq!(way(&own, MAT, "blk.0.ffn_up_exps.weight"), Way::Slot);
+        assert_eq!(way(&own, "_Z10k_get_rowsIfE", "token_embd.weight"), Way::InPlace);
+        assert_eq!(way(&own, "", "x"), Way::Slot);
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_decides_and_what_none_names_is_measured() {
+        let rule = |name: &str, tensor: &str, read| KernelRule { name: name.into(), tensor: tensor.into(), read };
+        let rules = Rules::new(&[
+            rule("(", "", Read::Stream),
+            rule("mul_mat_vec", "_exps", Read::InPlace),
+            rule("mul_mat", "", Read::Stream),
+            rule("hidden", "", Read::Never),
+        ]);
+        assert_eq!(way(&rules, VEC, "blk.0.ffn_up_exps.weight"), Way::InPlace);
+        assert_eq!(way(&rules, VEC, "blk.0.ffn_up.weight"), Way::Slot);
+        assert_eq!(way(&rules, "hidden_kernel", "x"), Way::InPlace);
+        assert_eq!(way(&rules, "another", "x"), Way::Measured);
+        assert_eq!(rules.way(rules.of_kernel(MAT), NOT_FOR_KERNELS), Way::InPlace);
     }
 }
