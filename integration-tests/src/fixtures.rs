@@ -57,10 +57,23 @@ const STAGES: &[&[Target]] = &[
         target(Library, "libggml-now.so", &["ggml_base.c"], &[VISIBLE, "-Wl,-z,relro,-z,now,-soname,libggml-now.so"]),
         target(
             Library,
+            "libggml-second.so",
+            &["ggml_base.c"],
+            &[VISIBLE, "-DLIBRARY=2", "-Wl,-z,lazy,-soname,libggml-second.so"],
+        ),
+        target(
+            Library,
+            "libggml-second-now.so",
+            &["ggml_base.c"],
+            &[VISIBLE, "-DLIBRARY=2", "-Wl,-z,now,-soname,libggml-second-now.so"],
+        ),
+        target(
+            Library,
             "libggml-bare.so",
             &["ggml_base.c"],
             &[VISIBLE, "-DWITHOUT_NBYTES", "-Wl,-soname,libggml-bare.so"],
         ),
+        target(Program, "two-ggmls", &["two_ggmls.c"], &[BESIDE]),
         target(Program, "dlsym", &["lookup.c"], &["-DLOOKUP=DLSYM"]),
         target(Program, "dlvsym", &["lookup.c"], &["-DLOOKUP=DLVSYM"]),
         target(Program, "libc-dlsym", &["lookup.c"], &["-DLOOKUP=LIBC_DLSYM"]),

@@ -40,8 +40,12 @@ pub fn install() {
     if !inject::is_on(inject::GOT) {
         return;
     }
-    let row =
-        |name: &'static [u8], replacement: usize| Wanted { name, replacement, original: AtomicPtr::new(null_mut()) };
+    let row = |name: &'static [u8], replacement: usize| Wanted {
+        name,
+        replacement,
+        original: AtomicPtr::new(null_mut()),
+        is_one_librarys: false,
+    };
     let wanted = WANTED.get_or_init(|| {
         vec![
             row(b"mmap", mmap as *const () as usize),

@@ -1,7 +1,9 @@
-//! ggml's own accessors, from the library that exports them.
+//! ggml's own accessors, from the library whose calls are listened to.
 
+use super::Hook;
 use crate::inject::still::still;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use crate::real::dl;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 
 /// Opaque `ggml_tensor`.
@@ -21,7 +23,7 @@ pub struct Accessors {
     buffer_name: Option<unsafe extern "C" fn(Buffer) -> *const c_char>,
 }
 
-/// The accessors, if one object exports them all. Looked up once ggml is known to be there.
+/// The accessors, if the library exports them all. Looked up once ggml is known to be there.
 pub fn get() -> Option<&'static Accessors> {
     static FOUND: OnceLock<Option<Accessors>> = OnceLock::new();
     FOUND.get_or_init(find).as_ref()
@@ -40,17 +42,24 @@ fn find() -> Option<Accessors> {
         b"ggml_backend_buffer_name",
     ];
     let mut found = [0usize; NAMES.len()];
+    let mut path = Vec::new();
+    // A process may have another ggml as well, whose tensors are not like these.
+    let listened_to = super::original(Hook::TensorAlloc);
     still(|world| {
         world.each(&mut |image| {
-            for (name, address) in NAMES.iter().zip(&mut found) {
-                *address = image.find(name).unwrap_or(0);
+            if image.executes(listened_to) {
+                path = image.path.to_vec();
+                for (name, address) in NAMES.iter().zip(&mut found) {
+                    *address = image.find(name).unwrap_or(0);
+                }
             }
-            found[..NEEDED].contains(&0)
+            !image.executes(listened_to)
         });
     });
     if found[..NEEDED].contains(&0) {
         return None;
     }
+    keep(path);
     // SAFETY: exported functions of these names have had these signatures since they exist; see ggml.h, ggml-backend.h.
     // Of an optional one that is missing, the address is zero, which is how `None` of a function pointer looks.
     unsafe {
@@ -64,6 +73,17 @@ fn find() -> Option<Accessors> {
             type_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(c_int) -> *const c_char>>(found[6]),
             buffer_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Buffer) -> *const c_char>>(found[7]),
         })
+    }
+}
+
+/// Keeps a library loaded: its functions' addresses are remembered from here on.
+fn keep(path: Vec<u8>) {
+    // The executable itself has no path, and stays.
+    let Some(path) = CString::new(path).ok().filter(|path| !path.is_empty()) else { return };
+    // SAFETY: the library is loaded, so this loads nothing; the handle is kept for ever on purpose.
+    let handle = unsafe { dl::open(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
+    if handle.is_null() {
+        log::warn!("{path:?} could not be kept loaded: a program that closes it would take our addresses with it");
     }
 }
 

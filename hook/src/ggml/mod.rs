@@ -13,6 +13,8 @@
 //!
 //! The first two are needed; without the others less is known.
 //!
+//! All of them are of one library, the first one found, which stays loaded from then on.
+//!
 //! Tensors and buffers are opaque: they are read through accessors that ggml exports, never by offset. A program
 //! without these symbols (linked into one file, or another framework) is placed allocation by allocation.
 
@@ -48,8 +50,13 @@ pub fn install() {
     if !inject::is_on(inject::GOT) {
         return;
     }
-    let row =
-        |name: &'static [u8], replacement: usize| Wanted { name, replacement, original: AtomicPtr::new(null_mut()) };
+    // A process can have several ggmls, of different versions: one is listened to, and the others' calls stay theirs.
+    let row = |name: &'static [u8], replacement: usize| Wanted {
+        name,
+        replacement,
+        original: AtomicPtr::new(null_mut()),
+        is_one_librarys: true,
+    };
     let wanted = WANTED.get_or_init(|| {
         vec![
             row(b"ggml_backend_tensor_alloc", detours::tensor_alloc as *const () as usize),

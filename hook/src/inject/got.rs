@@ -28,6 +28,9 @@ pub struct Wanted {
     pub replacement: usize,
     /// Receives the function that would have been called.
     pub original: AtomicPtr<c_void>,
+    /// Whether several libraries may have functions of this name, with things of their own behind them: then only calls
+    /// of the first one found are led here.
+    pub is_one_librarys: bool,
 }
 
 /// Lists of further functions. Published whole, read without a lock.
@@ -233,17 +236,41 @@ fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Targ
         return;
     }
     if let Target::Wanted(wanted) = target {
-        let original = if unresolved { resolve(world, wanted.name).unwrap_or(value) } else { value };
-        let _ = wanted.original.compare_exchange(
-            std::ptr::null_mut(),
-            original as *mut c_void,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
+        let reached = match (unresolved, wanted.is_one_librarys) {
+            (false, _) => Some(value),
+            (true, false) => Some(resolve(world, wanted.name).unwrap_or(value)),
+            (true, true) => resolve_alone(world, wanted.name, image),
+        };
+        if !reached.is_some_and(|reached| leads_to(wanted, reached, maps)) {
+            return;
+        }
     }
     let written = with_write(address, protection, || entry.store(replacement, Ordering::Release));
     let count = if written && entry.load(Ordering::Acquire) == replacement { &PATCHED } else { &REFUSED };
     count.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Whether a function is the original, which the first one becomes.
+fn leads_to(wanted: &Wanted, reached: usize, maps: &Maps) -> bool {
+    let known = wanted.original.load(Ordering::Acquire);
+    // One whose library has gone is nobody's original any more.
+    if known.is_null() || wanted.is_one_librarys && known as usize != reached && !maps.executable(known as usize) {
+        let new = reached as *mut c_void;
+        return wanted.original.compare_exchange(known, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    }
+    !wanted.is_one_librarys || known as usize == reached
+}
+
+/// The function an unresolved entry of `image` would be bound to, if there is only one or it is the object's own.
+fn resolve_alone(world: &Still, name: &[u8], image: &Image<'_>) -> Option<usize> {
+    let (mut found, mut count) = (None, 0);
+    world.each(&mut |other| {
+        if let Some(address) = other.find(name) {
+            (found, count) = (Some(address), count + 1);
+        }
+        count < 2
+    });
+    if count == 1 { found } else { image.find(name) }
 }
 
 /// The function an unresolved entry would be bound to.
