@@ -1,7 +1,8 @@
 //! Which RAM stands in for VRAM, and why not another. With the kernel module itself: `integration-tests/kernel/src/hook.rs`.
 
+use greenboost_contract::place::{self, PlaceRule};
 use greenboost_contract::record;
-use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE};
+use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE, PLACE, THRESHOLD};
 use integration_tests::{World, toy};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -65,4 +66,33 @@ fn with_the_module_as_the_only_choice_and_none_there_memory_does_not_leave_vram(
     assert_eq!(outcome.status.code(), Some(1), "{}", outcome.report());
     assert!(outcome.stderr.contains("out of memory"), "{}", outcome.report());
     assert!(outcome.log.contains("no RAM backing works: not kmod: the module is not loaded"), "{}", outcome.report());
+}
+
+#[test]
+fn uploads_into_ram_that_the_processor_sees_do_not_cross_the_link() {
+    let rule = PlaceRule::from_argument("_exps=ram").expect("a rule");
+    let copies = |backing: &str, sums: &mut Vec<String>| {
+        let world = World::new()
+            .vram("256MiB")
+            .hooked()
+            .env(PLACE, place::to_text(&[rule.clone()]))
+            .env(THRESHOLD, "2MiB")
+            .env(BACKINGS, backing);
+        let calls = world.file("calls");
+        let world = world.env("SIMGPU_TRACE", &calls);
+        let outcome = world.run_with("llama-like", &["moe"]).ok();
+        let lines = outcome.stdout.lines().filter(|line| line.starts_with("sum "));
+        sums.push(lines.map(str::to_owned).collect::<Vec<_>>().join("\n"));
+        let calls = std::fs::read_to_string(calls).expect("calls");
+        // cuMemcpyHtoDAsync_v2(TO, FROM, BYTES, STREAM) = 0
+        let copies = calls.lines().filter(|call| call.starts_with("cuMemcpyHtoD"));
+        let bytes =
+            copies.map(|call| call.split(", ").nth(2).and_then(|bytes| bytes.trim_end_matches(") = 0").parse().ok()));
+        bytes.map(|bytes: Option<u64>| bytes.expect("a number")).sum::<u64>()
+    };
+    let mut sums = Vec::new();
+    let (unseen, seen) = (copies("host-numa", &mut sums), copies("memfd", &mut sums));
+    assert!(!sums[0].is_empty() && sums[0] == sums[1], "{sums:?}");
+    // Experts, but for the granules that they share with what stays in VRAM.
+    assert!(seen < unseen / 2, "{seen} of {unseen} bytes are still copied by the driver");
 }

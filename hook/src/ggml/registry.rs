@@ -91,6 +91,13 @@ pub fn is_awaited(at: u64) -> bool {
     tensors.get(&at).is_some_and(|tensor| tensor.is_weight && tensor.uploaded == 0)
 }
 
+/// Whether an address is in a weight of which bytes are still to arrive: nothing reads it before it is whole.
+pub fn is_arriving(at: u64) -> bool {
+    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
+    let tensor = tensors.range(..=at).next_back().filter(|(start, tensor)| at - **start < tensor.bytes);
+    tensor.is_some_and(|(_, tensor)| tensor.is_weight && tensor.uploaded < tensor.bytes)
+}
+
 /// Bytes of the tensor at an address have arrived; `source` is where the tensor's first byte came from.
 pub fn note_upload(at: u64, bytes: u64, source: Option<Source>) {
     let known = |tensor: &Tensor| tensor.is_weight && (tensor.uploaded < tensor.bytes || source.is_some());
@@ -159,13 +166,14 @@ mod tests {
         note(AT + 64, 10, "input".into(), None);
         mark_weights(AT, 32, Some("CUDA0".into()));
         assert!(is_awaited(AT) && !is_awaited(AT + 64) && !is_awaited(AT + 1));
+        assert!(is_arriving(AT) && is_arriving(AT + 9) && !is_arriving(AT + 10) && !is_arriving(AT + 64));
         let source = Source { file: "/model.gguf".into(), offset: 4096 };
         note_upload(AT, 4, Some(source.clone()));
         note_upload(AT, 6, None);
         note_upload(AT + 64, 10, Some(source.clone()));
         let all: Vec<_> = within(AT, 128).into_iter().map(|(_, it)| (it.uploaded, it.source)).collect();
         assert_eq!(all, [(10, Some(source)), (0, None)]);
-        assert!(!is_awaited(AT));
+        assert!(!is_awaited(AT) && !is_arriving(AT));
         // Another tensor at the address begins anew.
         note(AT, 10, "weight".into(), None);
         mark_weights(AT, 32, Some("CUDA0".into()));

@@ -2,6 +2,7 @@
 
 use super::cut;
 use crate::abi::*;
+use crate::ggml::registry;
 use crate::guard::Handled;
 use crate::memory::gate::GATE;
 use crate::memory::{self, Memory};
@@ -97,6 +98,21 @@ pub unsafe fn peer_async(
     })
 }
 
+/// Writes a piece of an upload where it stays, if that is RAM the processor sees: the driver would have it cross the link
+/// twice. Only of weights that are not whole yet, which nothing reads, so that there is no order to keep.
+///
+/// # Safety
+/// The arguments of a copy that the program makes; inside the gate.
+unsafe fn write_straight(memory: &Memory, dst: CUdeviceptr, src: *const c_void, bytes: usize) -> bool {
+    let is_ours = memory.has_seams() && registry::is_arriving(dst) && memory.table().is_open_to_cpu(dst, bytes as u64);
+    if !is_ours || memory.is_on_device(src as u64) {
+        return false;
+    }
+    // SAFETY: memory of ours that is mapped here, and stays so while the gate is open; the source is the program's.
+    unsafe { std::ptr::copy_nonoverlapping(src.cast::<u8>(), dst as *mut u8, bytes) };
+    true
+}
+
 /// `cuMemcpyHtoD`.
 pub unsafe fn host_to_device(original: HostToDevice, dst: CUdeviceptr, src: *const c_void, bytes: usize) -> Handled {
     // SAFETY: the program's own call.
@@ -124,7 +140,12 @@ unsafe fn from_host(
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
-    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe { original(dst + at as u64, src.byte_add(at), piece) })
+    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+        match memory::get() {
+            Ok(memory) if write_straight(memory, dst + at as u64, src.byte_add(at), piece) => SUCCESS,
+            _ => original(dst + at as u64, src.byte_add(at), piece),
+        }
+    })
 }
 
 /// `cuMemcpyHtoDAsync`.
@@ -164,7 +185,12 @@ unsafe fn from_host_async(
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
     submit_or(serve, dst, src as u64, bytes, |at, piece| {
         // SAFETY: the program's own call, in pieces.
-        unsafe { original(dst + at as u64, src.byte_add(at), piece, stream) }
+        unsafe {
+            match memory::get() {
+                Ok(memory) if write_straight(memory, dst + at as u64, src.byte_add(at), piece) => SUCCESS,
+                _ => original(dst + at as u64, src.byte_add(at), piece, stream),
+            }
+        }
     })
 }
 

@@ -194,6 +194,14 @@ impl Table {
             touched.into_iter().any(|chunk| matches!(chunk.home, Home::Ram(..)) && !chunk.has_seams())
         })
     }
+
+    /// Whether all of a range lies in RAM that the processor sees at the same addresses.
+    pub fn is_open_to_cpu(&self, from: CUdeviceptr, bytes: u64) -> bool {
+        let Some(allocation) = self.find(from).filter(|it| from + bytes <= it.base + it.span) else { return false };
+        let first = allocation.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
+        let mut touched = allocation.chunks[first..].iter().take_while(|chunk| chunk.at < from + bytes).peekable();
+        touched.peek().is_some() && touched.all(|chunk| matches!(chunk.home, Home::Ram(..)) && chunk.has_seams())
+    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ mod registered;
 pub mod room;
 pub mod vram;
 
-use crate::abi::{CUcontext, CUdevice, CUdeviceptr};
+use crate::abi::{CUcontext, CUdevice, CUdeviceptr, MEMORY_HOST};
 use crate::driver::{self, Driver};
 use crate::ggml::placement::Rules;
 use crate::{activate, guard::Bypass, stream};
@@ -181,6 +181,16 @@ impl Memory {
     /// Whether any of a range lies in RAM that only the device may touch: the processor has no mapping of it.
     pub fn is_closed_to_cpu(&self, address: CUdeviceptr, bytes: u64) -> bool {
         self.table().is_closed_to_cpu(address, bytes)
+    }
+
+    /// Whether the driver says that an address is a device's.
+    pub fn is_on_device(&self, address: CUdeviceptr) -> bool {
+        /// `CU_POINTER_ATTRIBUTE_MEMORY_TYPE`.
+        const TYPE: u32 = 2;
+        let mut kind = 0u32;
+        // SAFETY: writes four bytes to a live local. Of ordinary memory the driver knows nothing, and refuses.
+        let asked = unsafe { self.driver.cuPointerGetAttribute((&raw mut kind).cast(), TYPE, address) };
+        asked.is_ok() && kind != MEMORY_HOST
     }
 
     /// Bytes free and total as the program is to see them, from what the driver says of a device.
