@@ -310,6 +310,10 @@ fn without_vram_for_slots_copies_are_the_programs_own() {
     let world = assisted("60MiB").env(settings::VRAM, "8MiB");
     let counters = counted(&world, &["12", "4"]);
     assert_eq!((counters.served, counters.ring), (0, 0), "{counters:?}");
+    // Where there is some, less than was wished for is better than none.
+    let world = assisted("16MiB").env(settings::VRAM, "12MiB");
+    let counters = counted(&world, &["12", "4"]);
+    assert_eq!((counters.served, counters.ring), (3 * TENSORS, 8 << 20), "{counters:?}");
 }
 
 #[test]

@@ -88,27 +88,36 @@ pub fn kept_free(memory: &Memory, device: &Device) -> u64 {
     if later { ring_bytes(memory, device) } else { 0 }
 }
 
-/// Gives a device its slots, in the current context. Without room for them, weights are read in place.
+/// Gives a device its slots, in the current context: so many bytes, or half or a quarter of that where there is no room for
+/// more. Without any, weights are read in place.
 pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
     let Ok(context) = memory.current_context() else { return };
-    let made = slots::SlotMemory::make(memory, device, bytes).and_then(|slots| {
+    let sizes = [bytes, bytes / 2, bytes / 4].map(|bytes| (bytes / GRANULE * GRANULE).max(GRANULE));
+    let make = |bytes| {
+        let slots = slots::SlotMemory::make(memory, device, bytes)?;
         engine::install(memory, device.ordinal, context, slots).map_err(|(status, slots)| {
             slots.release(memory, device);
             status
         })
-    });
-    match made {
-        Ok(()) => {
-            ON.store(true, Relaxed);
-            exit::watch();
-            log::info!("device {}: weights outside VRAM are streamed through {}", device.ordinal, format_size(bytes));
+    };
+    let mut refusal = SUCCESS;
+    for bytes in sizes {
+        match make(bytes) {
+            Ok(()) => {
+                ON.store(true, Relaxed);
+                exit::watch();
+                let size = format_size(bytes);
+                log::info!("device {}: weights outside VRAM are streamed through {size}", device.ordinal);
+                return;
+            }
+            Err(status) => refusal = status,
         }
-        Err(status) => log::warn!(
-            "device {}: no {} of VRAM to stream through (status {status}): weights outside VRAM are read in place",
-            device.ordinal,
-            format_size(bytes)
-        ),
     }
+    log::warn!(
+        "device {}: not even {} of VRAM to stream through (status {refusal}): weights outside VRAM are read in place",
+        device.ordinal,
+        format_size(sizes[2])
+    );
 }
 
 /// Homes have changed.
