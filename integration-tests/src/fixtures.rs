@@ -109,6 +109,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "static-runtime", &["static_runtime.c"], &["@libmini_cudart.a"]),
         target(Program, "wrapped", &["wrapped.c"], &[DRIVER]),
         target(Program, "llama-like", &["llama_like.c"], &["-Wl,-z,lazy", BESIDE, "@libggml-like.so"]),
+        target(Program, "both", &["both.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "choices", &["choices.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-like", &["stream_like.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "assist-like", &["assist_like.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
