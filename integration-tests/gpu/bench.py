@@ -1,9 +1,10 @@
 """What every phase uses: running programs within the time left, watching VRAM, results, checks."""
 import ctypes, datetime, json, os, signal, subprocess, tempfile, threading, time
+from hooked import PLAIN, in_words
 
 GIB = 1 << 30
 FIELDS = ('gpu', 'driver', 'llama_cpp', 'model', 'test', 'ubatch', 'config', 'vram_cap_bytes', 'vram_peak_bytes',
-          'value', 'output_sha256', 'options')
+          'value', 'output_sha256', 'options', 'counters', 'ratio')
 
 
 class OutOfTime(Exception):
@@ -12,6 +13,10 @@ class OutOfTime(Exception):
 
 class Failure(Exception):
     """A program did not do what a step needs."""
+
+
+class Skip(Exception):
+    """A step cannot be done with these programs, and why."""
 
 
 class Nvml:
@@ -81,20 +86,24 @@ class Peak:
 class Ran:
     """A program that ended."""
 
-    def __init__(self, code, out, err, seconds, peak):
-        self.code, self.out, self.err, self.seconds, self.peak = code, out, err, seconds, peak
+    def __init__(self, code, out, err, seconds):
+        self.code, self.out, self.err, self.seconds = code, out, err, seconds
+        self.peak = self.counters = None
 
 
 class Bench:
     def __init__(self, options):
         self.pack, self.llama, self.models = options.pack, options.llama, options.models
-        self.deadline, self.results = options.deadline, options.results
+        self.deadline, self.results, self.began = options.deadline, options.results, time.time()
+        self.earlier = options.earlier
         fake = os.environ.get('GB_SELF_TEST_METER')
         self.meter = FileMeter(fake) if fake else Nvml()
+        # Nothing is begun with less time than this.
+        self.least = 1 if fake else 20
         self.gpu, self.driver = self.meter.names()
-        self.llama_version, self.failed = None, []
-        day = datetime.date.today().isoformat()
-        self.path = os.path.join(self.results, 'gpu-%s.json' % day)
+        self.llama_version, self.failed, self.skipped = None, [], {}
+        self.day = datetime.date.today().isoformat()
+        self.path = os.path.join(self.results, 'gpu-%s.json' % self.day)
         self.rows = []
         for earlier in (options.earlier, self.path):
             if earlier and os.path.exists(earlier):
@@ -104,44 +113,53 @@ class Bench:
             self.save()
 
     # ---- programs
+    def elapsed(self):
+        return time.time() - self.began
+
     def left(self):
         return self.deadline - time.time()
 
     def limit(self, seconds):
         """What a step may take: its own limit, or the rest of the call's time."""
-        if self.left() < min(20, seconds):
+        if self.left() < min(self.least, seconds):
             raise OutOfTime()
         return min(seconds, self.left())
 
     def hooked(self, command, vram=None):
-        """A command under gb-launch. What is measured is the hook: a plan might choose another way."""
+        """A command under gb-launch with what its profile says. Rows of speed name everything themselves (hooked.Hooked)."""
         return [os.path.join(self.pack, 'gb-launch'), '--no-plan', *(['--vram', str(vram)] if vram else []), '--', *command]
 
-    def run(self, command, limit, env=None):
+    def run(self, command, limit, env=None, way=PLAIN):
         """Runs a program to its end, or to the end of its time, which is a failure."""
         limit = self.limit(limit)
         began = time.time()
         with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err, Peak(self.meter) as peak:
-            child = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL,
-                                     env={**os.environ, **(env or {})}, start_new_session=True)
+            child = subprocess.Popen(way(command), stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+                                     env={**os.environ, **way.env, **(env or {})}, start_new_session=True)
+            watch = way.watch(child.pid)
             try:
                 code = child.wait(limit)
             except subprocess.TimeoutExpired:
                 code = None
             finally:
                 end_group(child)
+                counters = watch.end()
             out.seek(0), err.seek(0)
-            ran = Ran(code, out.read(), err.read(), time.time() - began, peak)
-        ran.peak = peak.bytes
+            ran = Ran(code, out.read(), err.read(), time.time() - began)
+        ran.peak, ran.counters = peak.bytes, counters
         if code is None:
-            if self.left() < 5:
-                raise OutOfTime()
+            self.out_of_time()
             raise Failure('%s took more than %.0f s' % (os.path.basename(command[0]), limit))
         return ran
 
-    def succeed(self, command, limit, env=None):
+    def out_of_time(self):
+        """What took too long because the call's time was up is no failure."""
+        if self.left() < 5:
+            raise OutOfTime()
+
+    def succeed(self, command, limit, env=None, way=PLAIN):
         """As run, for programs that must succeed."""
-        ran = self.run(command, limit, env)
+        ran = self.run(command, limit, env, way)
         if ran.code != 0:
             raise Failure('%s ended with %s: %s' % (' '.join(command), ran.code, (ran.err or ran.out).strip()[-600:]))
         return ran
@@ -160,9 +178,10 @@ class Bench:
         row.update(values)
         self.rows.append(row)
         self.save()
-        print('  %-9s ub %-5s %-18s %10.2f   VRAM peak %.2f GiB  %s' % (
-            row['test'], row['ubatch'] or '-', row['config'], row['value'], (row['vram_peak_bytes'] or 0) / GIB,
-            (row['output_sha256'] or '')[:12]))
+        if row['ratio'] is None:  # Predictions are shown together, at the end.
+            print('%4.0f s  %-9s ub %-5s %-18s %10.2f   VRAM peak %.2f GiB  %s  %s' % (
+                self.elapsed(), row['test'], row['ubatch'] or '-', row['config'], row['value'],
+                (row['vram_peak_bytes'] or 0) / GIB, (row['output_sha256'] or '')[:12], in_words(row['counters'])), flush=True)
 
     def save(self):
         """In one step: a call may be ended at any moment."""
@@ -173,11 +192,20 @@ class Bench:
 
     def check(self, name, passed, detail=''):
         """One thing that must hold; a failed one fails the call at its end."""
-        print('%s %s%s' % ('PASS' if passed else 'FAIL', name, ': ' + detail if detail else ''))
+        self.note('PASS' if passed else 'FAIL', name, detail)
         if not passed:
             self.failed.append(name)
+
+    def skip(self, name, reason):
+        """Something that cannot be done here, which is no failure."""
+        if name not in self.skipped:
+            self.note('SKIP', name, reason)
+        self.skipped[name] = reason
+
+    def note(self, what, name, detail):
+        print('%s %s%s' % (what, name, ': ' + detail if detail else ''), flush=True)
         with open(os.path.join(self.results, 'checks.txt'), 'a') as file:
-            file.write('%s %s: %s\n' % ('PASS' if passed else 'FAIL', name, detail))
+            file.write('%s %s: %s\n' % (what, name, detail))
 
 
 def end_group(child):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Runs the phases named, in order; see run.sh for what they are."""
 import argparse, os, sys
-import checks, speed, table
+import checks, predictions, speed, table
 from bench import Bench, Failure, OutOfTime
 
 PHASES = {'doctor': checks.doctor, 'fixtures': checks.fixtures, 'toy': checks.toy, 'discovery': checks.discovery,
           'fit': speed.fit, 'dense': speed.dense, 'moe': speed.moe, 'rivals': speed.rivals,
-          'table': table.table}
+          'table': table.table, 'predictions': predictions.predictions}
 
 
 def main():

@@ -14,7 +14,8 @@
 #   dense        32B-shape dense model in 12 GiB: the same tokens, and how fast
 #   moe          30B-A3B-shape MoE model in 8 GiB: the same tokens, and how fast
 #   rivals       llama.cpp's own CPU offload, tuned to the same VRAM
-#   table        streaming, everything in VRAM and llama.cpp's best offload, side by side
+#   table        everything in VRAM, llama.cpp's best offload and each of our ways, side by side
+#   predictions  what `greenboost plan` expects of the rows that `table` made
 #   all          doctor fixtures toy discovery fit dense moe
 #
 # Options:
@@ -22,7 +23,7 @@
 #   --results DIR    where results go (default: $OUT, else ./gpu-results)
 #   --from FILE      results of an earlier call to go on from: what is in them is not measured again
 #   --pack DIR       what gpu-pack made (default: the folder above this script)
-#   --models DIR     where models are generated (default: /dev/shm/greenboost-models); needs 24 GiB
+#   --models DIR     where models are generated (default: /dev/shm/greenboost-models); needs 24 GiB, and 40 to keep two
 #   --budget SECONDS time for the whole call (default: 570); what does not fit in it is left to the next call
 #   --arch ARCH      CMAKE_CUDA_ARCHITECTURES for `build` (default: 90-real)
 #   --self-test      run this script's own logic with stand-ins for the GPU and for llama.cpp
@@ -55,7 +56,7 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || die "build needs the folder of llama.cpp's source"
         phases+=(build); source=$2; shift ;;
     all) phases+=(doctor fixtures toy discovery fit dense moe) ;;
-    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table) phases+=("$1") ;;
+    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table | predictions) phases+=("$1") ;;
     *) die "unknown: $1 (see --help)" ;;
     esac
     shift

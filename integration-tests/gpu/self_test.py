@@ -7,7 +7,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 STAND_IN = os.path.join(HERE, 'stand_in.py')
 GIB = 1 << 30
 REQUIRED = {'gpu', 'driver', 'llama_cpp', 'model', 'test', 'ubatch', 'config', 'vram_cap_bytes', 'vram_peak_bytes', 'value',
-            'output_sha256'}
+            'output_sha256', 'counters', 'ratio'}
+MODELS = ('dense-32b-q4_k_m', 'moe-30b-a3b-q4_k_m')
+SPEEDS = (('pp2048', 512), ('tg64', 512), ('pp2048', 2048))
+OURS = ('stream', 'extend', 'assist', 'combined')
 
 
 def stage(folder):
@@ -43,6 +46,73 @@ def expect(what, holds, ran):
     print('  %s' % what, flush=True)
 
 
+def the_table(folder):
+    """The phases that fill docs/benchmarks, the second going on from the first as another call would."""
+    ran, rows, files = run(folder, 'table', ['table'])
+    have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in rows}
+    wanted = {(model, *speed, config) for model in MODELS for config in ('full-vram', 'llama.cpp-best', *OURS) for speed in SPEEDS}
+    wanted |= {(model, 'load_s', 512, config) for model in MODELS
+               for config in ('full-vram', *OURS, 'assist-unhooked', 'combined-unhooked')}
+    expect('the table has every way of every row: %d' % len(wanted), ran.returncode == 0 and have == wanted, ran)
+    table = [line.split(' | ') for line in ran.stdout.splitlines() if line.startswith(('| dense', '| MoE', '| the same'))]
+    expect('it is printed as docs/benchmarks has it, and kept', len(table) == 6 and all(len(line) == 7 and '-' not in line
+           for line in table) and os.path.exists(files[-1].replace('gpu-', 'table-').replace('.json', '.md')), ran)
+    expect('its goals are judged', 'goal met' in ran.stdout and 'goal MISSED' in ran.stdout, ran)
+    of = {(row['model'], row['test'], row['ubatch'], row['config']): row for row in rows}
+    expect('each way is started as its name says', all(
+        bool(row['counters']['slot_hits']) == (row['config'] in ('stream', 'combined'))
+        and bool(row['counters']['assist_copies']) == (row['config'] in ('assist', 'combined'))
+        for row in rows if row['config'] in OURS), ran)
+    expect('what the hook counted is in its rows and in no others', all(
+        row['counters'] is None for row in rows if row['config'] not in OURS)
+        and of[MODELS[0], 'pp2048', 512, 'stream']['counters'].items() >= dict(
+            streamed_bytes=5 * GIB, slot_hits=9, slot_misses=2, in_place=4, ring_bytes=GIB // 2).items(), ran)
+    rivals = [row for row in rows if row['config'] == 'llama.cpp-best']
+    expect('the rival is allowed what we took', all(row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in rivals), ran)
+    expect('assist has the rival\'s options, less what the slots take', all(
+        of[model, test, ubatch, 'assist']['options'] == less for model, test, ubatch, less in (
+            (MODELS[0], 'pp2048', 512, '-ngl 41 -lm none -t %d' % processors()),
+            (MODELS[1], 'pp2048', 512, '-ngl 99 -ncmoe 29 -lm none -t %d' % processors()))), ran)
+    expect('combined has what the plan says, as llama-bench takes it', of[MODELS[0], 'tg64', 512, 'combined']['options']
+           == r'-ngl 999 -lm none -t 2 -ot blk\.(1|3)\.ffn_.*=CPU;blk\.5\.ffn_up=CPU', ran)
+    hashes = {(config, row['output_sha256']) for (model, test, _, config), row in of.items()
+              if model == MODELS[0] and test == 'load_s'}
+    expect('answers are compared with the same layers on the CPU', ran.stdout.count(': the same as') == 8
+           and len({sha for _, sha in hashes}) == 3, ran)
+
+    ran, rows, _ = run(folder, 'plan', ['predictions'], earlier=files[-1])
+    plans = [row for row in rows if row['config'].startswith('plan-')]
+    expect('the plan is compared with every way, with the VRAM that it had', ran.returncode == 0 and len(plans) == 30 and all(
+        row['vram_cap_bytes'] == of[row['model'], row['test'], row['ubatch'], row['config'][5:]]['vram_cap_bytes']
+        for row in plans if row['config'] not in ('plan-llama.cpp-best', 'plan-assist')), ran)
+    expect('the plan is compared for as many layers as the rival had', all(
+        (row['options'] in of[row['model'], row['test'], row['ubatch'], row['config'][5:]]['options'])
+        for row in plans if row['config'] in ('plan-llama.cpp-best', 'plan-assist') and row['model'] == MODELS[0])
+        and 'layers on the GPU, of which the plan would put' in ran.stdout, ran)
+    expect('what is outside 15 % is said', all(row['ratio'] == round(1 / 1.3 if row['config'] == 'plan-combined' else 1, 3)
+           for row in plans) and ran.stdout.count('NOT within') == 6 and 'the plan: 6 of 30 outside' in ran.stdout, ran)
+
+    late, partly, _ = run(folder, 'rest', ['table'], budget=12, fault='endless')
+    expect('a call that runs out of time has kept what it had, and shows it', late.returncode == 3
+           and [row['config'] for row in partly] == 3 * ['full-vram'] and '| dense' in late.stdout and 'FAIL' not in late.stdout
+           and 'go on with: run.sh --from gpu-' in late.stdout, late)
+    rest, whole, _ = run(folder, 'rest', ['table'], fault='old')
+    expect('the next call measures the rest, and nothing twice', rest.returncode == 0 and whole[:len(partly)] == partly
+           and len({(row['model'], row['test'], row['ubatch'], row['config']) for row in whole}) == len(whole), rest)
+    expect('without a plan for a way by name, that way is skipped with a reason', len(whole) == len(wanted) - 10 and not any(
+        'combined' in row['config'] for row in whole) and 'SKIP dense-32b-q4_k_m, combined, ubatch 512: greenboost plan '
+        "--way combined: error: unexpected argument" in rest.stdout, rest)
+    ran, _, _ = run(folder, 'faults', ['table'], fault='unserved default tokens')
+    for words in ('assist, ubatch 512, is what its name says', 'extend, ubatch 512, is what its name says',
+                  'combined, says the same as combined-unhooked'):
+        found = [line for line in ran.stdout.splitlines() if line.startswith('FAIL') and words in line]
+        expect('what fails of "%s" is found' % words, ran.returncode == 1 and len(found) == 2, ran)
+
+
+def processors():
+    return len(os.sched_getaffinity(0))
+
+
 def main():
     with tempfile.TemporaryDirectory() as folder:
         stage(folder)
@@ -51,13 +121,12 @@ def main():
         expect('every row has the fields of the format', rows and all(REQUIRED <= set(row) for row in rows), ran)
         have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in rows}
         expect('no row is written twice', len(have) == len(rows), ran)
-        wanted = {('8b-q4_0', test, 512, config) for test in ('pp512', 'tg64', 'load_s') for config in ('full-vram', 'extend')}
-        for model in ('dense-32b-q4_k_m', 'moe-30b-a3b-q4_k_m'):
+        wanted = {('8b-q4_0', test, 512, config) for test in ('pp512', 'tg64', 'load_s') for config in ('full-vram', 'stream')}
+        for model in MODELS:
             wanted |= {(model, test, 512, config) for test in ('load_s', 'pp512', 'pp2048', 'tg64')
                        for config in ('full-vram', 'extend')}
             wanted |= {(model, 'pp2048', 2048, config) for config in ('full-vram', 'extend')}
-            wanted |= {(model, test, ubatch, 'llama.cpp-' + which) for test, ubatch in
-                       (('pp2048', 512), ('tg64', 512), ('pp2048', 2048)) for which in ('best', 'default')}
+            wanted |= {(model, *speed, 'llama.cpp-' + which) for speed in SPEEDS for which in ('best', 'default')}
         expect('every measurement is there: %d' % len(wanted), have == wanted, ran)
         peaks = [row for row in rows if row['config'].startswith('llama.cpp')]
         expect('rivals are tuned to the cap and keep to it',
@@ -67,18 +136,7 @@ def main():
         expect('completions are kept as hashes', all(len(row['output_sha256'] or '') == 64 for row in rows
                                                      if row['test'] == 'load_s'), ran)
 
-        ran, tabled, _ = run(folder, 'table', ['table'])
-        have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in tabled}
-        wanted = {(model, test, ubatch, config) for model in ('dense-32b-q4_k_m', 'moe-30b-a3b-q4_k_m')
-                  for config in ('full-vram', 'stream', 'llama.cpp-best')
-                  for test, ubatch in (('pp2048', 512), ('tg64', 512), ('pp2048', 2048))}
-        expect('the table has both sides of every row', ran.returncode == 0 and wanted <= have and 'goal met' in ran.stdout, ran)
-        plans = {(row['test'], row['ubatch'], row['config']) for row in tabled if row['config'].startswith('plan-')}
-        expect('the plan is compared with both sides', len(plans) == 6 and 'NOT within' not in ran.stdout
-               and ran.stdout.count('the plan says') == 12, ran)
-        rivals = [row for row in tabled if row['config'] == 'llama.cpp-best']
-        expect('the rival of the table is allowed what we took',
-               rivals and all(row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in rivals), ran)
+        the_table(folder)
         again, more, _ = run(folder, 'again', ['dense', 'rivals'], earlier=files[-1])
         expect('a call that goes on from another measures nothing twice', again.returncode == 0 and more == rows
                and ' ub ' not in again.stdout, again)
@@ -87,7 +145,7 @@ def main():
 
         for fault, phase, words in (('tokens', 'dense', 'says the same'), ('slow', 'fit', 'of a model that fits'),
                                     ('stdout', 'discovery', 'says the same'), ('missed', 'fixtures', 'may not spill'),
-                                    ('greedy', 'moe', 'keeps to its cap'), ('tokens', 'table', 'says the same')):
+                                    ('greedy', 'moe', 'keeps to its cap')):
             ran, _, _ = run(folder, 'fault-' + fault, [phase], fault=fault)
             found = any(line.startswith('FAIL') and words in line for line in ran.stdout.splitlines())
             expect('the planted fault "%s" is found' % fault, ran.returncode == 1 and found, ran)

@@ -8,10 +8,10 @@ TOKENS = 48
 
 
 class Answer:
-    """What a server said, how long it took to load, and how much VRAM it used at most."""
+    """What a server said, how long it took to load, how much VRAM it used at most, and what the hook counted."""
 
-    def __init__(self, sha, load_s, peak):
-        self.sha, self.load_s, self.peak = sha, load_s, peak
+    def __init__(self, sha, load_s, peak, counters):
+        self.sha, self.load_s, self.peak, self.counters = sha, load_s, peak, counters
 
 
 def free_port():
@@ -27,25 +27,31 @@ def ask(port, path, body=None, limit=60):
         return json.loads(reply.read())
 
 
-def answer(bench, wrap, model, extra=(), limit=150):
-    """Starts llama-server (through `wrap`, which may put gb-launch in front), and hashes what it generates."""
+def answer(bench, way, model, extra=(), limit=150):
+    """Starts llama-server one way or another, and hashes what it generates."""
     deadline = time.time() + bench.limit(limit)
     port = free_port()
-    command = wrap([os.path.join(bench.llama, 'llama-server'), '-m', model, '--host', '127.0.0.1', '--port', str(port),
-                    '-np', '1', '--offline', *extra])
+    command = way([os.path.join(bench.llama, 'llama-server'), '-m', model, '--host', '127.0.0.1', '--port', str(port),
+                   '-np', '1', '--offline', *extra])
     log_path = os.path.join(bench.results, 'llama-server.log')
     with open(log_path, 'w') as log, Peak(bench.meter) as peak:
         began = time.time()
-        child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+        child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                                 env={**os.environ, **way.env})
+        watch = way.watch(child.pid)
         try:
             wait_for_health(child, port, deadline, log_path)
             load_s = time.time() - began
             sha = hashlib.sha256()
             for prompt in PROMPTS:
                 sha.update(generate(port, prompt, deadline))
+        except Failure:
+            bench.out_of_time()
+            raise
         finally:
             end_group(child)
-    return Answer(sha.hexdigest(), load_s, peak.bytes)
+            counters = watch.end()
+    return Answer(sha.hexdigest(), load_s, peak.bytes, counters)
 
 
 def wait_for_health(child, port, deadline, log_path):

@@ -1,6 +1,7 @@
 """The phases that measure llama.cpp, with us, without us, and against its own ways of doing with less VRAM."""
 import json, os, statistics, sys
 from bench import Failure, GIB
+from hooked import Hooked, PLAIN
 from server import answer
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -12,46 +13,64 @@ MODELS = {  # name: arguments of make_gguf.py, layers
     'moe-30b-a3b-q4_k_m': (['--preset', '30b-a3b', '--quant', 'Q4_K_M'], 48),
 }
 CAPS = {'dense-32b-q4_k_m': 12 * GIB, 'moe-30b-a3b-q4_k_m': 8 * GIB}
-# Every layer on the GPU, and a context that costs little beside the weights.
-SERVER = ['-c', '4096', '-ngl', '99', '--fit', 'off', '-b', '2048', '-ub', '512']
+# Layers, or layers' experts, that the caps hold beside micro-batches of 512 and 2048 on an H200: where tuning begins.
+FIRST_TRY = {('dense-32b-q4_k_m', 512): 45, ('dense-32b-q4_k_m', 2048): 41,
+             ('moe-30b-a3b-q4_k_m', 512): 20, ('moe-30b-a3b-q4_k_m', 2048): 17}
+# A context that costs little beside the weights.
+CONTEXT_OPTIONS = ['-c', '4096', '--fit', 'off', '-b', '2048', '-ub', '512']
+ALL_ON_GPU = ('-ngl', '99')
+SERVER = [*CONTEXT_OPTIONS, *ALL_ON_GPU]
 # What is not counted by the cap: the driver's own context and its loaded kernels.
 CONTEXT = GIB
+# Of the hook's budget, for slots, where nothing else is said.
+RING_SHARE = 16
 
 
-def plain(command):
-    return command
+def threads():
+    return len(os.sched_getaffinity(0))
 
 
-def prepare(bench, name):
-    """The model's file, made when it is not there; the others are removed, since they lie in memory."""
+def prepare(bench, name, folder=None):
+    """The model's file, made when it is not there. Models lie in memory: where there is little, the others are removed."""
     if not bench.llama:
         raise Failure('this phase needs llama.cpp: give --llama, or build first')
     if bench.llama_version is None:
         ran = bench.run([os.path.join(bench.llama, 'llama-server'), '--version'], 60)
         lines = [line for line in (ran.err + ran.out).splitlines() if line.startswith('version')]
         bench.llama_version = lines[0].split(':', 1)[-1].strip() if lines else 'unknown'
-    os.makedirs(bench.models, exist_ok=True)
-    path = os.path.join(bench.models, name + '.gguf')
-    for other in os.listdir(bench.models):
-        if other.endswith('.gguf') and other != name + '.gguf':
-            os.remove(os.path.join(bench.models, other))
+    folder = folder or bench.models
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, name + '.gguf')
     if not os.path.exists(path):
+        for other in os.listdir(folder) if is_tight(folder) else []:
+            if other.endswith(('.gguf', '.part')):
+                os.remove(os.path.join(folder, other))
         generator = os.environ.get('GB_SELF_TEST_GENERATOR', os.path.join(HERE, 'make_gguf.py'))
+        # About 15 s each with 16 processors.
         bench.succeed([sys.executable, generator, path + '.part', *MODELS[name][0]], 150)
         os.rename(path + '.part', path)
-    print('  %s, %.2f GiB' % (name, os.path.getsize(path) / GIB), flush=True)
+        print('%4.0f s  %s, %.2f GiB' % (bench.elapsed(), path, os.path.getsize(path) / GIB), flush=True)
     return path
 
 
+def is_tight(folder):
+    """Whether a model more leaves too little for what runs: twice a model beside it."""
+    space = os.statvfs(folder)
+    with open('/proc/meminfo') as file:
+        available = next(int(line.split()[1]) << 10 for line in file if line.startswith('MemAvailable'))
+    return space.f_bavail * space.f_frsize < 20 * GIB or available < 56 * GIB
+
+
 def fit(bench):
-    """A model that fits must not notice us: the same tokens, the same speed to one percent."""
+    """A model that fits must not notice us as we come, streaming on: the same tokens, the same speed to one percent."""
     name = '8b-q4_0'
     model = prepare(bench, name)
-    same_tokens(bench, name, model, None)
-    runs = {'full-vram': [], 'extend': []}
+    sides = (('full-vram', PLAIN), ('stream', Hooked(bench, stream='on')))
+    same_tokens(bench, name, model, sides, None)
+    runs = {'full-vram': [], 'stream': []}
     for round in range(5):  # alternating, so that whatever else happens meets both; the first round warms up
-        for config, wrap in (('full-vram', plain), ('extend', bench.hooked)):
-            result = llama_bench(bench, wrap, model, 512, ('pp512', 'tg64'), repeat=5)
+        for config, way in sides:
+            result = llama_bench(bench, way, model, 512, ('pp512', 'tg64'), repeat=5)
             if round:
                 runs[config].append(result)
     for test in ('pp512', 'tg64'):
@@ -60,8 +79,8 @@ def fit(bench):
             middle[config] = statistics.median(result[test] for result in results)
             if not bench.find(model=name, test=test, config=config):
                 bench.add(model=name, test=test, ubatch=512, config=config, value=round_to(middle[config]),
-                          vram_peak_bytes=max(result['peak'] for result in results))
-        ratio = middle['extend'] / middle['full-vram']
+                          vram_peak_bytes=max(result['peak'] for result in results), counters=results[-1]['counters'])
+        ratio = middle['stream'] / middle['full-vram']
         bench.check('%s of a model that fits' % test, ratio >= 0.99, '%.2f %% of unhooked' % (100 * ratio))
 
 
@@ -74,54 +93,72 @@ def moe(bench):
 
 
 def capped(bench, name):
-    """A model larger than its VRAM cap: the same tokens as with all of the card, and how fast."""
+    """A model larger than its VRAM cap, read in place: the same tokens as with all of the card, and how fast."""
     model, cap = prepare(bench, name), CAPS[name]
-    same_tokens(bench, name, model, cap)
-    for config, wrap, limit in (('full-vram', plain, None), ('extend', lambda c: bench.hooked(c, cap), cap)):
+    sides = (('full-vram', PLAIN), ('extend', Hooked(bench, cap)))
+    same_tokens(bench, name, model, sides, cap)
+    for config, way in sides:
         for ubatch, tests in ((512, ('pp512', 'pp2048', 'tg64')), (2048, ('pp2048',))):
-            measure(bench, name, model, config, wrap, limit, ubatch, tests)
+            measure(bench, name, model, config, way, None if way is PLAIN else cap, ubatch, tests)
     # What a user types: --fit decides, from the memory we report, and must come to the same.
     expected = bench.find(model=name, test='load_s', config='full-vram')
-    default = answer(bench, lambda c: bench.hooked(c, cap), model, ['-c', '4096'])
+    default = answer(bench, Default(bench, cap), model, ['-c', '4096'])
     bench.check('%s with llama-server left to itself' % name, default.sha == expected[0]['output_sha256'],
                 '%s, VRAM peak %.2f GiB' % (default.sha[:12], default.peak / GIB))
 
 
-def same_tokens(bench, name, model, cap):
+class Default(type(PLAIN)):
+    """Under gb-launch, with what the profile says."""
+
+    def __init__(self, bench, cap):
+        self.bench, self.cap = bench, cap
+
+    def __call__(self, command):
+        return self.bench.hooked(command, self.cap)
+
+
+def same_tokens(bench, name, model, sides, cap):
     """Temperature-0 completions with and without us, byte for byte."""
-    shas = {}
-    for config, wrap, limit in (('full-vram', plain, None), ('extend', lambda c: bench.hooked(c, cap), cap)):
-        rows = bench.find(model=name, test='load_s', config=config, vram_cap_bytes=limit)
-        if not rows:
-            got = answer(bench, wrap, model, SERVER)
-            bench.add(model=name, test='load_s', ubatch=512, config=config, vram_cap_bytes=limit, value=round_to(got.load_s),
-                      vram_peak_bytes=got.peak, output_sha256=got.sha, options=' '.join(SERVER))
-            rows = bench.rows[-1:]
-            if limit:
-                bench.check('%s keeps to its cap' % name, got.peak <= limit + CONTEXT, '%.2f GiB' % (got.peak / GIB))
-        shas[config] = rows[0]['output_sha256']
+    shas = {config: said(bench, name, model, config, way, None if way is PLAIN else cap)['output_sha256']
+            for config, way in sides}
     bench.check('%s says the same' % name, len(set(shas.values())) == 1, str({k: v[:12] for k, v in shas.items()}))
 
 
-def measure(bench, name, model, config, wrap, cap, ubatch, tests, options=('-ngl', '99'), repeat=2, limit=200):
-    """Rows of one llama-bench run, unless an earlier call has them."""
+def said(bench, name, model, config, way, cap, options=ALL_ON_GPU, limit=150):
+    """The row of what llama-server says at temperature 0, and how long it took to load: an earlier call's or a new one."""
+    rows = bench.find(model=name, test='load_s', config=config, vram_cap_bytes=cap)
+    if rows:
+        return rows[0]
+    options = [*CONTEXT_OPTIONS, *options]
+    got = answer(bench, way, model, options, limit)
+    bench.add(model=name, test='load_s', ubatch=512, config=config, vram_cap_bytes=cap, value=round_to(got.load_s),
+              vram_peak_bytes=got.peak, output_sha256=got.sha, options=' '.join(options), counters=got.counters)
+    if cap:
+        bench.check('%s, %s, keeps to its cap' % (name, config), got.peak <= cap + CONTEXT, '%.2f GiB' % (got.peak / GIB))
+    return bench.rows[-1]
+
+
+def measure(bench, name, model, config, way, cap, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
+    """Rows of one llama-bench run, unless an earlier call has them. The counters are those of the whole run."""
     wanted = [test for test in tests if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
-    if not wanted:
-        return None
-    result = llama_bench(bench, wrap, model, ubatch, wanted, options, repeat, limit)
-    for test in wanted:
+    if wanted:
+        result = llama_bench(bench, way, model, ubatch, wanted, options, repeat, limit)
+        keep(bench, name, config, cap, ubatch, wanted, options, result)
+
+
+def keep(bench, name, config, cap, ubatch, tests, options, result):
+    for test in tests:
         bench.add(model=name, test=test, ubatch=ubatch, config=config, vram_cap_bytes=cap, vram_peak_bytes=result['peak'],
-                  value=round_to(result[test]), options=' '.join(options))
-    return result
+                  value=round_to(result[test]), options=' '.join(options), counters=result['counters'])
 
 
-def llama_bench(bench, wrap, model, ubatch, tests, options=('-ngl', '99'), repeat=2, limit=200):
-    """Tokens per second by test, and the VRAM peak of the whole run."""
+def llama_bench(bench, way, model, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
+    """Tokens per second by test, the VRAM peak of the whole run, and what the hook counted in it."""
     prompts = ','.join(test[2:] for test in tests if test.startswith('pp')) or '0'
     tokens = ','.join(test[2:] for test in tests if test.startswith('tg')) or '0'
-    ran = bench.succeed(wrap([os.path.join(bench.llama, 'llama-bench'), '-m', model, '-p', prompts, '-n', tokens,
-                              '-b', '2048', '-ub', str(ubatch), '-r', str(repeat), '-o', 'json', *options]), limit)
-    result = {'peak': ran.peak}
+    ran = bench.succeed([os.path.join(bench.llama, 'llama-bench'), '-m', model, '-p', prompts, '-n', tokens,
+                         '-b', '2048', '-ub', str(ubatch), '-r', str(repeat), '-o', 'json', *options], limit, way=way)
+    result = {'peak': ran.peak, 'counters': ran.counters}
     for row in json.loads(ran.out):
         kind, count = ('pp', row['n_prompt']) if row['n_prompt'] else ('tg', row['n_gen'])
         result['%s%d' % (kind, count)] = row['avg_ts']
@@ -136,8 +173,8 @@ def rivals(bench):
     help_text = bench.run([os.path.join(bench.llama, 'llama-bench'), '--help'], 30).out
     by_mode = '--load-mode' in help_text
     modes = (('llama.cpp-best', ['-lm', 'none'] if by_mode else ['-mmp', '0']), ('llama.cpp-default', []))
-    threads = ['-t', str(len(os.sched_getaffinity(0)))]
-    for name, cap in CAPS.items():
+    rest = ['-t', str(threads())]
+    for name in CAPS:
         tests = {512: ('pp2048', 'tg64'), 2048: ('pp2048',)}
         done = [bench.find(model=name, test=test, config=config, ubatch=ubatch)
                 for config, _ in modes for ubatch, wanted in tests.items() for test in wanted]
@@ -145,38 +182,58 @@ def rivals(bench):
             continue
         model = prepare(bench, name)
         for ubatch, wanted in tests.items():
-            # The same VRAM for both sides, as the driver counts it: what we took, where that is known.
-            ours = bench.find(model=name, config='extend', ubatch=ubatch)
-            allowed = max([cap] + [row['vram_peak_bytes'] for row in ours if row['vram_peak_bytes']])
             flags = None
             for config, mode in modes:
                 if all(bench.find(model=name, test=test, config=config, ubatch=ubatch) for test in wanted):
                     continue
-                flags = flags or tuned(bench, name, model, ubatch, allowed, mode + threads)
-                measure(bench, name, model, config, plain, allowed, ubatch, wanted, (*flags, *mode, *threads))
+                limit = allowed(bench, name, ubatch)
+                flags = flags or tuned(bench, name, model, ubatch, limit, mode + rest, ('pp2048',), repeat=1)[0]
+                measure(bench, name, model, config, PLAIN, limit, ubatch, wanted, (*flags, *mode, *rest))
 
 
-def tuned(bench, name, model, ubatch, allowed, rest, tries=5):
-    """The flags that put as much as `allowed` holds on the GPU, found by measuring."""
-    layers, experts = MODELS[name][1], name.startswith('moe')
-    layer = os.path.getsize(model) / layers
+def allowed(bench, name, ubatch):
+    """The same VRAM for both sides, as the driver counts it: what we took, where that is known."""
+    ours = [row['vram_peak_bytes'] for config in ('stream', 'extend')
+            for row in bench.find(model=name, config=config, ubatch=ubatch) if row['test'] != 'load_s']
+    return max([CAPS[name], *(peak for peak in ours if peak)])
 
-    def flags(on_gpu):
-        return ('-ngl', '99', '-ncmoe', str(layers - on_gpu)) if experts else ('-ngl', str(on_gpu))
 
-    tried = {}
-    on_gpu = int((allowed - 2 * GIB) / layer)
+def flags(name, on_gpu):
+    """llama.cpp's options that put so many layers, or the experts of so many, on the GPU."""
+    layers = MODELS[name][1]
+    return ('-ngl', '99', '-ncmoe', str(layers - on_gpu)) if name.startswith('moe') else ('-ngl', str(on_gpu))
+
+
+def on_gpu(name, options):
+    """What `flags` was given."""
+    words = options.split() if isinstance(options, str) else list(options)
+    if name.startswith('moe'):
+        return MODELS[name][1] - int(words[words.index('-ncmoe') + 1])
+    return int(words[words.index('-ngl') + 1])
+
+
+def layer_bytes(name, model):
+    return os.path.getsize(model) / MODELS[name][1]
+
+
+def tuned(bench, name, model, ubatch, limit, rest, tests, tries=4, repeat=2):
+    """The flags that put as much as `limit` holds on the GPU, found by measuring, and what was measured with them."""
+    layers, layer = MODELS[name][1], layer_bytes(name, model)
+    tried, count = {}, FIRST_TRY[name, ubatch]
     for _ in range(tries):
-        on_gpu = min(max(on_gpu, 0), layers)
-        if on_gpu in tried:
+        count = min(max(count, 0), layers)
+        if count in tried:
             break
-        tried[on_gpu] = llama_bench(bench, plain, model, ubatch, ('pp2048',), (*flags(on_gpu), *rest), repeat=1)['peak']
-        print('  %s: %.2f of %.2f GiB' % (' '.join(flags(on_gpu)), tried[on_gpu] / GIB, allowed / GIB), flush=True)
-        on_gpu += int((allowed - tried[on_gpu]) // layer)
-    fitting = [count for count, peak in tried.items() if peak <= allowed]
+        result = llama_bench(bench, PLAIN, model, ubatch, tests, (*flags(name, count), *rest), repeat, limit=100)
+        tried[count] = result
+        print('%4.0f s  %s: %.2f of %.2f GiB' % (bench.elapsed(), ' '.join(flags(name, count)), result['peak'] / GIB,
+                                                 limit / GIB), flush=True)
+        count += int((limit - result['peak']) // layer)
+    fitting = [count for count, result in tried.items() if result['peak'] <= limit]
     if not fitting:
-        raise Failure('no setting of llama.cpp was found that keeps to %.2f GiB: %s' % (allowed / GIB, tried))
-    return flags(max(fitting))
+        raise Failure('no setting of llama.cpp was found that keeps to %.2f GiB: %s' % (
+            limit / GIB, {count: result['peak'] for count, result in tried.items()}))
+    return flags(name, max(fitting)), tried[max(fitting)]
 
 
 def round_to(value):

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """Plays the programs the GPU script starts, for its self-test: stand_in.py NAME ARGUMENTS...
 
-STAND_IN_FAULT plants a fault: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
-prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept).
+STAND_IN_FAULT plants faults: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
+prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (assist serves nothing), `default`
+(what is read in place is streamed all the same), `old` (a greenboost that cannot plan for a way by name), `endless` (streaming
+takes longer than there is time).
 """
-import http.server, json, os, signal, sys, time
+import hashlib, http.server, json, os, signal, sys, time
 
 GIB = 1 << 30
-FAULT = os.environ.get('STAND_IN_FAULT')
+FAULTS = os.environ.get('STAND_IN_FAULT', '').split()
 HOOKED = 'STAND_IN_HOOKED' in os.environ
 CAP = int(os.environ.get('STAND_IN_HOOKED') or 0)
+# What gb-launch was told, if it was: `--stream`, `--assist`, `--log`, `--trace`.
+TOLD = json.loads(os.environ.get('STAND_IN_TOLD', '{}'))
+STATUS = os.path.join(os.path.dirname(os.environ['GB_SELF_TEST_METER']), 'status')
 
 
 def option(arguments, name, default=None):
@@ -18,7 +23,7 @@ def option(arguments, name, default=None):
 
 def use(count):
     """Uses this much VRAM, for as long as the meter needs to see it."""
-    if CAP and FAULT != 'greedy':
+    if CAP and 'greedy' not in FAULTS:
         count = min(count, CAP)
     with open(os.environ['GB_SELF_TEST_METER'], 'w') as file:
         file.write(str(int(count)))
@@ -26,19 +31,93 @@ def use(count):
 
 
 def gb_launch(arguments):
-    vram = option(arguments[:arguments.index('--')], '--vram', '')
-    os.environ['STAND_IN_HOOKED'] = vram
-    command = arguments[arguments.index('--') + 1:]
+    told, command = arguments[:arguments.index('--')], arguments[arguments.index('--') + 1:]
+    assert '--no-plan' in told, told
+    if 'llama-bench' in command[0]:
+        assert {'--stream', '--assist', '--log'} <= set(told), 'a row of speed leaves something to the profile: %s' % told
+    if option(told, '--stream') == option(told, '--assist') == 'on':
+        assert os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1' and option(told, '--ring') == '805306368', told
+    os.environ['STAND_IN_HOOKED'] = option(told, '--vram', '')
+    os.environ['STAND_IN_TOLD'] = json.dumps({name: option(told, name) for name in told if name.startswith('--')
+                                              and name != '--no-plan'})
     os.execvp(command[0], command)
+
+
+class Counted:
+    """What a hooked program does as the hook: it keeps a status, and says in the log what it did."""
+
+    def __enter__(self):
+        self.streamed = TOLD.get('--stream') == 'on' or TOLD.get('--stream') == 'off' and 'default' in FAULTS
+        self.served = TOLD.get('--assist') == 'on' and 'unserved' not in FAULTS
+        if '--log' in TOLD:
+            streamed = dict(bytes=5 * GIB * self.streamed, slot_hits=9 * self.streamed, slot_late=1, slot_misses=2, in_place=3,
+                            captured_bytes=0)
+            device = dict(assist_copies=70 * self.served, assist_bytes=GIB * self.served, vram_ring_bytes=GIB // 2,
+                          moved_out_bytes=0, ram=[dict(backing='host-numa', bytes=0)], streamed=streamed)
+            write(STATUS, [dict(pid=os.getpid(), devices=[device])])
+            # Until it was asked for.
+            deadline = time.time() + 5
+            while os.path.exists(STATUS) and time.time() < deadline:
+                time.sleep(0.01)
+
+    def __exit__(self, *_):
+        if TOLD.get('--log') and (self.streamed or self.served):
+            with open(TOLD['--log'], 'a') as log:
+                log.write('[info] device 0: streamed 5 GiB, 0 B more in graphs; %d launches found their weight in a slot or on '
+                          'its way (1 of them had to wait), 2 had to ask for it, 4 read it in place\n' % (9 * self.streamed))
+        if TOLD.get('--trace') and (self.streamed or self.served):
+            assert os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1'
+            # The link is busy for a quarter of the first half of the time, for three quarters of the second.
+            bars = [('copy', 0, 250), ('launch', 900, 100), ('copy', 1000, 750), ('wait', 1500, 250), ('launch', 1750, 250)]
+            write(TOLD['--trace'], [dict(name=kind, cat=kind, ph='X', ts=at, dur=time, args=dict(bytes=1000 * time))
+                                    for kind, at, time in bars] + [dict(name='streaming ends', ph='i', args=dict(copies=2))])
+
+
+def write(path, value):
+    with open(path + '.new', 'w') as file:
+        json.dump(value, file)
+    os.replace(path + '.new', path)
 
 
 def greenboost(arguments):
     if arguments[0] == 'plan':
-        ways = ({'way': way, 'prefill': 2000.0, 'decode': 100.0} for way in ('vram', 'extend_streaming', 'offload'))
-        print(json.dumps({'predictions': list(ways)}))
+        plan(arguments)
+        return
+    if arguments == ['status', '--json']:
+        try:
+            with open(STATUS) as file:
+                print(file.read())
+            os.remove(STATUS)
+        except FileNotFoundError:
+            print('[]')
         return
     assert arguments == ['doctor', '--json'], arguments
     print('{"driver": "0.0"}')
+
+
+def plan(arguments):
+    named = option(arguments, '--way')
+    if named and 'old' in FAULTS:
+        print("error: unexpected argument '--way' found\n\nUsage: greenboost plan <MODEL>", file=sys.stderr)
+        sys.exit(2)
+    vram, moe = int(option(arguments, '--vram')), 'moe' in arguments[1]
+    layers = 48 if moe else 64
+    # Its own idea of compute buffers: two layers fewer than the rival has in as much.
+    fits = int((vram - 0.95 * GIB) / (16 * GIB / layers)) - 2
+    placement = dict(gpu_layers=layers + 1, cpu_moe=layers - fits) if moe else dict(gpu_layers=fits, cpu_moe=None)
+    ways = []
+    for way in ('vram', 'extend_by_tensor', 'extend_streaming', 'offload', 'assist', 'combined'):
+        ways.append(dict(way=way, prefill=2000.0, decode=100.0, placement=placement))
+    answer = dict(predictions=ways, winner=named or 'offload')
+    if named == 'combined':
+        overrides = r'blk\.(1|3)\.ffn_.*=CPU,blk\.5\.ffn_up=CPU'
+        answer['commands'] = dict(
+            llama_server="GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram %d --ring 805306368 llama-server -m x -c 2048 -ub %s -ot '%s'"
+                         % (vram, option(arguments, '--ubatch'), overrides),
+            llama_server_environment=dict(LLAMA_ARG_OVERRIDE_TENSOR=overrides, LLAMA_ARG_LOAD_MODE='none', LLAMA_ARG_THREADS='2',
+                                          LLAMA_ARG_N_GPU_LAYERS='999', LLAMA_ARG_CTX_SIZE='2048', GREENBOOST_STREAM='on',
+                                          GREENBOOST_ASSIST='on', GGML_CUDA_DISABLE_GRAPHS='1'))
+    print(json.dumps(answer))
 
 
 def toy_llm(arguments):
@@ -52,7 +131,7 @@ def toy_llm(arguments):
 
 def fixture(arguments):
     assert HOOKED and os.environ['GB_FIXTURE_BYTES']
-    refused = os.environ.get('GREENBOOST_SPILL') == 'never' and FAULT != 'missed'
+    refused = os.environ.get('GREENBOOST_SPILL') == 'never' and 'missed' not in FAULTS
     print('caught=0' if refused else 'caught=1 checksum=0x1')
 
 
@@ -66,6 +145,7 @@ def on_gpu(arguments):
     model = os.path.getsize(option(arguments, '-m'))
     layers = 48 if 'moe' in option(arguments, '-m') else 64
     on = min(int(option(arguments, '-ngl', '99')), layers) - int(option(arguments, '-ncmoe', '0'))
+    on -= 8 * ('-ot' in arguments)
     return model * on / layers + 0.7 * GIB + int(option(arguments, '-ub', '512')) / 2048 * GIB
 
 
@@ -73,8 +153,13 @@ def llama_bench(arguments):
     if '--help' in arguments:
         print('  -lm, --load-mode <auto|none|mmap>')
         return
-    use(on_gpu(arguments))
-    speed = 0.97 if HOOKED and FAULT == 'slow' else 1.0
+    overrides = option(arguments, '-ot', '')
+    assert ',' not in overrides, 'llama-bench would take this for several runs'
+    if 'endless' in FAULTS and TOLD.get('--stream') == 'on':
+        time.sleep(100)
+    with Counted():
+        use(on_gpu(arguments))
+    speed = 0.97 if HOOKED and 'slow' in FAULTS else 1.3 if overrides else 1.0
     rows = [dict(n_prompt=int(n), n_gen=0, avg_ts=2000 * speed) for n in option(arguments, '-p').split(',') if n != '0']
     rows += [dict(n_prompt=0, n_gen=int(n), avg_ts=100 * speed) for n in option(arguments, '-n').split(',') if n != '0']
     print(json.dumps(rows))
@@ -95,7 +180,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
         assert asked['temperature'] == 0
-        said = 'other' if HOOKED and FAULT == 'tokens' else 'said'
+        # Rounding differs with what the CPU computes.
+        where = [option(sys.argv, name, default) for name, default in (('-ngl', '99'), ('-ncmoe', ''), ('-ot', ''))]
+        said = 'other' if HOOKED and 'tokens' in FAULTS else hashlib.sha256(repr(where).encode()).hexdigest()
         self.reply(dict(content=said + asked['prompt'][:5], tokens=[1, 2], tokens_predicted=asked['n_predict']))
 
     def log_message(self, *_):
@@ -107,15 +194,18 @@ def llama_server(arguments):
         print('version: 1 (stand-in)', file=sys.stderr)
         return
     if '--list-devices' in arguments:
-        if HOOKED and FAULT == 'stdout':
+        if HOOKED and 'stdout' in FAULTS:
             print('greenboost: hello')
         print('Available devices:\n  CUDA0: Stand-in GPU (81920 MiB, %d MiB free)' % (90000 if HOOKED else 80000))
         return
-    signal.signal(signal.SIGTERM, lambda *_: (use(0), os._exit(0)))
+    counted = Counted()
+    signal.signal(signal.SIGTERM, lambda *_: (counted.__exit__() if '-m' in arguments else None, use(0), os._exit(0)))
     if '-m' not in arguments:
         print('router', flush=True)
         print('system_info: n_threads = 1', file=sys.stderr, flush=True)
         time.sleep(60)
+    counted.__enter__()
+    assert ';' not in option(arguments, '-ot', '')
     use(on_gpu(arguments))
     http.server.HTTPServer(('127.0.0.1', int(option(arguments, '--port'))), Handler).serve_forever()
 

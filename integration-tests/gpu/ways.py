@@ -1,0 +1,184 @@
+"""The ways to run a model that does not fit, each with exactly what its name says: how it is started, with which options
+of llama.cpp, and what it must say the same as."""
+import json, math, os, re, shlex
+from bench import Failure, GIB, Skip
+from hooked import Hooked, PLAIN, in_words, streamed
+from speed import (ALL_ON_GPU, CAPS, CONTEXT_OPTIONS, FIRST_TRY, RING_SHARE, allowed, flags, keep, layer_bytes, llama_bench,
+                   on_gpu, said, threads, tuned)
+
+TESTS = {512: ('pp2048', 'tg64'), 2048: ('pp2048',)}
+OURS = ('stream', 'extend', 'assist', 'combined')
+CONFIGS = ('full-vram', 'llama.cpp-best', *OURS)
+# llama.cpp's variables, which llama-bench does not read, as options that it has. What is named None is said otherwise.
+OPTIONS = {'LLAMA_ARG_OVERRIDE_TENSOR': '-ot', 'LLAMA_ARG_LOAD_MODE': '-lm', 'LLAMA_ARG_THREADS': '-t',
+           'LLAMA_ARG_N_GPU_LAYERS': '-ngl', 'LLAMA_ARG_N_CPU_MOE': '-ncmoe', 'LLAMA_ARG_FLASH_ATTN': '-fa',
+           'LLAMA_ARG_CACHE_TYPE_K': '-ctk', 'LLAMA_ARG_CACHE_TYPE_V': '-ctv',
+           'LLAMA_ARG_UBATCH': None, 'LLAMA_ARG_BATCH': None, 'LLAMA_ARG_CTX_SIZE': None, 'LLAMA_ARG_N_PARALLEL': None}
+# What was planned in this call, by what was asked.
+PLANS = {}
+
+
+class Way:
+    """How a configuration is run: under `start`, with options of llama.cpp; `cap` is what the hook may take."""
+
+    def __init__(self, start, options, cap=None):
+        self.start, self.options, self.cap = start, tuple(options), cap
+
+    def for_bench(self):
+        """llama-bench has a comma between runs where llama-server has one between overrides."""
+        after = (None, *self.options)
+        return tuple(word.replace(',', ';') if before == '-ot' else word for before, word in zip(after, self.options))
+
+
+def way(bench, name, model, config, ubatch, trace=None):
+    """How a configuration is run. With `trace`, graphs are off: what is inside of one has no times."""
+    cap, env = CAPS[name], {'GGML_CUDA_DISABLE_GRAPHS': '1'} if trace else {}
+
+    def hooked(stream, assist, more=(), env=env):
+        return Hooked(bench, cap, stream, assist, trace, more, env)
+
+    if config == 'full-vram':
+        return Way(PLAIN, ALL_ON_GPU)
+    if config == 'stream':
+        return Way(hooked('on', 'off'), ALL_ON_GPU, cap)
+    if config == 'extend':
+        return Way(hooked('off', 'off'), ALL_ON_GPU, cap)
+    if config == 'assist':
+        return Way(hooked('off', 'on'), assisted(bench, name, model, ubatch), cap)
+    if config == 'combined':
+        options, more, variables = combined(bench, name, model, ubatch)
+        return Way(hooked('on', 'on', more, {**variables, **env}), options, cap)
+    raise ValueError(config)
+
+
+def best_mode():
+    """llama.cpp's own way at its best: pinned copies of what the CPU computes, and every processor."""
+    return ('-lm', 'none', '-t', str(threads()))
+
+
+def assisted(bench, name, model, ubatch):
+    """The rival's own command line, less the layers whose VRAM the slots take."""
+    known = bench.find(model=name, config='assist', ubatch=ubatch)
+    known = [row for row in known if row['test'] != 'load_s']
+    if known:
+        return known[0]['options'].split()
+    rival = bench.find(model=name, config='llama.cpp-best', ubatch=ubatch)
+    slots = CAPS[name] // RING_SHARE
+    if rival:
+        count, spare = on_gpu(name, rival[0]['options']), rival[0]['vram_cap_bytes'] - rival[0]['vram_peak_bytes']
+    else:
+        count, spare = FIRST_TRY[name, ubatch], 0
+    fewer = math.ceil(max(0, slots - spare) / layer_bytes(name, model))
+    return [*flags(name, max(0, count - fewer)), *best_mode()]
+
+
+def combined(bench, name, model, ubatch):
+    """The plan's own choice of what the CPU computes and what is streamed: options of llama.cpp, of gb-launch, variables."""
+    plan = ask_plan(bench, model, CAPS[name], ubatch, 'combined')
+    commands = plan.get('commands') or {}
+    if plan.get('winner') != 'combined' or not commands:
+        raise Skip('the plan does not say how to run it: winner %s' % plan.get('winner'))
+    variables, more, options = of_command_line(commands.get('llama_server', ''))
+    variables.update(commands.get('llama_server_environment') or {})
+    for variable, value in variables.items():
+        if variable.startswith('LLAMA_ARG_') and variable not in OPTIONS:
+            print('      llama-bench is not told %s=%s' % (variable, value))
+        elif OPTIONS.get(variable):
+            options[OPTIONS[variable]] = str(value)
+    if not {'-ot', '-ncmoe'} & set(options):
+        raise Skip('the plan leaves nothing to the CPU: %s' % commands)
+    options = {'-ngl': '99', '-lm': 'none', '-t': str(threads()), **options}
+    env = {variable: str(value) for variable, value in variables.items() if variable.startswith(('GREENBOOST_', 'GGML_'))}
+    return [word for pair in options.items() for word in pair], more, {'GGML_CUDA_DISABLE_GRAPHS': '1', **env}
+
+
+def of_command_line(line):
+    """What a plan's command line says: variables, options of gb-launch that are not said otherwise, options of llama.cpp."""
+    words = shlex.split(line)
+    at = words.index('llama-server') if 'llama-server' in words else len(words)
+    variables = dict(word.split('=', 1) for word in words[:at] if re.match('[A-Z_0-9]+=', word))
+    pairs = list(zip(words, words[1:]))
+    more = [word for pair in pairs[:at] if pair[0] in ('--ring', '--place') for word in pair]
+    options = {option: value for option, value in pairs[at:] if option in OPTIONS.values()}
+    return variables, more, options
+
+
+def ask_plan(bench, model, vram, ubatch, way=None):
+    """`greenboost plan` as JSON; the first one on a machine measures it, some seconds. llama-bench has a context of 2048."""
+    asked = (model, vram, ubatch, way)
+    if asked in PLANS:
+        return PLANS[asked]
+    ran = bench.run([os.path.join(bench.pack, 'greenboost'), 'plan', model, '--vram', str(vram), '--ctx', '2048', '--ubatch',
+                     str(ubatch), *(['--way', way] if way else []), '--json'], 60)
+    # 1: no way is possible; what is expected of each is said all the same.
+    if ran.code not in (0, 1) or not ran.out.strip():
+        reason = ' '.join((ran.err or ran.out).split())[-300:]
+        raise (Skip if way else Failure)('greenboost plan%s: %s' % (' --way ' + way if way else '', reason))
+    PLANS[asked] = json.loads(ran.out)
+    return PLANS[asked]
+
+
+# ---- rows
+def is_done(bench, name, config, ubatch):
+    return all(bench.find(model=name, test=test, config=config, ubatch=ubatch) for test in TESTS[ubatch])
+
+
+def speeds(bench, name, model, config, ubatch):
+    """The rows of speed of a configuration at a micro-batch, and whether it did what its name says."""
+    if is_done(bench, name, config, ubatch):
+        return
+    tests = [test for test in TESTS[ubatch] if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
+    limit = allowed(bench, name, ubatch)
+    if config == 'llama.cpp-best':
+        found, result = tuned(bench, name, model, ubatch, limit, best_mode(), tests)
+        keep(bench, name, config, limit, ubatch, tests, (*found, *best_mode()), result)
+        return
+    how = way(bench, name, model, config, ubatch)
+    result = llama_bench(bench, how.start, model, ubatch, tests, how.for_bench(), limit=120)
+    for _ in range(2):
+        if config != 'assist' or has_room(result, limit):
+            break
+        # The slots found no room, or weights had to leave VRAM: a layer less.
+        count = on_gpu(name, how.options)
+        if count == 0:
+            break
+        how.options = (*flags(name, count - 1), *best_mode())
+        print('      %s, ubatch %d: %s; trying %s' % (config, ubatch, in_words(result['counters']), ' '.join(how.options)),
+              flush=True)
+        result = llama_bench(bench, how.start, model, ubatch, tests, how.for_bench(), limit=120)
+    keep(bench, name, config, how.cap, ubatch, tests, how.for_bench(), result)
+    if how.cap:
+        what = '%s, %s, ubatch %d,' % (name, config, ubatch)
+        bench.check('%s is what its name says' % what, is_what_it_says(config, result['counters']), in_words(result['counters']))
+        # Where streaming was not measured, nobody knows yet what more than the cap the driver counts.
+        known = limit if limit > how.cap else how.cap + GIB
+        bench.check('%s takes no more VRAM than the rival may' % what, result['peak'] <= 1.01 * known,
+                    '%.2f of %.2f GiB' % (result['peak'] / GIB, known / GIB))
+
+
+def has_room(result, limit):
+    counters = result['counters']
+    without_slots = counters.get('assist_copies') == 0 and counters.get('ring_bytes') == 0
+    return not counters.get('ram_bytes') and not without_slots and result['peak'] <= limit
+
+
+def is_what_it_says(config, counters):
+    copied, served = streamed(counters) or 0, counters.get('assist_copies', 0)
+    return {'stream': copied > 0 and not served, 'extend': not copied and not served, 'assist': served > 0,
+            'combined': copied > 0 or served > 0}[config]
+
+
+def says_the_same(bench, name, model, config):
+    """Temperature-0 completions, byte for byte: with everything in VRAM, or with the same layers on the CPU unhooked."""
+    rows = bench.find(model=name, test='load_s', config=config)
+    if rows:
+        ours, options = rows[0], rows[0]['options'].split()[len(CONTEXT_OPTIONS):]
+    else:
+        how = way(bench, name, model, config, 512)
+        options = how.options
+        ours = said(bench, name, model, config, how.start, how.cap, options, limit=120)
+    against, options = ('full-vram', ALL_ON_GPU) if config in ('stream', 'extend') else (config + '-unhooked', options)
+    expected = said(bench, name, model, against, PLAIN, None, options, limit=120)
+    shas = [row['output_sha256'][:12] for row in (ours, expected)]
+    bench.check('%s, %s, says the same as %s' % (name, config, against),
+                ours['output_sha256'] == expected['output_sha256'], '%s and %s' % tuple(shas))
