@@ -93,7 +93,7 @@ class Ran:
 
 class Bench:
     def __init__(self, options):
-        self.pack, self.llama, self.models = options.pack, options.llama, options.models
+        self.pack, self.llama, self.models, self.disk = options.pack, options.llama, options.models, options.disk
         self.deadline, self.results, self.began = options.deadline, options.results, time.time()
         self.earlier = options.earlier
         fake = os.environ.get('GB_SELF_TEST_METER')

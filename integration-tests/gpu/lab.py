@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Runs the phases named, in order; see run.sh for what they are."""
 import argparse, os, sys
-import checks, predictions, speed, table
+import checks, mapped, predictions, speed, table, traces
 from bench import Bench, Failure, OutOfTime
 
 PHASES = {'doctor': checks.doctor, 'fixtures': checks.fixtures, 'toy': checks.toy, 'discovery': checks.discovery,
           'fit': speed.fit, 'dense': speed.dense, 'moe': speed.moe, 'rivals': speed.rivals,
-          'table': table.table, 'predictions': predictions.predictions}
+          'table': table.table, 'predictions': predictions.predictions, 'traces': traces.traces, 'mapped': mapped.mapped}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ('pack', 'llama', 'results', 'models'):
+    for name in ('pack', 'llama', 'results', 'models', 'disk'):
         parser.add_argument('--' + name, required=True)
     parser.add_argument('--from', dest='earlier', default='')
     parser.add_argument('--deadline', type=float, required=True, help='seconds since 1970')

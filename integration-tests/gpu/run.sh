@@ -16,6 +16,8 @@
 #   rivals       llama.cpp's own CPU offload, tuned to the same VRAM
 #   table        everything in VRAM, llama.cpp's best offload and each of our ways, side by side
 #   predictions  what `greenboost plan` expects of the rows that `table` made
+#   traces       what limits each of our ways: when the link copied, what the GPU waited for
+#   mapped       llama.cpp's default offload with and without assist, the model mapped from a folder on disk
 #   all          doctor fixtures toy discovery fit dense moe
 #
 # Options:
@@ -24,6 +26,8 @@
 #   --from FILE      results of an earlier call to go on from: what is in them is not measured again
 #   --pack DIR       what gpu-pack made (default: the folder above this script)
 #   --models DIR     where models are generated (default: /dev/shm/greenboost-models); needs 24 GiB, and 40 to keep two
+#   --disk DIR       where `mapped` has them (default: /var/tmp/greenboost-models): no path below /dev, which we do not read
+#                    through a mapping
 #   --budget SECONDS time for the whole call (default: 570); what does not fit in it is left to the next call
 #   --arch ARCH      CMAKE_CUDA_ARCHITECTURES for `build` (default: 90-real)
 #   --self-test      run this script's own logic with stand-ins for the GPU and for llama.cpp
@@ -37,6 +41,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 pack=$(dirname "$here")
 results=${OUT:-./gpu-results}
 models=/dev/shm/greenboost-models
+disk=/var/tmp/greenboost-models
 budget=570
 arch=90-real
 llama='' from='' source=''
@@ -49,14 +54,14 @@ while [ $# -gt 0 ]; do
     case $1 in
     --self-test) exec python3 "$here/self_test.py" ;;
     -h | --help) usage; exit 0 ;;
-    --llama | --results | --from | --pack | --models | --budget | --arch)
+    --llama | --results | --from | --pack | --models | --disk | --budget | --arch)
         [ $# -ge 2 ] || die "$1 needs a value"
         declare "${1#--}=$2"; shift ;;
     build)
         [ $# -ge 2 ] || die "build needs the folder of llama.cpp's source"
         phases+=(build); source=$2; shift ;;
     all) phases+=(doctor fixtures toy discovery fit dense moe) ;;
-    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table | predictions) phases+=("$1") ;;
+    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table | predictions | traces | mapped) phases+=("$1") ;;
     *) die "unknown: $1 (see --help)" ;;
     esac
     shift
@@ -110,4 +115,4 @@ if [ -n "$llama" ]; then
     export LD_LIBRARY_PATH="$llama${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 fi
 exec python3 "$here/lab.py" --pack "$pack" --llama "$llama" --results "$results" --from "$from" --models "$models" \
-    --deadline "$deadline" "${phases[@]}"
+    --disk "$disk" --deadline "$deadline" "${phases[@]}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every phase of run.sh with stand-ins for the GPU and for llama.cpp, then again with planted faults: each must
 be found. What it tests is the script: that it starts what it should, compares what it should, and writes its rows."""
-import json, os, subprocess, sys, tempfile
+import gzip, json, os, subprocess, sys, tarfile, tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 STAND_IN = os.path.join(HERE, 'stand_in.py')
@@ -32,7 +32,8 @@ def run(folder, results, phases, budget=500, fault='', earlier=''):
     env = dict(os.environ, GB_SELF_TEST_METER=os.path.join(folder, 'meter'), GB_SELF_TEST_GENERATOR=STAND_IN,
                STAND_IN_FAULT=fault)
     command = ['bash', os.path.join(HERE, 'run.sh'), '--pack', folder + '/pack', '--llama', folder + '/llama', '--results',
-               os.path.join(folder, results), '--models', folder + '/models', '--budget', str(budget), '--from', earlier]
+               os.path.join(folder, results), '--models', folder + '/models', '--disk', folder + '/disk',
+               '--budget', str(budget), '--from', earlier]
     ran = subprocess.run(command + phases, env=env, capture_output=True, text=True)
     path = os.path.join(folder, results)
     files = [os.path.join(path, name) for name in sorted(os.listdir(path)) if name.startswith('gpu-')]
@@ -80,7 +81,7 @@ def the_table(folder):
     expect('answers are compared with the same layers on the CPU', ran.stdout.count(': the same as') == 8
            and len({sha for _, sha in hashes}) == 3, ran)
 
-    ran, rows, _ = run(folder, 'plan', ['predictions'], earlier=files[-1])
+    ran, rows, _ = run(folder, 'plan', ['predictions', 'traces'], earlier=files[-1])
     plans = [row for row in rows if row['config'].startswith('plan-')]
     expect('the plan is compared with every way, with the VRAM that it had', ran.returncode == 0 and len(plans) == 30 and all(
         row['vram_cap_bytes'] == of[row['model'], row['test'], row['ubatch'], row['config'][5:]]['vram_cap_bytes']
@@ -91,6 +92,15 @@ def the_table(folder):
         and 'layers on the GPU, of which the plan would put' in ran.stdout, ran)
     expect('what is outside 15 % is said', all(row['ratio'] == round(1 / 1.3 if row['config'] == 'plan-combined' else 1, 3)
            for row in plans) and ran.stdout.count('NOT within') == 6 and 'the plan: 6 of 30 outside' in ran.stdout, ran)
+    path = os.path.join(folder, 'plan')
+    names = [name for name in os.listdir(path) if name.startswith('traces-')]
+    traces = json.load(open(os.path.join(path, next(name for name in names if name.endswith('.json')))))
+    expect('traces are summed up', len(traces) == 18 and all(
+        (row['link_busy_share'], row['waited_share'], row['link_gb_per_s'], row['end']) == (0.75, 0.25, 1.0, {'copies': 2})
+        for row in traces), ran)
+    with tarfile.open(os.path.join(path, next(name for name in names if name.endswith('.tar')))) as tar:
+        kept = {member.name: json.loads(gzip.decompress(tar.extractfile(member).read())) for member in tar}
+    expect('and kept', len(kept) == 18 and all(row['trace'].split(': ')[1] in kept for row in traces), ran)
 
     late, partly, _ = run(folder, 'rest', ['table'], budget=12, fault='endless')
     expect('a call that runs out of time has kept what it had, and shows it', late.returncode == 3
@@ -116,7 +126,7 @@ def processors():
 def main():
     with tempfile.TemporaryDirectory() as folder:
         stage(folder)
-        ran, rows, files = run(folder, 'good', ['all', 'rivals'])
+        ran, rows, files = run(folder, 'good', ['all', 'rivals', 'mapped'])
         expect('all phases pass', ran.returncode == 0 and 'FAIL' not in ran.stdout, ran)
         expect('every row has the fields of the format', rows and all(REQUIRED <= set(row) for row in rows), ran)
         have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in rows}
@@ -126,9 +136,10 @@ def main():
             wanted |= {(model, test, 512, config) for test in ('load_s', 'pp512', 'pp2048', 'tg64')
                        for config in ('full-vram', 'extend')}
             wanted |= {(model, 'pp2048', 2048, config) for config in ('full-vram', 'extend')}
-            wanted |= {(model, *speed, 'llama.cpp-' + which) for speed in SPEEDS for which in ('best', 'default')}
+            wanted |= {(model, *speed, config) for speed in SPEEDS
+                       for config in ('llama.cpp-best', 'llama.cpp-default', 'llama.cpp-mapped', 'assist-mapped')}
         expect('every measurement is there: %d' % len(wanted), have == wanted, ran)
-        peaks = [row for row in rows if row['config'].startswith('llama.cpp')]
+        peaks = [row for row in rows if row['config'] in ('llama.cpp-best', 'llama.cpp-default')]
         expect('rivals are tuned to the cap and keep to it',
                all(0.9 * row['vram_cap_bytes'] < row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in peaks), ran)
         extended = [row['vram_peak_bytes'] for row in rows if row['config'] == 'extend' and row['vram_cap_bytes']]
@@ -137,7 +148,7 @@ def main():
                                                      if row['test'] == 'load_s'), ran)
 
         the_table(folder)
-        again, more, _ = run(folder, 'again', ['dense', 'rivals'], earlier=files[-1])
+        again, more, _ = run(folder, 'again', ['dense', 'rivals', 'mapped'], earlier=files[-1])
         expect('a call that goes on from another measures nothing twice', again.returncode == 0 and more == rows
                and ' ub ' not in again.stdout, again)
         late, _, _ = run(folder, 'late', ['dense', 'moe'], budget=1)
@@ -145,7 +156,8 @@ def main():
 
         for fault, phase, words in (('tokens', 'dense', 'says the same'), ('slow', 'fit', 'of a model that fits'),
                                     ('stdout', 'discovery', 'says the same'), ('missed', 'fixtures', 'may not spill'),
-                                    ('greedy', 'moe', 'keeps to its cap')):
+                                    ('greedy', 'moe', 'keeps to its cap'),
+                                    ('unserved', 'mapped', 'is what its name says')):
             ran, _, _ = run(folder, 'fault-' + fault, [phase], fault=fault)
             found = any(line.startswith('FAIL') and words in line for line in ran.stdout.splitlines())
             expect('the planted fault "%s" is found' % fault, ran.returncode == 1 and found, ran)
