@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpu::{greenboost, model, on_gpu};
+use common::gpu::{greenboost, known_machine, model, on_gpu};
 use common::{Place, run};
 use greenboost_gguf::write::Writer;
 use serde_json::Value;
@@ -83,6 +83,9 @@ fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
     assert!(first["vram"].as_f64() > first["in_place"].as_f64(), "{first}");
     assert_eq!(plan["machine"]["missing"], Value::Array(Vec::new()));
     assert!(plan["machine"]["cpu"]["reads"][0][1].as_f64() > Some(0.5));
+    let together = &plan["machine"]["together"];
+    assert!((0.4..1.1).contains(&together["link"].as_f64().expect("measured")), "{together}");
+    assert!(together["cpu"].as_f64() > Some(0.5), "{together}");
 
     // The link is another one now, and remembered.
     let again = json(&mut on_gpu(&place, &arguments, "0.2"));
@@ -95,6 +98,27 @@ fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
     // Other figures were kept for the machine without this GPU: none.
     let file = std::fs::read_to_string(place.path("cache/greenboost/machine.json")).expect("kept");
     assert!(file.contains("GPU-53494d47"), "{file}");
+}
+
+#[test]
+fn figures_that_an_older_version_kept_are_completed_and_not_thrown_away() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    known_machine(&place, 1.0, 40.0);
+    let file = place.path("cache/greenboost/machine.json");
+    let mut kept: Value = serde_json::from_str(&std::fs::read_to_string(&file).expect("kept")).expect("JSON");
+    for row in kept["machines"].as_array_mut().expect("machines") {
+        row["figures"].as_object_mut().expect("figures").remove("together");
+    }
+    std::fs::write(&file, kept.to_string()).expect("written");
+    let plan = json(&mut on_gpu(&place, &["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json"], "1"));
+    assert_eq!(plan["machine"]["gpu"]["rates"]["vram"], 500.0, "as it was kept");
+    assert_eq!(plan["machine"]["cpu"]["reads"], serde_json::json!([[4, 40.0]]));
+    assert_eq!(plan["machine"]["together"]["threads"], 4);
+    assert_eq!(plan["machine"]["missing"], Value::Array(Vec::new()));
+    let now = std::fs::read_to_string(&file).expect("kept");
+    assert!(now.contains("\"together\": {"), "{now}");
 }
 
 #[test]

@@ -89,6 +89,13 @@ pub struct CudaError {
     code: String,
 }
 
+impl CudaError {
+    /// Whether it only says that work is still going on.
+    pub fn is_not_ready(&self) -> bool {
+        self.code == "CUDA_ERROR_NOT_READY"
+    }
+}
+
 /// Declares a table of functions that are looked up together, with a method for each that checks its result.
 macro_rules! functions {
     ($(#[$doc:meta])* $table:ident { $($method:ident = $symbol:literal ($($arg:ident: $type:ty),*);)+ }) => {
@@ -199,5 +206,7 @@ functions! {
     Transfers {
         host_alloc = "cuMemHostAlloc" (address: *mut *mut c_void, bytes: usize, flags: c_uint);
         set_words = "cuMemsetD32_v2" (to: u64, word: c_uint, words: usize);
+        to_device_async = "cuMemcpyHtoDAsync_v2" (to: u64, from: *const c_void, bytes: usize, stream: *mut c_void);
+        query = "cuStreamQuery" (stream: *mut c_void);
     }
 }

@@ -103,13 +103,17 @@ pub fn known_machine(place: &Place, link: f64, cpu: f64) {
     let disk = std::fs::metadata(place.path("")).expect("folder").dev().to_string();
     let rates =
         json!({"vram": 500.0, "to_gpu": link, "to_host": link, "pageable": link.min(7.0), "in_place": link * 0.9});
-    let row = |gpu: &str, driver: &str, rates: Value| {
+    let row = |gpu: &str, driver: &str, rates: Value, together: Value| {
+        let cpu = json!({"model": model, "reads": [[4, cpu]]});
         json!({
             "key": {"gpu": gpu, "driver": driver, "cpu": model},
-            "figures": {"rates": rates, "cpu": {"model": model, "reads": [[4, cpu]]}, "disks": {(disk.clone()): 2.0}},
+            "figures": {"rates": rates, "cpu": cpu, "together": together, "disks": {(disk.clone()): 2.0}},
         })
     };
-    let file = json!({"version": 1, "machines": [row(&uuid, &driver, rates), row("", "", Value::Null)]});
+    // RAM that is fast enough for both.
+    let together = json!({"threads": 4, "cpu": cpu, "link": link});
+    let machines = [row(&uuid, &driver, rates, together), row("", "", Value::Null, Value::Null)];
+    let file = json!({"version": 1, "machines": machines});
     std::fs::create_dir_all(place.path("cache/greenboost")).expect("folder");
     std::fs::write(place.path("cache/greenboost/machine.json"), file.to_string()).expect("written");
 }

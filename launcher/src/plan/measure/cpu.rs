@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,36 +21,62 @@ pub fn model() -> String {
 /// Gigabytes a second with 1, 2, 4, ... threads, and with all.
 pub fn reads() -> Vec<(usize, f64)> {
     let all = thread::available_parallelism().map_or(1, usize::from);
+    let buffer = memory(all);
+    let mut counts: Vec<usize> =
+        std::iter::successors(Some(1), |count| Some(count * 2)).take_while(|c| *c < all).collect();
+    counts.push(all);
+    let read = |threads| read(&buffer, threads, |started| started.elapsed() >= LONG, || ()).0;
+    counts.into_iter().map(|threads| (threads, read(threads))).collect()
+}
+
+/// Gigabytes a second that so many threads read while this one does something else, and what came of that.
+pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
+    let buffer = memory(threads);
+    let is_done = AtomicBool::new(false);
+    let work = || {
+        let result = work();
+        is_done.store(true, Relaxed);
+        result
+    };
+    read(&buffer, threads, |_| is_done.load(Relaxed), work)
+}
+
+/// Memory to read, filled by so many threads.
+fn memory(threads: usize) -> Vec<u8> {
     let memory = crate::doctor::machine::Machine::here().available().unwrap_or(MOST);
     let bytes = (memory / 8).min(MOST) as usize;
     // Zeroed pages come from the system one by one as each thread fills its part, near that thread.
     let mut buffer = vec![0u8; bytes];
-    let share = bytes.div_ceil(all).max(PIECE);
+    let share = bytes.div_ceil(threads).max(PIECE);
     thread::scope(|scope| {
         for part in buffer.chunks_mut(share) {
             scope.spawn(|| part.fill(1));
         }
     });
-    let mut counts: Vec<usize> =
-        std::iter::successors(Some(1), |count| Some(count * 2)).take_while(|c| *c < all).collect();
-    counts.push(all);
-    counts.into_iter().map(|threads| (threads, read(&buffer, threads))).collect()
+    buffer
 }
 
-/// Gigabytes a second that so many threads read together.
-fn read(buffer: &[u8], threads: usize) -> f64 {
-    let ready = Barrier::new(threads);
+/// Gigabytes a second that so many threads read together until it is over, and what this one does meanwhile.
+fn read<T>(
+    buffer: &[u8],
+    threads: usize,
+    is_over: impl Fn(Instant) -> bool + Sync,
+    work: impl FnOnce() -> T,
+) -> (f64, T) {
+    let ready = Barrier::new(threads + 1);
     let share = buffer.len().div_ceil(threads).max(PIECE);
-    let rates: f64 = thread::scope(|scope| {
-        let ready = &ready;
+    let (rates, result): (f64, T) = thread::scope(|scope| {
+        let (ready, is_over) = (&ready, &is_over);
         let parts = buffer.chunks(share).chain(std::iter::repeat(buffer)).take(threads);
-        let running: Vec<_> = parts.map(|part| scope.spawn(move || read_part(part, ready))).collect();
-        running.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+        let running: Vec<_> = parts.map(|part| scope.spawn(move || read_part(part, ready, is_over))).collect();
+        ready.wait();
+        let result = work();
+        (running.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum(), result)
     });
-    rates / 1e9
+    (rates / 1e9, result)
 }
 
-fn read_part(part: &[u8], ready: &Barrier) -> f64 {
+fn read_part(part: &[u8], ready: &Barrier, is_over: impl Fn(Instant) -> bool) -> f64 {
     ready.wait();
     let started = Instant::now();
     let mut bytes = 0;
@@ -59,7 +86,7 @@ fn read_part(part: &[u8], ready: &Barrier) -> f64 {
         let found = unsafe { libc::memchr(piece.as_ptr().cast(), 0, piece.len()) };
         std::hint::black_box(found);
         bytes += piece.len();
-        if started.elapsed() >= LONG {
+        if is_over(started) {
             break;
         }
     }

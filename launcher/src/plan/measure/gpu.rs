@@ -1,5 +1,6 @@
 //! `greenboost measure`: the part of plan that talks to the driver. Runs as a child and reports as it goes.
 
+use super::together;
 use crate::doctor::cuda::{self, Basics, Calls, CudaError, Transfers};
 use crate::doctor::probe::{attribute, describe, not_loaded, report, step};
 use crate::doctor::report::Event;
@@ -30,17 +31,20 @@ pub struct MeasureOptions {
     /// Say what the GPU is, and measure nothing.
     #[arg(long)]
     describe: bool,
+    /// Measure only how fast so many CPU threads read while copies to the GPU run, and how fast those are.
+    #[arg(long, value_name = "THREADS")]
+    together: Option<usize>,
 }
 
 /// Reports the first GPU and its speeds on standard output.
 pub fn run(options: &MeasureOptions) -> ExitCode {
-    if let Err(problem) = measure(options.describe) {
+    if let Err(problem) = measure(options) {
         report(&Event::Failed { problem });
     }
     ExitCode::SUCCESS
 }
 
-fn measure(describe_only: bool) -> Result<(), String> {
+fn measure(options: &MeasureOptions) -> Result<(), String> {
     step(format!("loading {}", cuda::FILE));
     // SAFETY: loading the driver runs its constructors, in a process that exists for nothing else.
     let library = unsafe { Library::new(cuda::FILE) }.map_err(|error| not_loaded(&error))?;
@@ -76,41 +80,70 @@ fn measure(describe_only: bool) -> Result<(), String> {
         calls.memory_info(&mut free, &mut total).map_err(said)?;
     }
     report(&Event::Memory { device: 0, free: free as u64, total: total as u64 });
-    if describe_only {
+    if options.describe {
         return Ok(());
     }
     let transfers = Transfers::find(&library).map_err(missing)?;
     let bench = Bench { calls: &calls, transfers: &transfers, blocks: multiprocessors.max(1) * 8 };
-    bench.run(free as u64)
+    match options.together {
+        Some(threads) => bench.together(free as u64, threads.max(1)),
+        None => bench.run(free as u64),
+    }
 }
 
 /// The driver's calls, and how wide a kernel is launched.
-struct Bench<'a> {
+pub(super) struct Bench<'a> {
     calls: &'a Calls,
-    transfers: &'a Transfers,
+    pub(super) transfers: &'a Transfers,
     blocks: c_int,
 }
 
+/// Memory on both sides of the link. It is not given back: the process ends.
+struct Sides {
+    vram: u64,
+    vram_bytes: u64,
+    host: *mut c_void,
+    host_bytes: u64,
+}
+
 impl Bench<'_> {
-    /// Makes every measurement. Memory is not given back: the process ends.
-    fn run(&self, free: u64) -> Result<(), String> {
+    /// Both sides, filled.
+    fn sides(&self, free: u64) -> Result<Sides, String> {
         let said = |error: CudaError| error.to_string();
         let vram_bytes = (free / 4).min(MOST_VRAM) & !0xffff;
         if vram_bytes < LEAST {
             return Err(format!("only {free} bytes of VRAM are free, too few to measure with"));
         }
         let host_bytes = vram_bytes.min(MOST_HOST);
-        let (mut vram, mut out, mut host) = (0, 0, std::ptr::null_mut());
+        let (mut vram, mut host) = (0, std::ptr::null_mut());
         step("allocating memory to measure with");
         // SAFETY: the results are written by the calls; the fill covers exactly the allocation.
         unsafe {
             self.calls.alloc(&mut vram, vram_bytes as usize).map_err(said)?;
-            self.calls.alloc(&mut out, 8).map_err(said)?;
             self.transfers.set_words(vram, WORD, vram_bytes as usize / 4).map_err(said)?;
             self.calls.synchronize().map_err(said)?;
             self.transfers.host_alloc(&mut host, host_bytes as usize, cuda::REGISTER_PORTABLE_MAPPED).map_err(said)?;
             std::slice::from_raw_parts_mut(host.cast::<u32>(), host_bytes as usize / 4).fill(WORD);
         }
+        Ok(Sides { vram, vram_bytes, host, host_bytes })
+    }
+
+    /// CPU and link at once.
+    fn together(&self, free: u64, threads: usize) -> Result<(), String> {
+        let Sides { vram, host, host_bytes, .. } = self.sides(free)?;
+        step("copying to the GPU while the CPU reads");
+        let rates = together::measure(self, threads, host, vram, host_bytes)?;
+        rates.iter().for_each(report);
+        Ok(())
+    }
+
+    /// The GPU alone, in every way.
+    fn run(&self, free: u64) -> Result<(), String> {
+        let said = |error: CudaError| error.to_string();
+        let Sides { vram, vram_bytes, host, host_bytes } = self.sides(free)?;
+        let mut out = 0;
+        // SAFETY: the result is written by the call.
+        unsafe { self.calls.alloc(&mut out, 8) }.map_err(said)?;
         let kernel = Kernel::load(self, out)?;
 
         step("reading VRAM");

@@ -7,8 +7,10 @@ mod cpu;
 mod disk;
 mod gpu;
 mod store;
+mod together;
 
 pub use gpu::{MeasureOptions, run as run_measurement};
+pub use together::Together;
 
 use crate::doctor::driver_child;
 use crate::doctor::report::{Event, GpuReport};
@@ -18,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Far above what it takes; a driver that hangs must not hang us.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(8);
-/// For describing and measuring the GPU; CPU and disk take three seconds more at most.
-const GPU_LIMIT: Duration = Duration::from_secs(12);
+/// For describing and measuring the GPU, and the CPU; the disk takes two seconds more at most.
+const GPU_LIMIT: Duration = Duration::from_secs(13);
 
 /// Everything known about a machine's speed. All rates are in GB/s, 10^9 bytes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -30,6 +32,8 @@ pub struct Figures {
     pub gpus: usize,
     /// The CPU's.
     pub cpu: Cpu,
+    /// CPU and link, when both read RAM.
+    pub together: Option<Together>,
     /// Reading the model's file past the page cache.
     pub disk: Option<f64>,
     /// What could not be measured, and why.
@@ -153,19 +157,33 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let mut store = store::Store::load();
     let mut entry = if when == When::Now { store::Entry::default() } else { store.entry(&key) };
 
+    // First, since it says how many threads are measured beside the link.
+    if when != When::Never {
+        entry.cpu.get_or_insert_with(|| Cpu { model: cpu.clone(), reads: cpu::reads() });
+    }
     if let Some(gpu) = &mut figures.gpu {
+        let ask = |arguments: &[&str]| driver_child::run(arguments, GPU_LIMIT.saturating_sub(started.elapsed()));
         gpu.rates = entry.rates.unwrap_or_default();
         if entry.rates.is_none() && when != When::Never {
-            let report = driver_child::run(&["measure"], GPU_LIMIT.saturating_sub(started.elapsed()));
+            let report = ask(&["measure"]);
             let (rates, whole) = measured(&report);
             figures.missing.extend(gpu_problem(&report, true));
             entry.rates = Some(rates).filter(|_| whole);
             gpu.rates = rates;
         }
+        // On its own: figures from before this one was measured stay as they are. A GPU that could not be measured
+        // alone is not asked again.
+        let threads = entry.cpu.as_ref().and_then(Cpu::best).map(|(threads, _)| threads);
+        if let (None, Some(_), Some(threads), true) = (entry.together, entry.rates, threads, when != When::Never) {
+            let report = ask(&["measure", "--together", &threads.to_string()]);
+            figures.missing.extend(gpu_problem(&report, true));
+            entry.together = Together::of(&report, threads);
+        }
+        figures.together = entry.together;
     }
     let rates = figures.gpu.as_ref().map(|gpu| gpu.rates).unwrap_or_default();
-    let unknown = Rates::NAMES.iter().filter(|(name, _)| rates.get(name).is_none());
-    let unknown: Vec<_> = unknown.map(|(_, words)| *words).collect();
+    let unknown = Rates::NAMES.iter().filter(|(name, _)| rates.get(name).is_none()).map(|(_, words)| *words);
+    let unknown: Vec<_> = unknown.chain(figures.together.is_none().then_some(together::WORDS)).collect();
     if !unknown.is_empty() {
         figures.missing.push(format!("not measured: {}", unknown.join(", ")));
     }
@@ -174,7 +192,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
         figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, reads: Vec::new() });
         return figures;
     }
-    figures.cpu = entry.cpu.get_or_insert_with(|| Cpu { model: cpu, reads: cpu::reads() }).clone();
+    figures.cpu = entry.cpu.clone().unwrap_or_default();
     match entry.disk(model, disk::read) {
         Ok(rate) => figures.disk = Some(rate),
         Err(why) => figures.missing.push(format!("disk read: {why}")),

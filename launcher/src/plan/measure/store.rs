@@ -1,6 +1,6 @@
 //! Where figures are kept: one JSON file for the machine, with an entry for each GPU, driver and CPU it has had.
 
-use super::{Cpu, Gpu, Rates};
+use super::{Cpu, Gpu, Rates, Together};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,6 +34,8 @@ pub struct Entry {
     pub rates: Option<Rates>,
     /// The CPU's.
     pub cpu: Option<Cpu>,
+    /// CPU and link at once; figures kept by an older version have none, and are completed.
+    pub together: Option<Together>,
     /// Each disk's, by device number.
     disks: BTreeMap<String, f64>,
 }
@@ -134,6 +136,13 @@ mod tests {
         assert_eq!(again.entry(&one).disk(folder.path(), |_| Err("measured again".to_owned())), Ok(7.0));
         again.save(two.clone(), Entry::default()).expect("saved");
         assert_eq!(Store::at(&path).entry(&one), entry, "the other machine's stay");
+
+        // Kept before this was measured.
+        let mut old: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).expect("kept")).expect("JSON");
+        let figures = old["machines"][0]["figures"].as_object_mut().expect("figures");
+        assert!(figures.remove("together").is_some());
+        fs::write(&path, old.to_string()).expect("written");
+        assert_eq!(Store::at(&path).entry(&one), entry);
 
         for broken in ["", "{", "[]", r#"{"version":99,"machines":[]}"#] {
             fs::write(&path, broken).expect("written");

@@ -25,7 +25,7 @@ pub fn h200() -> Figures {
         ..Gpu::default()
     };
     let cpu = Cpu { model: "16 cores".to_owned(), reads: vec![(4, 40.0), (16, 79.0)] };
-    Figures { gpu: Some(gpu), gpus: 1, cpu, disk: Some(3.0), missing: Vec::new() }
+    Figures { gpu: Some(gpu), gpus: 1, cpu, together: None, disk: Some(3.0), missing: Vec::new() }
 }
 
 /// llama-bench makes its context as long as its test.
