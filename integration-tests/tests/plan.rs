@@ -63,6 +63,35 @@ fn a_runner_finds_the_plan_for_its_model_when_its_main_begins() {
 }
 
 #[test]
+fn a_way_that_was_asked_for_reaches_the_runner_and_the_hook_in_it() {
+    let toy = toy("24MiB", 6);
+    let planner = artefacts().program("greenboost");
+    // Too little for the model and what the plan takes for scratch memory. No speed is known, so CPU and link get half
+    // each.
+    let tight = || {
+        let world = asking(&planner).env(settings::VRAM, "412MiB").env(settings::RING, "2MiB");
+        let cache = world.file("cache");
+        world.env("XDG_CACHE_HOME", cache)
+    };
+    let world = tight().env(settings::WAY, "combined");
+    let runner = called(&world, &variables(), "llama-server");
+    let outcome = run(&world, &runner, &["-m", toy.file()]);
+    let found = found(&outcome);
+    assert!(found.contains(r"LLAMA_ARG_OVERRIDE_TENSOR=blk\.("), "{}", outcome.report());
+    assert!(found.contains("LLAMA_ARG_LOAD_MODE=none\n"), "{found}");
+    assert!(outcome.stdout.contains("GGML_CUDA_DISABLE_GRAPHS=1\n"), "{}", outcome.report());
+    for (name, value) in [(settings::STREAM, "on"), (settings::ASSIST, "on"), (settings::RING, "2097152")] {
+        assert!(outcome.stdout.contains(&format!("{name}={value}\n")), "{name}: {}", outcome.report());
+    }
+    // What the user fixed is asked about, and stays.
+    let world = tight().env(settings::WAY, "combined").env(settings::FIXED, settings::STREAM);
+    let runner = called(&world, &variables(), "llama-server");
+    let outcome = run(&world, &runner, &["-m", toy.file()]);
+    assert!(outcome.log.contains("you have turned streaming off"), "{}", outcome.report());
+    assert!(outcome.stdout.contains("GREENBOOST_STREAM=off\n"), "{}", outcome.report());
+}
+
+#[test]
 fn what_ollama_and_the_user_set_is_left_as_it_is() {
     let toy = toy("24MiB", 6);
     let planner = artefacts().program("greenboost");

@@ -44,8 +44,8 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
         "KV cache 32 KiB a token",
         "Chosen: extend, by tensor. No speed can be predicted",
         "of VRAM, 1.46 GiB may be used",
-        "not built yet",
-        "gb-launch --vram 1572864000 --ram 8589934592 llama-server -m '",
+        "not proven yet: --way combined\n",
+        "gb-launch --vram 1572864000 --ram 8589934592 --stream off llama-server -m '",
         "-c 8192 -ub 512 -ngl 999",
         "OLLAMA_CONTEXT_LENGTH=8192",
         "Missing: GPU: libcuda.so.1",
@@ -122,6 +122,45 @@ fn figures_that_an_older_version_kept_are_completed_and_not_thrown_away() {
 }
 
 #[test]
+fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    known_machine(&place, 10.0, 40.0);
+    let ask = |more: &[&str]| {
+        let words = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB"];
+        run(&mut on_gpu(&place, &[&words[..], more].concat(), "10"))
+    };
+    let (status, text, _) = ask(&["--way", "combined"]);
+    assert_eq!(status, Some(0), "{text}");
+    for part in [
+        "* CPU and link together",
+        "Asked for: CPU and link together, ",
+        "The CPU computes experts of ",
+        "GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram 1572864000 --ram 8589934592 --assist on llama-server -m '",
+        "-ot 'blk\\.(",
+        ")\\.ffn_(up|down|gate|gate_up)_exps\\.=CPU' -lm none -t 4",
+        "LLAMA_ARG_OVERRIDE_TENSOR='blk",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let (status, text, _) = ask(&["--way", "combined", "--stream", "off"]);
+    assert_eq!(status, Some(1));
+    assert!(text.contains("CPU and link together was asked for: you have turned streaming off."), "{text}");
+    let (status, text, _) = ask(&["--way", "vram"]);
+    assert_eq!(status, Some(1));
+    assert!(
+        text.contains("all in VRAM was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"),
+        "{text}"
+    );
+    let (status, _, stderr) = ask(&["--way", "fastest"]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("allowed are vram, extend, extend-in-place, offload, assist, combined"), "{stderr}");
+    let (_, text, _) = ask(&["--way", "extend", "--ring", "64MiB"]);
+    assert!(text.contains("ring 64 MiB") && text.contains(" --ring 67108864 "), "{text}");
+}
+
+#[test]
 fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let place = Place::new();
     let path = model(&place);
@@ -138,8 +177,8 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let weights =
         weights["dense"]["bytes"].as_u64().expect("bytes") + weights["experts"]["bytes"].as_u64().expect("bytes");
     assert!(vram + weights <= 1500 * MIB);
-    for unbuilt in ["assist", "combined"] {
-        assert_eq!(prediction(&plan, unbuilt)["built"], false);
+    for unproven in ["assist", "combined"] {
+        assert_eq!(prediction(&plan, unproven)["state"], "unproven");
     }
 }
 

@@ -3,44 +3,14 @@
 
 mod common;
 
-use common::gpu::{greenboost, known_machine, model, on_gpu, with_gpu, without_gpu};
+use common::gpu::{greenboost, known_machine, on_gpu, with_gpu, without_gpu};
+use common::planned::{SHOW, STREAMING, Variables, got, only_the_profile, place, variables};
 use common::{Place, run};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-type Variables = BTreeMap<String, String>;
-
-/// A program that prints what it got of the plan.
-const SHOW: &str = "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GREENBOOST_PLAN=)'\necho end\n";
-
-/// What is set where nothing was planned.
-fn only_the_profile() -> Variables {
-    [("LLAMA_ARG_CTX_SIZE".to_owned(), "8192".to_owned())].into()
-}
-
-/// A place with a model and a llama-server that prints its environment.
-fn place() -> (Place, String) {
-    let place = Place::new();
-    place.program("llama-server", SHOW);
-    let model = model(&place).to_str().expect("path").to_owned();
-    (place, model)
-}
-
-/// llama.cpp's variables of a command that printed its environment and nothing else, and the plan in one line.
-#[track_caller]
-fn got(mut command: Command) -> (Variables, String) {
-    let (status, stdout, stderr) = run(&mut command);
-    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{stdout}");
-    let lines = stdout.strip_suffix("end\n").expect("its output and no other").lines();
-    let lines = lines.map(|line| line.split_once('=').expect("its output and no other"));
-    let mut all: Variables = lines.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    let plan = all.remove("GREENBOOST_PLAN").unwrap_or_default();
-    (all, plan)
-}
 
 #[track_caller]
 fn planned(mut command: Command) -> Value {
@@ -50,8 +20,10 @@ fn planned(mut command: Command) -> Value {
 }
 
 fn environment(plan: &Value) -> Variables {
-    let variables = plan["commands"]["llama_server_environment"].as_object().expect("variables");
-    variables.iter().map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned())).collect()
+    let set = plan["commands"]["llama_server_environment"].as_object().expect("variables");
+    let set = set.iter().map(|(name, value)| (name.clone(), value.as_str().expect("text").to_owned()));
+    // What a plan leaves as it is comes from the profile.
+    variables(&STREAMING).into_iter().chain(set).collect()
 }
 
 #[test]
@@ -99,7 +71,7 @@ fn ollamas_server_is_when_this_machine_is_measured_for_its_runners() {
     };
     got(command("--version"));
     assert!(!place.path("cache").exists());
-    assert_eq!(got(command("serve")), (Variables::new(), String::new()));
+    assert_eq!(got(command("serve")), (variables(&STREAMING), String::new()));
     assert!(place.path("cache/greenboost/machine.json").is_file());
 }
 
@@ -134,7 +106,9 @@ fn the_users_options_and_variables_win_and_the_plan_is_made_around_them() {
     let (variables, _) = got(command);
     assert_eq!((&*variables["LLAMA_ARG_CTX_SIZE"], &*variables["LLAMA_ARG_UBATCH"]), ("4096", "64"));
     assert_eq!(variables.len(), all.len());
-    assert_eq!(got(launch(&["-ngl", "5"])).0, without("LLAMA_ARG_N_GPU_LAYERS"), "a placement is left whole");
+    let mut placed: Variables = without("LLAMA_ARG_N_GPU_LAYERS");
+    assert_eq!(placed.insert("GREENBOOST_STREAM".to_owned(), "on".to_owned()).as_deref(), Some("off"));
+    assert_eq!(got(launch(&["-ngl", "5"])).0, placed, "a placement is left whole");
 
     // What a profile of the user's sets outright is the user's as well; the shipped one's context gives way.
     let text = "name = 'mine'\ninherits = 'llama-server'\n[environment]\nLLAMA_ARG_CTX_SIZE = '2048'";
@@ -167,7 +141,7 @@ fn a_plan_can_be_turned_off_and_nobody_is_planned_for_who_did_not_name_a_model()
     // Programs that are no server of llama.cpp's: nobody asks.
     place.program("llama-bench", SHOW);
     let command = place.launch(&["--vram", "4GiB", "./llama-bench", "-m", &model]);
-    assert_eq!(got(without_gpu(&place, command)), (Variables::new(), String::new()));
+    assert_eq!(got(without_gpu(&place, command)), (variables(&STREAMING), String::new()));
     assert!(!place.path("cache").exists(), "nothing was measured");
 }
 

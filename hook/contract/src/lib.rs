@@ -6,6 +6,7 @@
 //! * [`place`]: rules that say where a model's tensors should be;
 //! * [`kernel`]: rules that say how kernels read weights outside VRAM;
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
+//! * [`planned`]: what such an answer may set;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
 //!
@@ -14,6 +15,7 @@
 pub mod choices;
 pub mod kernel;
 pub mod place;
+pub mod planned;
 pub mod planner;
 pub mod probe;
 pub mod record;

@@ -4,8 +4,12 @@
 //! Planning reads a file that may be broken or on a disk that is gone, and asks a driver that may hang. So it happens in a
 //! process of its own (`greenboost answer`), with a time limit, and whoever asks goes on without it when nothing comes back.
 //! The answer is text: the plan in one line, a line `NAME=VALUE` for each variable, and `end`, without which it is
-//! not believed.
+//! not believed; [`crate::planned`] says which variables are.
 
+use crate::Settings;
+use crate::choices::Spill;
+use crate::planned::is_allowed;
+use crate::settings::{ASSIST, DISABLE, STREAM};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -15,8 +19,6 @@ use std::time::{Duration, Instant};
 
 /// The last line of a whole answer.
 const END: &str = "end";
-/// What every variable of an answer begins with: llama.cpp's own, and nothing that changes how a program is loaded.
-pub const PREFIX: &str = "LLAMA_ARG_";
 /// llama-server's options for its model: a command without one is never planned for.
 pub const MODEL_OPTIONS: [&str; 2] = ["-m", "--model"];
 /// Far more than an answer has.
@@ -54,7 +56,7 @@ impl Answer {
         }
         let variable = |line: &str| {
             let (name, value) = line.split_once('=')?;
-            name.starts_with(PREFIX).then(|| (name.to_owned(), value.to_owned()))
+            is_allowed(name, value).then(|| (name.to_owned(), value.to_owned()))
         };
         Some(Self { line, variables: lines.map(variable).collect::<Option<_>>()? })
     }
@@ -69,10 +71,8 @@ fn one_line(text: &str) -> String {
 pub struct Question<'a> {
     /// The program that plans.
     pub planner: &'a Path,
-    /// The VRAM budget, where there is one.
-    pub vram: Option<u64>,
-    /// The RAM budget, where there is one.
-    pub ram: Option<u64>,
+    /// The budgets, and what the user has fixed.
+    pub settings: &'a Settings,
     /// Whether there is time to measure this machine, where that has not been done.
     pub measure: bool,
     /// llama-server's arguments, without its name.
@@ -80,17 +80,25 @@ pub struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// The command that asks; it looks at its environment for what the user has set.
+    /// The command that asks; it looks at its environment for what the user has set of llama.cpp's variables.
     pub fn command(&self) -> Command {
+        let Self { settings, .. } = self;
         let mut command = Command::new(self.planner);
         command.arg("answer");
-        for (option, bytes) in [("--vram", self.vram), ("--ram", self.ram)] {
+        for (option, bytes) in [("--vram", settings.vram), ("--ram", settings.ram), ("--ring", settings.ring)] {
             command.args(bytes.map(|bytes| format!("{option}={bytes}")));
         }
+        for (option, variable, word) in
+            [("--stream", STREAM, settings.stream.name()), ("--assist", ASSIST, settings.assist.name())]
+        {
+            command.args(settings.is_fixed(variable).then(|| format!("{option}={word}")));
+        }
+        command.args(settings.way.as_ref().map(|way| format!("--way={way}")));
+        command.args((settings.spill == Spill::Never).then_some("--no-spill"));
         command.args((!self.measure).then_some("--known"));
         command.arg("--").args(self.arguments);
         // The planner sees the machine as it is.
-        command.env_remove("LD_PRELOAD").env(crate::settings::DISABLE, "1");
+        command.env_remove("LD_PRELOAD").env(DISABLE, "1");
         command
     }
 }
@@ -157,6 +165,7 @@ fn stop(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::choices::Stream;
 
     fn shell(script: &str, limit: Duration) -> Answer {
         let mut command = Command::new("sh");
@@ -168,7 +177,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_is_read() {
-        let variables = vec![("LLAMA_ARG_UBATCH".to_owned(), "512".to_owned())];
+        let variables = [("LLAMA_ARG_UBATCH", "512"), ("GREENBOOST_STREAM", "off"), ("GGML_CUDA_DISABLE_GRAPHS", "1")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let answer = Answer { line: "a model: all in VRAM".to_owned(), variables };
         assert_eq!(Answer::from_text(&answer.to_text()), Some(answer));
         let none = Answer::none("a file:\n  cannot be read.\nTry another.");
@@ -178,11 +188,38 @@ mod tests {
 
     #[test]
     fn half_an_answer_or_one_that_sets_other_variables_is_none() {
-        for text in
-            ["", "end\n", "line\n", "line\nLLAMA_ARG_X=1\n", "line\nend", "line\nLD_PRELOAD=x\nend\n", "a\nb\nend\n"]
-        {
+        for text in [
+            "",
+            "end\n",
+            "line\n",
+            "line\nLLAMA_ARG_X=1\n",
+            "line\nend",
+            "line\nLD_PRELOAD=x\nend\n",
+            "line\nGREENBOOST_LOG=x\nend\n",
+            "line\nGREENBOOST_STREAM=perhaps\nend\n",
+            "a\nb\nend\n",
+        ] {
             assert_eq!(Answer::from_text(text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_question_says_what_the_user_fixed_and_nothing_else() {
+        let asked = |settings: &Settings| {
+            let question = Question { planner: Path::new("p"), settings, measure: true, arguments: &["-m".into()] };
+            let words: Vec<_> = question.command().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+            words.join(" ")
+        };
+        assert_eq!(asked(&Settings { stream: Stream::On, ..Settings::default() }), "answer -- -m");
+        let fixed = Settings {
+            vram: Some(1),
+            ring: Some(2),
+            fixed: vec![STREAM.to_owned()],
+            way: Some("vram".to_owned()),
+            spill: Spill::Never,
+            ..Settings::default()
+        };
+        assert_eq!(asked(&fixed), "answer --vram=1 --ring=2 --stream=off --way=vram --no-spill -- -m");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use crate::choices::{Assist, Layers, ReportFree, ReportTotal, Spill, Stream};
 use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
+use crate::planned::{self, WAYS};
 use crate::size::parse_size;
 use std::path::PathBuf;
 use thiserror::Error;
@@ -64,6 +65,10 @@ pub const RING: &str = "GREENBOOST_RING";
 pub const PLAN: &str = "GREENBOOST_PLAN";
 /// The `greenboost` program that a llama-server among the target's children asks for a plan; without it none does.
 pub const PLANNER: &str = "GREENBOOST_PLANNER";
+/// The way to run a model that the user asked for, from [`WAYS`]; without it the plan takes the fastest.
+pub const WAY: &str = "GREENBOOST_WAY";
+/// Comma-separated variables of [`planned::SETTINGS`] that the user fixed, so that no plan changes them.
+pub const FIXED: &str = "GREENBOOST_FIXED";
 /// Whether a framework's own copies of weights are served ahead: see [`Assist`].
 pub const ASSIST: &str = "GREENBOOST_ASSIST";
 /// File that gets a trace of what is streamed, for Chrome's or Perfetto's viewer; without it none is written.
@@ -130,6 +135,10 @@ pub struct Settings {
     pub plan: String,
     /// The program that plans for a llama-server among the children, if they are to ask.
     pub planner: Option<PathBuf>,
+    /// The way that plans have to take, from [`WAYS`]; `None`: the fastest.
+    pub way: Option<String>,
+    /// Variables of [`planned::SETTINGS`] that plans have to leave as they are.
+    pub fixed: Vec<String>,
     /// The trace's file, if any.
     pub trace: Option<PathBuf>,
 }
@@ -161,6 +170,8 @@ impl Default for Settings {
             ring: None,
             plan: String::new(),
             planner: None,
+            way: None,
+            fixed: Vec::new(),
             trace: None,
         }
     }
@@ -202,6 +213,8 @@ impl Settings {
         env.extend(self.kmod_device.as_ref().map(|path| (KMOD_DEVICE, path.to_string_lossy().into_owned())));
         env.extend(Some(&self.plan).filter(|plan| !plan.is_empty()).map(|plan| (PLAN, plan.clone())));
         env.extend(self.planner.as_ref().map(|path| (PLANNER, path.to_string_lossy().into_owned())));
+        env.extend(self.way.as_ref().map(|way| (WAY, way.clone())));
+        env.extend(Some(self.fixed.join(",")).filter(|fixed| !fixed.is_empty()).map(|fixed| (FIXED, fixed)));
         env.extend(self.trace.as_ref().map(|path| (TRACE, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
@@ -238,6 +251,8 @@ impl Settings {
         RING,
         PLAN,
         PLANNER,
+        WAY,
+        FIXED,
         TRACE,
     ];
 
@@ -282,6 +297,12 @@ impl Settings {
         settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
         settings.assist = one_of(ASSIST, get(ASSIST), Assist::from_name, Assist::NAMES)?;
         settings.ring = bytes(RING)?;
+        settings.way = get(WAY);
+        if let Some(unknown) = settings.way.as_ref().filter(|way| !WAYS.contains(&way.as_str())) {
+            return Err(refuse(WAY, unknown, format!("allowed are {}", WAYS.join(", "))));
+        }
+        let fixed = get(FIXED).unwrap_or_default();
+        settings.fixed = fixed.split(',').filter(|name| planned::SETTINGS.contains(name)).map(str::to_owned).collect();
         if let Some(value) = get(PLACE) {
             settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
         }
@@ -347,6 +368,8 @@ mod tests {
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
+            way: Some("combined".to_owned()),
+            fixed: vec![STREAM.to_owned(), RING.to_owned()],
             trace: Some("/tmp/trace.json".into()),
         };
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
@@ -372,6 +395,7 @@ mod tests {
             (KERNELS, "ffn", "three fields"),
             (STREAM, "perhaps", "on"),
             (ASSIST, "perhaps", "on"),
+            (WAY, "fastest", "extend-in-place"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");

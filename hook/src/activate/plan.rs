@@ -3,10 +3,11 @@
 //! llama-server reads its LLAMA_ARG_ variables when its `main` reads the options. What sets them has to come before that,
 //! and after the server wrote the command line, so there is no other place than the constructor. It starts the planner
 //! that gb-launch named and waits for it; the planner measures nothing, and a time limit holds it. Discovery's
-//! llama-servers have no model and ask nothing.
+//! llama-servers have no model and ask nothing. What the plan decides about streaming becomes part of the settings, which
+//! is why it is asked for before anything is done with them.
 
 use greenboost_contract::planner::{self, MODEL_OPTIONS, Question};
-use greenboost_contract::{Settings, Spill};
+use greenboost_contract::{Settings, planned};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
@@ -27,10 +28,11 @@ pub fn make(settings: &mut Settings, executable: &str) {
         return;
     }
 
-    let ram = if settings.spill == Spill::Never { Some(0) } else { settings.ram };
-    let question = Question { planner, vram: settings.vram, ram, measure: false, arguments: &arguments };
+    let question = Question { planner, settings, measure: false, arguments: &arguments };
     let answer = planner::ask(question.command(), LIMIT);
-    for (name, value) in &answer.variables {
+    let others = settings.adopt(answer.variables);
+    let ours = settings.to_env().into_iter().filter(|(name, _)| planned::SETTINGS.contains(name));
+    for (name, value) in others.into_iter().chain(ours.map(|(name, value)| (name.to_owned(), value))) {
         log::debug!("plan {name}={value}");
         // SAFETY: this runs in a constructor before `main`, or in the first call that another constructor makes: the
         // program has started no thread that reads the environment.

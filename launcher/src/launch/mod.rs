@@ -12,9 +12,11 @@ mod settings;
 mod trace_file;
 mod variables;
 
+use crate::plan::predict::Way;
+use crate::plan::wishes;
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, Settings, Stream, parse_size};
+use greenboost_contract::{Assist, PlanFor, Settings, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
 use std::io::Write;
@@ -51,14 +53,20 @@ pub struct Options {
     #[arg(long, value_name = "REGEX=TIER", value_parser = settings::place_rule)]
     pub place: Vec<PlaceRule>,
     /// Whether weights outside VRAM are copied into it ahead of the kernels that read them: on or off.
-    #[arg(long, value_name = "ON|OFF", value_parser = settings::stream)]
+    #[arg(long, value_name = "ON|OFF", value_parser = wishes::stream)]
     pub stream: Option<Stream>,
     /// VRAM that they are copied into, out of what --vram allows [default: a sixteenth of it].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ring: Option<u64>,
     /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are served ahead: on or off.
-    #[arg(long, value_name = "ON|OFF", value_parser = settings::assist)]
+    #[arg(long, value_name = "ON|OFF", value_parser = wishes::assist)]
     pub assist: Option<Assist>,
+    /// Run the model this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined.
+    ///
+    /// `greenboost plan MODEL` shows what each would bring. Those that are not proven on a real GPU yet are taken only when
+    /// asked for.
+    #[arg(long, value_name = "WAY", value_parser = Way::from_name, conflicts_with = "no_plan")]
+    pub way: Option<Way>,
     /// Do not plan for the model: set no variables of llama.cpp but the profile's.
     #[arg(long)]
     pub no_plan: bool,
@@ -154,6 +162,12 @@ fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) 
         }
     }
     let hook = hook_file::find(user.own.get(std::ffi::OsStr::new(hook_file::VARIABLE)).map(OsString::as_os_str))?;
+    if options.way.is_some() && profile.plan == PlanFor::Never {
+        return Err(Refusal::usage(format!(
+            "--way is the plan's, and nothing is planned for what the profile {} is for: leave it out, or place by hand",
+            profile.name
+        )));
+    }
     let mut settings = settings::merge(profile, options, user, &program.all_names())?;
     let planned = plan::make(profile, options, user, &mut settings, &arguments);
     let variables = Variables::new(&hook, &settings, profile, user, &arguments, planned);

@@ -9,7 +9,7 @@ use crate::ollama::{Role, role};
 use crate::plan::CommandLine;
 use greenboost_contract::planner::{self, Answer, Question};
 use greenboost_contract::settings::DISABLE;
-use greenboost_contract::{PlanFor, Settings, Spill};
+use greenboost_contract::{PlanFor, Settings};
 use greenboost_profiles::Profile;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The program that plans, beside gb-launch.
 const PLANNER: &str = "greenboost";
 
-/// Plans, notes the plan in `settings`, and returns the variables to set.
+/// Plans, makes what the plan says of them part of `settings`, and returns the variables to set besides.
 pub fn make(
     profile: &Profile,
     options: &Options,
@@ -53,7 +53,7 @@ pub fn make(
                 Some(_) => ask(&planner, settings, &variables, command),
             };
             settings.plan = answer.line;
-            answer.variables
+            settings.adopt(answer.variables)
         }
         PlanFor::Runners => {
             // A runner's start is no time to measure in; this is.
@@ -87,8 +87,7 @@ fn ask(
     variables: &BTreeMap<OsString, OsString>,
     arguments: &[OsString],
 ) -> Answer {
-    let ram = if settings.spill == Spill::Never { Some(0) } else { settings.ram };
-    let mut command = Question { planner, vram: settings.vram, ram, measure: true, arguments }.command();
+    let mut command = Question { planner, settings, measure: true, arguments }.command();
     let preload = OsStr::new("LD_PRELOAD");
     for name in std::env::vars_os().map(|(name, _)| name).filter(|name| !variables.contains_key(name)) {
         command.env_remove(name);

@@ -89,6 +89,8 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     merged.stream = options.stream.unwrap_or(merged.stream);
     merged.ring = options.ring.or(merged.ring);
     merged.assist = options.assist.unwrap_or(merged.assist);
+    merged.fixed = fixed(options, user, &profile.settings());
+    merged.way = options.way.and_then(|way| way.row().asked_as).map(str::to_owned).or(merged.way);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
         merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
     }
@@ -112,6 +114,18 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     check_sizes(&merged, options)?;
     merged.include = with_command(&merged.include, names);
     Ok(merged)
+}
+
+/// What no plan may change: what the user said by option or variable, and what a profile says against the shipped ones.
+/// Those turn streaming on and assist off, as what the plan starts from.
+fn fixed(options: &Options, user: &Environment, profile: &Settings) -> Vec<String> {
+    let said = [
+        (settings::STREAM, options.stream.is_some() || profile.stream == Stream::Off),
+        (settings::ASSIST, options.assist.is_some() || profile.assist == Assist::On),
+        (settings::RING, options.ring.is_some()),
+    ];
+    let said = said.into_iter().filter(|(name, said)| *said || user.get(name).is_some());
+    said.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The include pattern with the command itself added: whatever a profile says, what the user names is meant.
@@ -169,22 +183,6 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
         )));
     }
     Ok(())
-}
-
-/// A value of `--stream`.
-///
-/// # Errors
-/// What is allowed.
-pub fn stream(text: &str) -> Result<Stream, String> {
-    Stream::from_name(text).ok_or_else(|| format!("allowed are {}", Stream::NAMES.join(", ")))
-}
-
-/// A value of `--assist`.
-///
-/// # Errors
-/// What is allowed.
-pub fn assist(text: &str) -> Result<Assist, String> {
-    Assist::from_name(text).ok_or_else(|| format!("allowed are {}", Assist::NAMES.join(", ")))
 }
 
 /// A rule of the command line.

@@ -4,7 +4,6 @@
 use super::measure::{self, When};
 use super::{CommandLine, Wishes, plan_command};
 use clap::Args;
-use greenboost_contract::parse_size;
 use greenboost_contract::planner::Answer;
 use std::ffi::OsString;
 use std::io::Write;
@@ -14,12 +13,8 @@ use std::process::ExitCode;
 /// Options of `greenboost answer`.
 #[derive(Debug, Args)]
 pub struct AnswerOptions {
-    /// The VRAM budget.
-    #[arg(long, value_parser = parse_size)]
-    vram: Option<u64>,
-    /// The RAM budget.
-    #[arg(long, value_parser = parse_size)]
-    ram: Option<u64>,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Plan with what is known of this machine's speed.
     #[arg(long)]
     known: bool,
@@ -40,8 +35,7 @@ fn answer(options: &AnswerOptions) -> Answer {
     let when = if options.known { When::Never } else { When::Unknown };
     let arguments: Vec<_> = options.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
-    let budgets = Wishes { vram: options.vram, ram: options.ram, ..Wishes::default() };
-    match plan_command(&command, &budgets, when) {
+    match plan_command(&command, &options.wishes, when) {
         Ok(None) => {
             if arguments.is_empty() {
                 measure::figures(Path::new(""), when);
@@ -50,9 +44,9 @@ fn answer(options: &AnswerOptions) -> Answer {
         }
         Err(problem) => Answer::none(&problem),
         Ok(Some((plan, open))) => match plan.line() {
-            None => Answer::none("nothing fits: see `greenboost plan` for how much each way needs"),
+            None => Answer::none(&plan.objection()),
             Some(line) => {
-                let variables = open.into_iter().map(|argument| (argument.variable.to_owned(), argument.value));
+                let variables = open.into_iter().map(|(name, value)| (name.to_owned(), value));
                 Answer { line, variables: variables.collect() }
             }
         },

@@ -1,10 +1,12 @@
 //! What a llama-server command line and its environment already decide. Whatever the user has set wins: a plan is made
 //! around it and sets only the rest.
 
+use super::Variables;
 use super::commands::Argument;
 use super::facts::KvTypes;
 use super::predict::UBATCHES;
 use super::wishes::Wishes;
+use greenboost_contract::planned;
 use greenboost_contract::planner::MODEL_OPTIONS;
 use greenboost_gguf::TensorType;
 use std::path::PathBuf;
@@ -15,13 +17,14 @@ const PLACEMENT: &[(&[&str], &str)] = &[
     (&["-ngl", "--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS"),
     (&["-ncmoe", "--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE"),
     (&["-cmoe", "--cpu-moe"], "LLAMA_ARG_CPU_MOE"),
+    (&["-ncffn", "--n-cpu-ffn"], "LLAMA_ARG_N_CPU_FFN"),
     (&["-ot", "--override-tensor"], "LLAMA_ARG_OVERRIDE_TENSOR"),
     (&["-dev", "--device"], "LLAMA_ARG_DEVICE"),
     (&["-ts", "--tensor-split"], "LLAMA_ARG_TENSOR_SPLIT"),
     (&["--rpc"], "LLAMA_ARG_RPC"),
 ];
 /// What depends on the placement, besides the placement itself.
-const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-lm", "-t"];
+const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-ot", "-lm", "-t"];
 
 /// Options that make llama-server print something and end, whatever else is there.
 const ONLY_ASKS: &[&str] =
@@ -90,15 +93,19 @@ impl CommandLine<'_> {
         PLACEMENT.iter().any(|(options, variable)| self.is_set(options, variable))
     }
 
-    /// Those of a plan's arguments that the user has left open.
-    pub fn left_open(&self, arguments: Vec<Argument>) -> Vec<Argument> {
+    /// Those of a plan's arguments that the user has left open, as variables, and what it sets beside them. What is a
+    /// setting of ours was fixed before the plan was made, if at all; the environment may have it from a profile.
+    pub fn left_open(&self, arguments: Vec<Argument>, settings: &[(&'static str, &'static str)]) -> Variables {
         let has_placement = self.has_placement();
         let is_open = |argument: &Argument| {
             let names = [&[argument.option], argument.long].concat();
             let follows = has_placement && FOLLOWING.contains(&argument.option);
             !follows && !self.is_set(&names, argument.variable)
         };
-        arguments.into_iter().filter(is_open).collect()
+        let open = arguments.into_iter().filter(is_open).map(|argument| (argument.variable, argument.value));
+        let is_set = |name: &str| !planned::SETTINGS.contains(&name) && self.is_set(&[], name);
+        let settings = settings.iter().filter(|(name, _)| !has_placement && !is_set(name));
+        open.chain(settings.map(|(name, value)| (*name, (*value).to_owned()))).collect()
     }
 }
 
@@ -124,25 +131,33 @@ mod tests {
         ]
     }
 
-    fn open(line: &str, variables: &[&str]) -> Vec<&'static str> {
+    /// What is open of everything that could be set, without llama.cpp's prefix.
+    fn open(line: &str, variables: &[&str]) -> String {
         let arguments = words(line);
         let variable = |name: &str| variables.contains(&name).then(|| "7".to_owned());
         let line = CommandLine { arguments: &arguments, variable: &variable };
-        line.left_open(all()).iter().map(|argument| argument.option).collect()
+        let settings = [("GREENBOOST_STREAM", "on"), ("GGML_CUDA_DISABLE_GRAPHS", "1")];
+        let open = line.left_open(all(), &settings);
+        open.iter().map(|(name, _)| name.trim_start_matches("LLAMA_ARG_")).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn what_the_user_set_is_not_set_again() {
-        assert_eq!(open("-m x.gguf", &[]), ["-c", "-ub", "-ngl", "-ncmoe", "-lm"]);
-        assert_eq!(open("-m x.gguf --ctx-size 4096", &["LLAMA_ARG_UBATCH"]), ["-ngl", "-ncmoe", "-lm"]);
+        let settings = "GREENBOOST_STREAM GGML_CUDA_DISABLE_GRAPHS";
+        assert_eq!(open("-m x.gguf", &[]), format!("CTX_SIZE UBATCH N_GPU_LAYERS N_CPU_MOE LOAD_MODE {settings}"));
+        let some = open("-m x.gguf --ctx-size 4096", &["LLAMA_ARG_UBATCH"]);
+        assert_eq!(some, format!("N_GPU_LAYERS N_CPU_MOE LOAD_MODE {settings}"));
+        // A setting of ours is there from a profile; ggml's switch can only be the user's.
+        let some = open("-c 1 -lm none", &["GREENBOOST_STREAM", "GGML_CUDA_DISABLE_GRAPHS"]);
+        assert_eq!(some, "UBATCH N_GPU_LAYERS N_CPU_MOE GREENBOOST_STREAM");
     }
 
     #[test]
     fn a_placement_by_the_user_is_left_whole() {
-        for line in ["-ngl 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1"] {
-            assert_eq!(open(line, &[]), ["-c", "-ub"], "{line}");
+        for line in ["-ngl 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1", "-ncffn 3"] {
+            assert_eq!(open(line, &[]), "CTX_SIZE UBATCH", "{line}");
         }
-        assert_eq!(open("", &["LLAMA_ARG_N_GPU_LAYERS"]), ["-c", "-ub"]);
+        assert_eq!(open("", &["LLAMA_ARG_N_GPU_LAYERS"]), "CTX_SIZE UBATCH");
     }
 
     #[test]

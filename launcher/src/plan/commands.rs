@@ -2,8 +2,10 @@
 
 use super::Plan;
 use super::facts::KvTypes;
-use super::predict::{Prediction, Way};
+use super::predict::{Prediction, Way, override_pattern};
 use greenboost_contract::format_size;
+use greenboost_contract::planned::SETTINGS;
+use greenboost_contract::settings::STREAM;
 
 /// An option of llama-server with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +40,17 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     if let Some(cpu_moe) = placement.cpu_moe {
         add("-ncmoe", &["--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE", cpu_moe.to_string());
     }
+    if !placement.cpu_layers.is_empty() {
+        let pattern = override_pattern(&placement.cpu_layers, plan.experts.0 > 0);
+        add("-ot", &["--override-tensor"], "LLAMA_ARG_OVERRIDE_TENSOR", pattern);
+    }
     let kv = plan.setting.kv;
     if is_quantised(kv) {
         add("-fa", &["--flash-attn"], "LLAMA_ARG_FLASH_ATTN", "on".to_owned());
         add("-ctk", &["--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K", kv.k.name.to_lowercase());
         add("-ctv", &["--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V", kv.v.name.to_lowercase());
     }
-    if matches!(prediction.way, Way::Offload | Way::Assist | Way::Combined) {
+    if prediction.way.uses_cpu() {
         // Pinned copies of what stays in RAM: three times the prompt speed of the default, a mapping of the file.
         add("-lm", &["--load-mode"], "LLAMA_ARG_LOAD_MODE", "none".to_owned());
         if let Some(threads) = plan.rig.threads {
@@ -62,19 +68,35 @@ fn is_quantised(kv: KvTypes) -> bool {
 /// The command line that runs the model this way.
 pub fn llama_server(plan: &Plan, prediction: &Prediction) -> String {
     let model = quoted(&plan.path.display().to_string());
-    let arguments: Vec<String> =
-        arguments(plan, prediction).iter().map(|argument| format!("{} {}", argument.option, argument.value)).collect();
+    let arguments: Vec<String> = arguments(plan, prediction)
+        .iter()
+        .map(|option| format!("{} {}", option.option, quoted(&option.value)))
+        .collect();
     format!("{}llama-server -m {model} {}", launcher(plan, prediction), arguments.join(" "))
 }
 
 /// What goes in front of the command: nothing where GreenBoost would have nothing to do.
 fn launcher(plan: &Plan, prediction: &Prediction) -> String {
-    let helps = prediction.way.is_extend() || matches!(prediction.way, Way::Assist | Way::Combined);
-    if !helps {
+    if matches!(prediction.way, Way::Vram | Way::Offload) {
         return String::new();
     }
+    let row = prediction.way.row();
     let size = |option: &str, bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!("{option} {bytes} "));
-    format!("gb-launch {}{}", size("--vram", plan.wishes.vram), size("--ram", plan.wishes.ram))
+    let ring = plan.wishes.ring.filter(|_| row.has_ring);
+    let (switches, variables): (Vec<_>, Vec<_>) = row.sets.iter().partition(|(name, _)| SETTINGS.contains(name));
+    // Streaming is what the profiles start from.
+    let switches = switches.iter().filter(|set| **set != (STREAM, "on"));
+    let switches =
+        switches.map(|(name, value)| format!("{} {value} ", if *name == STREAM { "--stream" } else { "--assist" }));
+    let variables = variables.iter().map(|(name, value)| format!("{name}={value} "));
+    format!(
+        "{}gb-launch {}{}{}{}",
+        variables.collect::<String>(),
+        size("--vram", plan.wishes.vram),
+        size("--ram", plan.wishes.ram),
+        size("--ring", ring),
+        switches.collect::<String>()
+    )
 }
 
 /// The environment for `ollama serve`, and the lines of a Modelfile.
@@ -90,8 +112,8 @@ pub fn ollama(plan: &Plan, prediction: &Prediction) -> (String, Vec<String>) {
     }
     // What Ollama has no name for reaches its llama-server through the environment.
     for argument in arguments(plan, prediction) {
-        if matches!(argument.option, "-ncmoe" | "-lm") {
-            variables.push(format!("{}={}", argument.variable, argument.value));
+        if matches!(argument.option, "-ncmoe" | "-ot" | "-lm") {
+            variables.push(format!("{}={}", argument.variable, quoted(&argument.value)));
         }
     }
     let serve = format!("{} {}ollama serve", variables.join(" "), launcher(plan, prediction));
@@ -113,11 +135,15 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         _ => "how fast is not known".to_owned(),
     };
     let (vram, ram) = (prediction.placement.vram(), prediction.placement.ram());
+    let shared = match prediction.placement.cpu_layers.len() {
+        0 => String::new(),
+        layers => format!(" (the CPU computes in {layers} of {} layers)", plan.layers),
+    };
     let size = match ram {
         0 => format_size(vram),
         _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
     };
-    format!("{}: {}, {size}, {speed}", plan.name, prediction.way.row().name)
+    format!("{}: {}{shared}, {size}, {speed}", plan.name, prediction.way.row().name)
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@
 //! # let arguments = vec!["-m".to_owned(), "model.gguf".to_owned()];
 //! let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
 //! if let Some((plan, open)) = plan_command(&command, &Wishes::default(), When::Unknown)? {
-//!     for argument in open {
+//!     for (name, value) in open {
 //!         // LLAMA_ARG_N_GPU_LAYERS=999 and so on, for what the user has not set
-//!         println!("{}={}", argument.variable, argument.value);
+//!         println!("{name}={value}");
 //!     }
 //!     println!("{}", plan.line().unwrap_or_default());
 //! }
@@ -29,7 +29,7 @@ mod ollama_store;
 mod report;
 #[cfg(test)]
 mod test_models;
-mod wishes;
+pub mod wishes;
 
 pub use answer::{AnswerOptions, run_answer};
 pub use command_line::CommandLine;
@@ -61,6 +61,9 @@ pub struct Options {
     #[arg(long)]
     remeasure: bool,
 }
+
+/// Variables to set.
+pub type Variables = Vec<(&'static str, String)>;
 
 /// A plan for a model on this machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -116,7 +119,7 @@ impl Plan {
             kv_per_token: facts.cache.per_token(setting.kv),
             classes: classes.collect(),
             wishes: wishes.clone(),
-            predictions: predict::predictions(facts, &rig, &setting, &ubatches),
+            predictions: predict::predictions(facts, &rig, &setting, &ubatches, &wishes.asked()),
             setting,
             figures,
             rig,
@@ -125,7 +128,7 @@ impl Plan {
 
     /// The way to take, if any is possible.
     pub fn winner(&self) -> Option<&Prediction> {
-        predict::winner(&self.predictions)
+        predict::winner(&self.predictions, self.wishes.way)
     }
 
     /// llama-server's options for the way to take.
@@ -133,9 +136,28 @@ impl Plan {
         self.winner().map(|winner| commands::arguments(self, winner)).unwrap_or_default()
     }
 
-    /// The same as variables.
-    pub fn environment(&self) -> Vec<(&'static str, String)> {
-        self.arguments().into_iter().map(|argument| (argument.variable, argument.value)).collect()
+    /// The variables it needs beside llama.cpp's own.
+    pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
+        self.winner().map_or(&[], |winner| winner.way.row().sets)
+    }
+
+    /// Options and settings as variables.
+    pub fn environment(&self) -> Variables {
+        let options = self.arguments().into_iter().map(|argument| (argument.variable, argument.value));
+        options.chain(self.settings().iter().map(|(name, value)| (*name, (*value).to_owned()))).collect()
+    }
+
+    /// Why there is no way to take.
+    pub fn objection(&self) -> String {
+        let of = |way| self.predictions.iter().find(|prediction| prediction.way == way);
+        let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
+        match self.wishes.way {
+            Some(way) => {
+                let why = problem(way).unwrap_or_else(|| "it is not built yet".to_owned());
+                format!("{} was asked for: {why}", way.row().name)
+            }
+            None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),
+        }
     }
 
     /// One line for a log: what was chosen and what to expect.
@@ -154,18 +176,19 @@ pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
 }
 
 /// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
-/// no file as its model. Budgets come from `budgets`, everything else from the command.
+/// no file as its model. What llama-server has options for comes from the command, everything else from `wishes`.
 ///
 /// # Errors
 /// As [`plan`].
 pub fn plan_command(
     command: &CommandLine<'_>,
-    budgets: &Wishes,
+    wishes: &Wishes,
     when: When,
-) -> Result<Option<(Plan, Vec<Argument>)>, String> {
+) -> Result<Option<(Plan, Variables)>, String> {
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
-    let wishes = Wishes { vram: budgets.vram, ram: budgets.ram, ..command.wishes(facts.context) };
+    let Wishes { ctx, parallel, ubatch, kv, .. } = command.wishes(facts.context);
+    let wishes = Wishes { ctx, parallel, ubatch, kv, ..wishes.clone() };
     let figures = measure::figures(&first, when);
     if figures.gpus > 1 {
         return Err(format!(
@@ -174,7 +197,7 @@ pub fn plan_command(
         ));
     }
     let plan = Plan::new(&first, &facts, figures, &wishes)?;
-    let open = command.left_open(plan.arguments());
+    let open = command.left_open(plan.arguments(), plan.settings());
     Ok(Some((plan, open)))
 }
 

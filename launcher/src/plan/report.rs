@@ -3,8 +3,8 @@
 use super::Plan;
 use super::commands;
 use super::facts::Class;
-use super::measure::Rates;
-use super::predict::{ANSWER, PROMPT, Prediction, winner};
+use super::measure::{Rates, Together};
+use super::predict::{ANSWER, PROMPT, Prediction, State};
 use greenboost_contract::format_size;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -68,9 +68,14 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
     let threads = cpu.map_or(0, |(threads, _)| threads);
     writeln!(
         text,
-        "         GB/s: CPU {} ({threads} threads), disk {}",
+        "         GB/s: CPU {} ({threads} threads), disk {}{}",
         rate(cpu.map(|(_, rate)| rate)),
-        rate(plan.figures.disk)
+        rate(plan.figures.disk),
+        plan.figures.together.map_or_else(String::new, |Together { cpu, link, .. }| format!(
+            ", at once CPU {} and link {}",
+            rate(Some(cpu)),
+            rate(Some(link))
+        ))
     )?;
     let setting = &plan.setting;
     writeln!(
@@ -89,7 +94,7 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
 }
 
 fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
-    let winner = winner(&plan.predictions);
+    let winner = plan.winner();
     writeln!(
         text,
         "  {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  ubatch",
@@ -97,9 +102,10 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
     )?;
     for prediction in &plan.predictions {
         let chosen = winner.is_some_and(|winner| winner.way == prediction.way);
-        let note = match (&prediction.problem, prediction.built) {
-            (_, false) => "  not built yet".to_owned(),
-            (Some(problem), _) => format!("  {problem}"),
+        let note = match (prediction.state, &prediction.problem, prediction.way.row().asked_as) {
+            (State::NotBuilt, ..) => "  not built yet".to_owned(),
+            (_, Some(problem), _) => format!("  {problem}"),
+            (State::Unproven, None, Some(name)) if !prediction.asked => format!("  not proven yet: --way {name}"),
             _ => String::new(),
         };
         writeln!(
@@ -119,16 +125,22 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
 }
 
 fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
-    let Some(winner) = winner(&plan.predictions) else {
-        writeln!(
-            text,
-            "Nothing that is built fits. Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv."
-        )?;
+    let Some(winner) = plan.winner() else {
+        let objection = match plan.wishes.way {
+            Some(_) => format!("Not possible: {}.", plan.objection()),
+            None => "Nothing fits.".to_owned(),
+        };
+        writeln!(text, "{objection} Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv.")?;
         return missing(text, plan);
     };
     writeln!(text, "{}", verdict(plan, winner))?;
     if let (Some(load), Some(read)) = (winner.load, winner.read) {
         writeln!(text, "Loading takes {load:.1} s from the page cache, and {read:.1} s more from the disk.")?;
+    }
+    if !winner.placement.cpu_layers.is_empty() {
+        let layers: Vec<_> = winner.placement.cpu_layers.iter().map(u64::to_string).collect();
+        let what = if plan.experts.0 > 0 { "experts" } else { "the feed-forward networks" };
+        writeln!(text, "The CPU computes {what} of {} layers: {}.", layers.len(), layers.join(", "))?;
     }
     writeln!(text)?;
     for (tier, parts) in tiers(plan, winner) {
@@ -160,6 +172,16 @@ fn verdict(plan: &Plan, winner: &Prediction) -> String {
     let is_other = |other: &&Prediction| other.way != winner.way && !(winner.way.is_extend() && other.way.is_extend());
     let others = plan.predictions.iter().filter(|other| other.is_possible()).filter(is_other);
     let next = others.filter_map(|other| Some((other, other.request?))).min_by(|one, other| one.1.total_cmp(&other.1));
+    if let (Some(way), Some(own)) = (plan.wishes.way, winner.request) {
+        let than = match next {
+            Some((other, seconds)) => format!("; {} takes {:.1} times as long", other.way.row().name, seconds / own),
+            None => String::new(),
+        };
+        return format!(
+            "Asked for: {}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens{than}.",
+            way.row().name
+        );
+    }
     match (winner.request, next) {
         (None, _) => format!("Chosen: {name}. No speed can be predicted without the missing figures."),
         (Some(own), Some((other, seconds))) => format!(
@@ -185,13 +207,15 @@ fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static 
                 ("experts", placement.inside.experts.bytes),
                 ("KV cache", placement.kv_inside),
                 ("scratch", placement.scratch),
+                ("ring", placement.ring),
             ],
         ),
         (
             "RAM",
             vec![
-                ("weights", placement.outside.dense.bytes),
-                ("experts", placement.outside.experts.bytes),
+                ("weights", placement.linked().dense.bytes),
+                ("experts", placement.linked().experts.bytes),
+                ("for the CPU", placement.cpu.bytes()),
                 ("KV cache", placement.kv_outside),
                 ("embedding", embedding),
             ],
@@ -201,7 +225,7 @@ fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static 
 
 /// The same for programs.
 pub fn json(plan: &Plan) -> Value {
-    let winner = winner(&plan.predictions);
+    let winner = plan.winner();
     let commands = winner.map(|winner| {
         let (serve, modelfile) = commands::ollama(plan, winner);
         let environment: serde_json::Map<_, _> =
@@ -247,7 +271,9 @@ pub fn json(plan: &Plan) -> Value {
             "context": plan.setting.context,
             "parallel": plan.setting.parallel,
             "kv": plan.setting.kv.k.name,
+            "ring": plan.setting.ring,
         },
+        "asked": plan.wishes.way,
         "predictions": plan.predictions,
         "winner": winner.map(|winner| winner.way),
         "tiers": tiers,

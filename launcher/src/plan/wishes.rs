@@ -2,10 +2,10 @@
 
 use super::facts::{Facts, KvTypes};
 use super::measure::Figures;
-use super::predict::{Setting, UBATCHES};
+use super::predict::{Asked, Setting, UBATCHES, Way};
 use crate::doctor::machine::Machine;
 use clap::Args;
-use greenboost_contract::{Settings, parse_size};
+use greenboost_contract::{Assist, Settings, Stream, parse_size};
 
 /// The context of the shipped llama-server profile: see there.
 const CONTEXT: u64 = 8192;
@@ -13,6 +13,8 @@ const CONTEXT: u64 = 8192;
 const UNKNOWN_CONTEXT: u64 = 4096;
 /// As the hook: its `memory/ram.rs` says why.
 const RAM_SHARE: f64 = 0.75;
+/// As the hook: its `stream/mod.rs` takes this part of the VRAM for the ring.
+const RING_SHARE: u64 = 16;
 
 /// What is wished; the rest is chosen.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -35,6 +37,39 @@ pub struct Wishes {
     /// Type of the KV cache: f16, q8_0, q4_0 and others [default: f16].
     #[arg(long, value_name = "TYPE", value_parser = kv_types)]
     pub kv: Option<KvTypes>,
+    /// Run it this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined
+    /// [default: the fastest that is proven].
+    #[arg(long, value_name = "WAY", value_parser = Way::from_name)]
+    pub way: Option<Way>,
+    /// Whether weights outside VRAM are streamed: on or off [default: as suits the way].
+    #[arg(long, value_name = "ON|OFF", value_parser = stream)]
+    pub stream: Option<Stream>,
+    /// VRAM that they are copied into [default: a sixteenth of it].
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ring: Option<u64>,
+    /// Whether the copies that llama.cpp makes of what it keeps in RAM are served ahead: on or off [default: as suits
+    /// the way].
+    #[arg(long, value_name = "ON|OFF", value_parser = assist)]
+    pub assist: Option<Assist>,
+    /// Nothing may leave VRAM, as with `spill = "never"` in a profile.
+    #[arg(long)]
+    pub no_spill: bool,
+}
+
+/// A value of `--stream`.
+///
+/// # Errors
+/// What is allowed.
+pub fn stream(text: &str) -> Result<Stream, String> {
+    Stream::from_name(text).ok_or_else(|| format!("allowed are {}", Stream::NAMES.join(", ")))
+}
+
+/// A value of `--assist`.
+///
+/// # Errors
+/// What is allowed.
+pub fn assist(text: &str) -> Result<Assist, String> {
+    Assist::from_name(text).ok_or_else(|| format!("allowed are {}", Assist::NAMES.join(", ")))
 }
 
 fn kv_types(name: &str) -> Result<KvTypes, String> {
@@ -42,6 +77,11 @@ fn kv_types(name: &str) -> Result<KvTypes, String> {
 }
 
 impl Wishes {
+    /// What is decided about the way.
+    pub fn asked(&self) -> Asked {
+        Asked { way: self.way, stream: self.stream, assist: self.assist }
+    }
+
     /// Every choice made for this model on this machine, and the micro-batches to try.
     ///
     /// # Errors
@@ -67,7 +107,8 @@ impl Wishes {
             Some(kv) => kv,
             None => return Err("the table of types has no F16".to_owned()),
         };
-        let ram = self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64);
-        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], kv }, ubatches))
+        let ram = if self.no_spill { 0 } else { self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64) };
+        let ring = self.ring.unwrap_or(vram / RING_SHARE);
+        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, kv }, ubatches))
     }
 }

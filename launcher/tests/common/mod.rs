@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod gpu;
+pub mod planned;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -180,6 +180,11 @@ pub struct Split {
 }
 
 impl Split {
+    /// Both sums.
+    pub fn plus(self, other: Self) -> Self {
+        Self { dense: self.dense.plus(other.dense), experts: self.experts.plus(other.experts) }
+    }
+
     /// Bytes of both.
     pub fn bytes(&self) -> u64 {
         self.dense.bytes.saturating_add(self.experts.bytes)

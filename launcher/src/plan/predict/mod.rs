@@ -1,14 +1,16 @@
 //! How fast each way of running a model would be, and which wins.
 
 pub mod calibration;
+mod combined;
 mod placement;
 mod rig;
 pub mod speed;
 mod way;
 
+pub use combined::override_pattern;
 pub use placement::{Placement, Setting};
 pub use rig::Rig;
-pub use way::{Row, WAYS, Way};
+pub use way::{Asked, Row, State, WAYS, Way};
 
 use super::facts::Facts;
 use greenboost_contract::format_size;
@@ -26,8 +28,10 @@ pub const UBATCHES: [u64; 2] = [512, 2048];
 pub struct Prediction {
     /// The way.
     pub way: Way,
-    /// Whether GreenBoost can do it today.
-    pub built: bool,
+    /// How far GreenBoost has come with it.
+    pub state: State,
+    /// Whether the user asked for it.
+    pub asked: bool,
     /// Why it cannot be done here.
     pub problem: Option<String>,
     /// Tokens in a micro-batch.
@@ -49,27 +53,34 @@ pub struct Prediction {
 impl Prediction {
     /// Whether it can be chosen.
     pub fn is_possible(&self) -> bool {
-        self.built && self.problem.is_none()
+        let is_ready = self.state == State::Proven || (self.state == State::Unproven && self.asked);
+        is_ready && self.problem.is_none()
     }
 }
 
 /// Every way, with the micro-batch that suits it best among `ubatches`.
-pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64]) -> Vec<Prediction> {
+pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64], asked: &Asked) -> Vec<Prediction> {
     let best = |row: &Row| {
-        let tried = ubatches.iter().map(|ubatch| predict(facts, rig, &Setting { ubatch: *ubatch, ..*setting }, row));
+        let setting = |ubatch: u64| {
+            let ring = if row.has_ring { setting.ring } else { 0 };
+            Setting { ubatch, ring, ..*setting }
+        };
+        let tried = ubatches.iter().map(|ubatch| predict(facts, rig, &setting(*ubatch), row, asked));
         tried.reduce(|best, other| if is_better(&other, &best) { other } else { best })
     };
     let all: Vec<_> = WAYS.iter().filter_map(best).collect();
     // Where everything fits nothing is outside, and the other ways are this one under other names.
     match all.first() {
-        Some(vram) if vram.is_possible() => vec![vram.clone()],
+        Some(vram) if vram.is_possible() && asked.way.is_none_or(|way| way == Way::Vram) => vec![vram.clone()],
         _ => all,
     }
 }
 
-/// The one to choose: of those that are possible, the fastest; where no speed is known, the first.
-pub fn winner(predictions: &[Prediction]) -> Option<&Prediction> {
-    let possible = predictions.iter().filter(|prediction| prediction.is_possible());
+/// The one to choose: of those that are possible, the fastest; where no speed is known, the first. The one that was asked
+/// for, or none.
+pub fn winner(predictions: &[Prediction], asked: Option<Way>) -> Option<&Prediction> {
+    let is_meant = |prediction: &&Prediction| asked.is_none_or(|way| way == prediction.way);
+    let possible = predictions.iter().filter(is_meant).filter(|prediction| prediction.is_possible());
     possible.reduce(|best, other| if is_better(other, best) { other } else { best })
 }
 
@@ -81,16 +92,13 @@ fn is_better(one: &Prediction, other: &Prediction) -> bool {
     rank(one) < rank(other)
 }
 
-fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row) -> Prediction {
+fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked) -> Prediction {
     let placement = match row.way {
         Way::Vram => Placement::all_inside(facts, setting),
         Way::Extend => Placement::by_order(facts, setting),
-        Way::ExtendByTensor => Placement::by_tensor(facts, setting),
-        // The slots are VRAM that weights cannot have.
-        Way::ExtendStreaming => {
-            Placement::by_tensor(facts, &Setting { vram: setting.vram - setting.vram / 16, ..*setting })
-        }
-        Way::Offload | Way::Assist | Way::Combined => Placement::offloaded(facts, setting),
+        Way::ExtendByTensor | Way::ExtendStreaming => Placement::by_tensor(facts, setting),
+        Way::Offload | Way::Assist => Placement::offloaded(facts, setting),
+        Way::Combined => Placement::combined(facts, setting, rig),
     };
     let ubatch = setting.ubatch;
     let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
@@ -103,8 +111,9 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row) -> Prediction
         .map(|(batch, token)| batch * PROMPT.div_ceil(ubatch.max(1)) as f64 + token * ANSWER as f64);
     Prediction {
         way: row.way,
-        built: row.built,
-        problem: problem(&placement, setting),
+        state: row.state,
+        asked: asked.is_for(row.way),
+        problem: asked.objection(row).or_else(|| problem(&placement, setting)),
         ubatch,
         placement,
         prefill: batch.map(|seconds| ubatch as f64 / seconds),
@@ -127,5 +136,7 @@ fn problem(placement: &Placement, setting: &Setting) -> Option<String> {
     None
 }
 
+#[cfg(test)]
+mod choice_tests;
 #[cfg(test)]
 mod tests;

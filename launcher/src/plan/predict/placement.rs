@@ -16,35 +16,44 @@ pub struct Setting {
     pub parallel: u64,
     /// Tokens in a micro-batch.
     pub ubatch: u64,
+    /// Bytes of VRAM that weights are copied into, in the ways that do.
+    pub ring: u64,
     /// Types of the KV cache.
     pub kv: KvTypes,
 }
 
 /// Where everything is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Placement {
     /// Weights in VRAM.
     pub inside: Split,
     /// Weights outside.
     pub outside: Split,
+    /// Those of them that the CPU computes with in decode.
+    pub cpu: Split,
     /// KV cache in VRAM.
     pub kv_inside: u64,
     /// KV cache outside.
     pub kv_outside: u64,
     /// Compute buffers, modules, pools.
     pub scratch: u64,
-    /// Layers whose experts alone are outside: each is handed to the CPU and back.
+    /// VRAM that weights are copied into.
+    pub ring: u64,
+    /// Layers of which the CPU computes a part: each is handed to it and back.
     pub handovers: u64,
     /// llama.cpp's `-ngl`, where that makes the placement.
     pub gpu_layers: Option<u64>,
     /// llama.cpp's `-ncmoe`.
     pub cpu_moe: Option<u64>,
+    /// Layers whose feed-forward networks, or experts, are left to the CPU one by one.
+    pub cpu_layers: Vec<u64>,
 }
 
 impl Placement {
     /// Bytes of VRAM it takes.
     pub fn vram(&self) -> u64 {
-        self.inside.bytes().saturating_add(self.kv_inside).saturating_add(self.scratch)
+        let parts = [self.kv_inside, self.scratch, self.ring];
+        parts.iter().fold(self.inside.bytes(), |sum, bytes| sum.saturating_add(*bytes))
     }
 
     /// Bytes of RAM it takes, besides what stays in the page cache.
@@ -52,17 +61,23 @@ impl Placement {
         self.outside.bytes().saturating_add(self.kv_outside)
     }
 
+    /// What is outside for the GPU, which reads it over the link.
+    pub fn linked(&self) -> Split {
+        rest(self.outside, self.cpu)
+    }
+
     fn new(facts: &Facts, setting: &Setting) -> Self {
         Self {
             kv_inside: facts.cache.bytes(setting.context, setting.parallel, setting.ubatch, setting.kv),
             scratch: scratch(facts, setting.context, setting.ubatch),
+            ring: setting.ring,
             ..Self::default()
         }
     }
 
     /// VRAM left for weights.
     fn room(&self, setting: &Setting) -> u64 {
-        setting.vram.saturating_sub(self.kv_inside).saturating_sub(self.scratch)
+        [self.kv_inside, self.scratch, self.ring].iter().fold(setting.vram, |room, bytes| room.saturating_sub(*bytes))
     }
 
     /// Everything in VRAM, whether that fits or not.
@@ -82,13 +97,20 @@ impl Placement {
 
     /// Experts leave VRAM first, since a token reads few of them; then feed-forward networks and attention.
     pub fn by_tensor(facts: &Facts, setting: &Setting) -> Self {
+        Self::beside_cpu(facts, setting, Split::default())
+    }
+
+    /// The same, of what the CPU leaves.
+    pub(super) fn beside_cpu(facts: &Facts, setting: &Setting, cpu: Split) -> Self {
         let mut placement = Self::new(facts, setting);
         let all = facts.computed();
+        let left = rest(all, cpu);
         let room = placement.room(setting);
-        let dense = part(all.dense, room);
-        let experts = part(all.experts, room.saturating_sub(dense.bytes));
+        let dense = part(left.dense, room);
+        let experts = part(left.experts, room.saturating_sub(dense.bytes));
         placement.inside = Split { dense, experts };
         placement.outside = rest(all, placement.inside);
+        placement.cpu = cpu;
         placement
     }
 
@@ -127,6 +149,7 @@ impl Placement {
             placement.handovers += u64::from(on_gpu && !experts_on_gpu && layer.experts().bytes > 0);
         }
         add(&mut placement, gpu_layers > 0, facts.output, Amount::default());
+        placement.cpu = placement.outside;
         placement.gpu_layers = Some(gpu_layers);
         placement.cpu_moe = Some(cpu_moe).filter(|layers| *layers > 0);
         placement

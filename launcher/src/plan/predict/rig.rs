@@ -21,6 +21,8 @@ pub struct Rig {
     pub in_place: Option<f64>,
     /// The CPU decoding.
     pub cpu: Option<f64>,
+    /// The CPU decoding and the copy engine over the link, what both get of the RAM at once.
+    pub together: Option<f64>,
     /// Threads the CPU does that with.
     pub threads: Option<usize>,
     /// The model's disk.
@@ -33,6 +35,7 @@ impl Rig {
         let cpu = figures.cpu.best();
         let mut rig = Self {
             cpu: cpu.map(|(threads, rate)| Self::cpu_rate(threads, rate)),
+            together: figures.together.map(|both| Self::cpu_rate(both.threads, both.cpu) + both.link),
             threads: cpu.map(|(threads, _)| threads),
             disk: figures.disk,
             ..Self::default()

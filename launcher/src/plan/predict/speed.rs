@@ -41,18 +41,27 @@ fn over(bytes: f64, rate: Option<f64>) -> Option<f64> {
 pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> Option<f64> {
     let share = facts.active_share();
     let active = |split: &Split| (split.dense.bytes as f64, split.experts.bytes as f64 * share);
-    let (dense, experts) = active(&placement.inside);
-    let gpu = over(dense + experts, rig.matvec)? + facts.layers.len() as f64 * fit::LAYER_SECONDS;
-    let (dense, experts) = active(&placement.outside);
+    let sum = |(dense, experts): (f64, f64)| dense + experts;
+    let gpu = over(sum(active(&placement.inside)), rig.matvec)? + facts.layers.len() as f64 * fit::LAYER_SECONDS;
     let in_place = rig.in_place.map(|rate| rate * fit::MATVEC_IN_PLACE_SHARE);
+    let cpu = sum(active(&placement.cpu));
+    let (dense, experts) = active(&placement.linked());
     let handovers = placement.handovers as f64 * fit::HANDOVER_SECONDS;
     Some(match how {
         Decode::InPlace => gpu + over(dense + experts, in_place)?,
-        Decode::Streamed => gpu.max(over(dense, rig.link)?) + over(experts, in_place)?,
-        Decode::Cpu => gpu + over(dense + experts, rig.cpu)? + handovers,
+        Decode::Streamed => {
+            let gpu = gpu + over(dense, rig.matvec)?;
+            gpu.max(over(dense, rig.link)?) + over(experts, in_place)?
+        }
+        Decode::Cpu => gpu + over(cpu, rig.cpu)? + handovers,
         Decode::CpuAndLink => {
-            let both = rig.cpu.zip(rig.link).map(|(cpu, link)| cpu + link);
-            gpu + over(dense + experts, both)? + handovers
+            // GPU and CPU take turns in a token; the link works beside both, and what it copies the GPU still has to read.
+            let experts_in_place = over(experts, in_place)?;
+            let turns = gpu + over(dense, rig.matvec)? + experts_in_place + over(cpu, rig.cpu)? + handovers;
+            let link = over(dense, rig.link)? + experts_in_place;
+            // Both read the same RAM; where only one of them has work, its own rate is the limit.
+            let ram = if cpu > 0.0 { over(cpu + dense + experts, rig.together)? } else { 0.0 };
+            turns.max(link).max(ram)
         }
     })
 }

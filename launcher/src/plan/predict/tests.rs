@@ -29,9 +29,9 @@ pub fn h200() -> Figures {
 }
 
 /// llama-bench makes its context as long as its test.
-fn setting(vram: u64, context: u64, ubatch: u64) -> Setting {
+pub fn setting(vram: u64, context: u64, ubatch: u64) -> Setting {
     let kv = KvTypes::both("f16").expect("F16");
-    Setting { vram: vram << 30, ram: 100 << 30, context, parallel: 1, ubatch, kv }
+    Setting { vram: vram << 30, ram: 100 << 30, context, parallel: 1, ubatch, ring: 0, kv }
 }
 
 /// One configuration of the table.
@@ -314,33 +314,39 @@ fn a_batch_of_few_tokens_takes_as_long_as_reading_the_weights() {
 }
 
 #[test]
-fn what_is_not_built_never_wins() {
+fn what_is_not_proven_never_wins_by_itself() {
     let rig = Rig::new(&h200());
     for (facts, vram) in [(facts(&dense()), 12), (facts(&moe()), 8)] {
-        let all = predictions(&facts, &rig, &setting(vram, 8192, 512), &UBATCHES);
-        let chosen = winner(&all).expect("a winner");
-        assert!(chosen.built && chosen.problem.is_none());
+        let all = predictions(&facts, &rig, &setting(vram, 8192, 512), &UBATCHES, &Asked::default());
+        let chosen = winner(&all, None).expect("a winner");
+        assert!(chosen.state == State::Proven && chosen.problem.is_none());
         let fastest = all.iter().filter(|other| other.problem.is_none()).filter_map(|other| other.request);
         let fastest = fastest.fold(f64::MAX, f64::min);
-        assert!(fastest <= chosen.request.expect("known"), "there are faster ways, not built yet");
+        assert!(fastest <= chosen.request.expect("known"), "there are faster ways, not proven yet");
         assert!(all[0].problem.as_deref().is_some_and(|problem| problem.contains("of VRAM")), "{:?}", all[0]);
     }
 }
 
 #[test]
 fn what_fits_is_put_in_vram_and_needs_no_other_way() {
-    let all = predictions(&facts(&dense()), &Rig::new(&h200()), &setting(140, 8192, 512), &UBATCHES);
+    let all = predictions(&facts(&dense()), &Rig::new(&h200()), &setting(140, 8192, 512), &UBATCHES, &Asked::default());
     assert_eq!(all.iter().map(|prediction| prediction.way).collect::<Vec<_>>(), [Way::Vram]);
-    assert_eq!(winner(&all).map(|prediction| prediction.way), Some(Way::Vram));
+    assert_eq!(winner(&all, None).map(|prediction| prediction.way), Some(Way::Vram));
 }
 
 #[test]
 fn without_figures_there_is_a_way_and_no_speed() {
-    let all = predictions(&facts(&moe()), &Rig::default(), &setting(8, 8192, 512), &UBATCHES);
+    let all = predictions(&facts(&moe()), &Rig::default(), &setting(8, 8192, 512), &UBATCHES, &Asked::default());
     assert!(all.iter().all(|prediction| prediction.prefill.is_none() && prediction.decode.is_none()));
-    assert_eq!(winner(&all).map(|prediction| prediction.way), Some(Way::ExtendByTensor));
-    let none = predictions(&facts(&moe()), &Rig::default(), &Setting { ram: 0, ..setting(8, 8192, 512) }, &UBATCHES);
-    assert!(winner(&none).is_none());
+    assert_eq!(winner(&all, None).map(|prediction| prediction.way), Some(Way::ExtendByTensor));
+    let none = predictions(
+        &facts(&moe()),
+        &Rig::default(),
+        &Setting { ram: 0, ..setting(8, 8192, 512) },
+        &UBATCHES,
+        &Asked::default(),
+    );
+    assert!(winner(&none, None).is_none());
 }
 
 #[test]
@@ -353,8 +359,8 @@ fn a_cpu_without_a_link_and_a_link_without_a_cpu_are_told_apart() {
                 Rates { to_gpu: Some(link), in_place: Some(link * 0.92), pageable: Some(link.min(7.5)), ..gpu.rates };
         }
         figures.cpu.reads = vec![(threads, 5.0 * threads as f64)];
-        let all = predictions(&moe, &Rig::new(&figures), &setting(8, 8192, 512), &[512]);
-        winner(&all).map(|prediction| prediction.way)
+        let all = predictions(&moe, &Rig::new(&figures), &setting(8, 8192, 512), &[512], &Asked::default());
+        winner(&all, None).map(|prediction| prediction.way)
     };
     assert_eq!(decide(3.0, 16), Some(Way::Offload));
     assert_eq!(decide(400.0, 1), Some(Way::ExtendByTensor));
@@ -365,4 +371,9 @@ fn every_way_has_its_row() {
     for (index, row) in WAYS.iter().enumerate() {
         assert_eq!((row.way as usize, row.way.row().name), (index, row.name));
     }
+    let mut names: Vec<_> = WAYS.iter().filter_map(|row| row.asked_as).collect();
+    let mut known = greenboost_contract::planned::WAYS.to_vec();
+    names.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(names, known, "what a setting may say is what there is");
 }

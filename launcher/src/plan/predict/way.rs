@@ -1,6 +1,9 @@
-//! The ways to run a model, and which of them GreenBoost can do today.
+//! The ways to run a model, which of them GreenBoost can do today, and what each needs to be set.
 
 use super::speed::{Decode, Prefill};
+use greenboost_contract::planned::DISABLE_GRAPHS;
+use greenboost_contract::settings::{ASSIST, STREAM};
+use greenboost_contract::{Assist, Stream};
 use serde::Serialize;
 
 /// A way to run a model.
@@ -19,8 +22,20 @@ pub enum Way {
     Offload,
     /// The framework's own, with the copies for its prompts made ahead by GreenBoost.
     Assist,
-    /// Assist, and the link brings weights while the CPU computes.
+    /// The CPU computes the feed-forward networks of some layers while the link brings weights of the others.
     Combined,
+}
+
+/// How far a way has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Shown, so that one sees what it would bring; never taken.
+    NotBuilt,
+    /// Built, and no run on a real GPU has shown yet that it is as fast as predicted: taken when asked for.
+    Unproven,
+    /// Taken where it is the fastest.
+    Proven,
 }
 
 /// A row of [`WAYS`].
@@ -30,27 +45,45 @@ pub struct Row {
     pub way: Way,
     /// In reports.
     pub name: &'static str,
-    /// Whether this build of GreenBoost can do it. What it cannot is shown, and never chosen.
-    pub built: bool,
+    /// The name to ask for it by. Nobody can choose to be blind.
+    pub asked_as: Option<&'static str>,
+    /// How far it has come.
+    pub state: State,
     /// How decode reaches weights outside VRAM.
     pub decode: Decode,
     /// How a prompt does.
     pub prefill: Prefill,
+    /// Whether some VRAM is a ring that weights are copied into.
+    pub has_ring: bool,
+    /// The variables it needs, beside llama.cpp's.
+    pub sets: &'static [(&'static str, &'static str)],
 }
 
-const fn row(way: Way, name: &'static str, built: bool, decode: Decode, prefill: Prefill) -> Row {
-    Row { way, name, built, decode, prefill }
-}
+const STREAMED: (&str, &str) = (STREAM, "on");
+const IN_PLACE: (&str, &str) = (STREAM, "off");
+const ASSISTED: (&str, &str) = (ASSIST, "on");
+const ALONE: (&str, &str) = (ASSIST, "off");
+/// Inside a CUDA graph, copies begin when the graph is launched, and llama.cpp launches one for what lies between two
+/// layers of the CPU: nothing would be copied while the CPU computes.
+const DIRECT: (&str, &str) = (DISABLE_GRAPHS, "1");
 
-/// What GreenBoost can do today: turn a row on in the change that makes the engine able to.
+/// The ways, in the enum's order. A row becomes [`State::Proven`] in the change that commits its measurement on a real GPU.
+#[rustfmt::skip]
 pub const WAYS: &[Row] = &[
-    row(Way::Vram, "all in VRAM", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::ExtendByTensor, "extend, by tensor", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::Extend, "extend, blind", true, Decode::InPlace, Prefill::InPlace),
-    row(Way::ExtendStreaming, "extend, streaming", true, Decode::Streamed, Prefill::Ahead),
-    row(Way::Offload, "llama.cpp's CPU offload", true, Decode::Cpu, Prefill::Copied),
-    row(Way::Assist, "assisted CPU offload", false, Decode::Cpu, Prefill::Ahead),
-    row(Way::Combined, "CPU and link together", false, Decode::CpuAndLink, Prefill::Ahead),
+    Row { way: Way::Vram, name: "all in VRAM", asked_as: Some("vram"), state: State::Proven,
+          decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[] },
+    Row { way: Way::ExtendByTensor, name: "extend, by tensor", asked_as: Some("extend-in-place"), state: State::Proven,
+          decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
+    Row { way: Way::Extend, name: "extend, blind", asked_as: None, state: State::Proven,
+          decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
+    Row { way: Way::ExtendStreaming, name: "extend, streaming", asked_as: Some("extend"), state: State::Proven,
+          decode: Decode::Streamed, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED] },
+    Row { way: Way::Offload, name: "llama.cpp's CPU offload", asked_as: Some("offload"), state: State::Proven,
+          decode: Decode::Cpu, prefill: Prefill::Copied, has_ring: false, sets: &[ALONE] },
+    Row { way: Way::Assist, name: "assisted CPU offload", asked_as: Some("assist"), state: State::Unproven,
+          decode: Decode::Cpu, prefill: Prefill::Ahead, has_ring: true, sets: &[ASSISTED] },
+    Row { way: Way::Combined, name: "CPU and link together", asked_as: Some("combined"), state: State::Unproven,
+          decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED, DIRECT] },
 ];
 
 impl Way {
@@ -60,8 +93,52 @@ impl Way {
         &WAYS[self as usize]
     }
 
+    /// The way that is asked for by this name.
+    ///
+    /// # Errors
+    /// What is allowed.
+    pub fn from_name(name: &str) -> Result<Self, String> {
+        let found = WAYS.iter().find(|row| row.asked_as == Some(name)).map(|row| row.way);
+        found.ok_or_else(|| format!("allowed are {}", greenboost_contract::planned::WAYS.join(", ")))
+    }
+
     /// Whether the framework believes everything is on the GPU.
     pub fn is_extend(self) -> bool {
         matches!(self, Self::Extend | Self::ExtendByTensor | Self::ExtendStreaming)
+    }
+
+    /// Whether the CPU computes with some of the weights.
+    pub fn uses_cpu(self) -> bool {
+        matches!(self, Self::Offload | Self::Assist | Self::Combined)
+    }
+}
+
+/// What the user has already decided about the way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The way itself.
+    pub way: Option<Way>,
+    /// Whether weights are streamed.
+    pub stream: Option<Stream>,
+    /// Whether llama.cpp's copies are served.
+    pub assist: Option<Assist>,
+}
+
+impl Asked {
+    /// Whether a way was asked for, so that it is taken though it is not proven: by its name, or by turning on what makes
+    /// it.
+    pub fn is_for(&self, way: Way) -> bool {
+        self.way == Some(way) || (way == Way::Assist && self.assist == Some(Assist::On))
+    }
+
+    /// Why a way cannot be had with what the user has set.
+    pub fn objection(&self, row: &Row) -> Option<String> {
+        let fixed = |name: &str| match name {
+            STREAM => self.stream.map(|stream| ("streaming", stream.name())),
+            ASSIST => self.assist.map(|assist| ("assist", assist.name())),
+            _ => None,
+        };
+        let mut set = row.sets.iter().filter_map(|(name, value)| fixed(name).filter(|(_, is)| is != value));
+        set.next().map(|(what, is)| format!("you have turned {what} {is}"))
     }
 }

@@ -1,0 +1,196 @@
+//! What is chosen: the share of CPU and link, the micro-batch, and what the user's word does to the way.
+
+use super::speed::{Decode, Prefill};
+use super::tests::{h200, setting};
+use super::*;
+use crate::plan::measure::{Cpu, Figures, Rates, Together};
+use crate::plan::test_models::{dense, facts, moe};
+use greenboost_contract::{Assist, Stream};
+
+/// The H200's GPU, with a CPU and a link of so many GB/s, and RAM that gives so much to both at once.
+fn machine(cpu: f64, link: f64, ram: f64) -> Rig {
+    let mut figures = h200();
+    if let Some(gpu) = &mut figures.gpu {
+        gpu.rates = Rates { to_gpu: Some(link), in_place: Some(link * 0.92), ..gpu.rates };
+    }
+    let share = (ram / (cpu + link)).min(1.0);
+    Rig::new(&Figures {
+        cpu: Cpu { model: String::new(), reads: vec![(16, cpu)] },
+        together: Some(Together { threads: 16, cpu: cpu * share, link: link * share }),
+        ..figures
+    })
+}
+
+fn planned(facts: &Facts, rig: &Rig, vram: u64, asked: &Asked) -> Vec<Prediction> {
+    let setting = setting(vram, 2048, 512);
+    predictions(facts, rig, &Setting { ring: setting.vram / 16, ..setting }, &UBATCHES, asked)
+}
+
+fn of(predictions: &[Prediction], way: Way) -> &Prediction {
+    predictions.iter().find(|prediction| prediction.way == way).expect("shown")
+}
+
+fn decode(predictions: &[Prediction], way: Way) -> f64 {
+    of(predictions, way).decode.expect("known")
+}
+
+const UNLIMITED: f64 = 1000.0;
+
+#[test]
+fn cpu_and_link_get_as_much_as_both_finish_at_the_same_time() {
+    let dense = facts(&dense());
+    let one = dense.layers[0].of(crate::plan::facts::Class::Ffn).bytes as f64;
+    for (cpu, link) in [(79.0, 55.4), (40.0, 55.4), (79.0, 25.0), (20.0, 12.0)] {
+        let rig = machine(cpu, link, UNLIMITED);
+        let placement = of(&planned(&dense, &rig, 12, &Asked::default()), Way::Combined).placement.clone();
+        let linked = placement.linked().dense.bytes as f64;
+        assert!(linked > 0.0 && !placement.cpu_layers.is_empty(), "{cpu} {link}: {placement:?}");
+        let link_seconds = linked / (link * 1e9);
+        let all = speed::decode(&dense, &placement, &rig, Decode::CpuAndLink).expect("known");
+        let without_link = Rig { link: Some(f64::MAX), together: Some(f64::MAX), ..rig };
+        let turns = speed::decode(&dense, &placement, &without_link, Decode::CpuAndLink).expect("known");
+        // Moving one layer more would tip the scales.
+        let tip = one / (link * 1e9) + one / (rig.cpu.expect("a CPU") * 1e9) + 1e-3;
+        assert!((turns - link_seconds).abs() < tip, "{cpu} {link}: {turns} and {link_seconds}, a layer {tip}");
+        assert!((all - turns.max(link_seconds)).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn both_are_never_slower_than_either_alone_where_ram_is_free() {
+    let dense = facts(&dense());
+    for (cpu, link) in [(79.0, 55.4), (79.0, 12.0), (20.0, 55.4), (40.0, 25.0), (10.0, 3.0)] {
+        for vram in [4, 8, 12, 14] {
+            let all = planned(&dense, &machine(cpu, link, UNLIMITED), vram, &Asked::default());
+            let [both, streaming, assist] =
+                [Way::Combined, Way::ExtendStreaming, Way::Assist].map(|way| 1.0 / decode(&all, way));
+            let handovers = of(&all, Way::Combined).placement.handovers as f64 * calibration::HANDOVER_SECONDS;
+            assert!(
+                both <= streaming && both <= assist + handovers,
+                "{cpu} {link} {vram}: {both} {streaming} {assist}"
+            );
+        }
+    }
+    // The machine whose decode is the reason for all this.
+    let all = planned(&dense, &machine(79.0, 55.4, UNLIMITED), 12, &Asked::default());
+    assert!(decode(&all, Way::Combined) > 1.25 * decode(&all, Way::Offload), "{}", decode(&all, Way::Combined));
+}
+
+#[test]
+fn where_the_ram_is_the_limit_both_gain_little() {
+    let dense = facts(&dense());
+    let all = planned(&dense, &machine(70.0, 25.0, 80.0), 8, &Asked::default());
+    let gain = decode(&all, Way::Combined) / decode(&all, Way::Assist);
+    assert!((0.97..1.2).contains(&gain), "{gain}");
+    let free = planned(&dense, &machine(70.0, 25.0, UNLIMITED), 8, &Asked::default());
+    assert!(decode(&free, Way::Combined) > decode(&all, Way::Combined));
+}
+
+#[test]
+fn what_is_not_known_of_the_ram_is_not_predicted_but_can_be_asked_for() {
+    let dense = facts(&dense());
+    let known = machine(79.0, 55.4, UNLIMITED);
+    let unknown = planned(&dense, &Rig { together: None, ..known }, 12, &Asked::default());
+    assert_eq!(of(&unknown, Way::Combined).decode, None);
+    let placement = &of(&unknown, Way::Combined).placement;
+    assert_eq!(*placement, of(&planned(&dense, &known, 12, &Asked::default()), Way::Combined).placement);
+    // Without any speed: some to each.
+    let nothing = planned(&dense, &Rig::default(), 12, &Asked::default());
+    let placement = &of(&nothing, Way::Combined).placement;
+    assert!(placement.linked().bytes() > 0 && !placement.cpu_layers.is_empty(), "{placement:?}");
+}
+
+#[test]
+fn experts_are_not_streamed_in_decode_so_nothing_is_gained_for_them() {
+    let moe = facts(&moe());
+    let all = planned(&moe, &machine(79.0, 55.4, UNLIMITED), 8, &Asked::default());
+    let (both, assist) = (of(&all, Way::Combined), of(&all, Way::Assist));
+    let layer = moe.layers[0].experts().bytes;
+    assert!(both.placement.linked().bytes() < layer, "whole layers, as many as are outside: {:?}", both.placement);
+    assert!((both.decode.expect("known") / assist.decode.expect("known") - 1.0).abs() < 0.05);
+    // With a CPU that is slower than the link: all of them stay with the GPU.
+    let all = planned(&moe, &machine(10.0, 55.4, UNLIMITED), 8, &Asked::default());
+    assert_eq!(of(&all, Way::Combined).placement.cpu_layers, [0; 0]);
+}
+
+#[test]
+fn the_micro_batch_is_large_where_prompts_gain_more_by_it_than_answers_lose() {
+    let (dense, moe) = (facts(&dense()), facts(&moe()));
+    let picks = |facts: &Facts, vram, link| {
+        let all = planned(facts, &machine(79.0, link, UNLIMITED), vram, &Asked::default());
+        [Way::ExtendStreaming, Way::Offload, Way::Assist, Way::Combined].map(|way| of(&all, way).ubatch)
+    };
+    for link in [12.0, 25.0, 55.4] {
+        // A small one computes as long as the copies take, or nearly: a large one would only cost VRAM.
+        assert_eq!(picks(&dense, 12, link), [512; 4], "{link}");
+    }
+    for link in [12.0, 25.0] {
+        // A large one copies the experts half as often. Where the GPU reads them in place in decode, over that same slow
+        // link, the experts that its scratch memory displaces cost more.
+        assert_eq!(picks(&moe, 8, link), [512, 2048, 2048, 2048], "{link}");
+    }
+    assert_eq!(picks(&moe, 8, 55.4), [512; 4], "a fast link has little to gain");
+    // Prompts alone: in a large one the copies hide.
+    let rig = machine(79.0, 55.4, UNLIMITED);
+    let prompt = |ubatch, how| {
+        let placement = Placement::by_tensor(&moe, &setting(8, 2048, ubatch));
+        ubatch as f64 / speed::prefill(&moe, &placement, &rig, ubatch, how).expect("known")
+    };
+    let (small, large) = (prompt(512, Prefill::Ahead), prompt(2048, Prefill::Ahead));
+    assert!(large > 2.5 * small && large > 1.2 * prompt(2048, Prefill::Copied), "{small} {large}");
+}
+
+#[test]
+fn a_way_that_is_not_proven_is_taken_when_asked_for() {
+    let dense = facts(&dense());
+    let rig = machine(79.0, 55.4, UNLIMITED);
+    for way in [Way::Assist, Way::Combined, Way::ExtendByTensor, Way::Offload] {
+        let asked = Asked { way: Some(way), ..Asked::default() };
+        let all = planned(&dense, &rig, 12, &asked);
+        assert_eq!(winner(&all, asked.way).map(|prediction| prediction.way), Some(way));
+    }
+    let asked = Asked { way: Some(Way::Vram), ..Asked::default() };
+    assert!(winner(&planned(&dense, &rig, 12, &asked), asked.way).is_none(), "it does not fit");
+    let all = planned(&dense, &rig, 140, &Asked { way: Some(Way::Combined), ..Asked::default() });
+    assert_eq!(winner(&all, Some(Way::Combined)).map(|way| way.placement.cpu_layers.len()), Some(0), "all fits");
+}
+
+#[test]
+fn what_the_user_turned_on_or_off_rules_ways_out() {
+    let dense = facts(&dense());
+    let rig = machine(79.0, 55.4, UNLIMITED);
+    let possible = |asked: Asked| {
+        let all = planned(&dense, &rig, 12, &asked);
+        let ways = all.iter().filter(|prediction| prediction.is_possible());
+        ways.map(|prediction| prediction.way).collect::<Vec<_>>()
+    };
+    let none = Asked::default();
+    assert_eq!(possible(none), [Way::ExtendByTensor, Way::Extend, Way::ExtendStreaming, Way::Offload]);
+    assert_eq!(possible(Asked { stream: Some(Stream::Off), ..none }), [Way::ExtendByTensor, Way::Extend, Way::Offload]);
+    assert_eq!(possible(Asked { stream: Some(Stream::On), ..none }), [Way::ExtendStreaming, Way::Offload]);
+    assert_eq!(
+        possible(Asked { assist: Some(Assist::On), ..none }),
+        [Way::ExtendByTensor, Way::Extend, Way::ExtendStreaming, Way::Assist]
+    );
+    let both = Asked { way: Some(Way::Combined), stream: Some(Stream::Off), ..none };
+    let all = planned(&dense, &rig, 12, &both);
+    assert!(winner(&all, both.way).is_none());
+    assert_eq!(of(&all, Way::Combined).problem.as_deref(), Some("you have turned streaming off"));
+}
+
+#[test]
+fn the_ring_is_part_of_the_vram() {
+    let dense = facts(&dense());
+    let rig = machine(79.0, 55.4, UNLIMITED);
+    let sized = |ring: u64| {
+        let setting = Setting { ring, ..setting(12, 2048, 512) };
+        let all = predictions(&dense, &rig, &setting, &[512], &Asked::default());
+        let outside = |way| of(&all, way).placement.outside.bytes();
+        assert!(all.iter().skip(1).all(|prediction| prediction.placement.vram() <= setting.vram));
+        (outside(Way::ExtendStreaming), outside(Way::ExtendByTensor), outside(Way::Combined), outside(Way::Assist))
+    };
+    let (small, large) = (sized(0), sized(1 << 30));
+    assert!((large.0 - small.0).abs_diff(1 << 30) < 1 << 20, "{small:?} {large:?}");
+    assert_eq!(large.1, small.1, "reading in place needs none");
+    assert!(large.2 > small.2 && large.3 > small.3);
+}

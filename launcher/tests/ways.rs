@@ -1,0 +1,96 @@
+//! The user's word about how a model is run: the way itself and what it is made of.
+
+mod common;
+
+use common::gpu::{known_machine, with_gpu};
+use common::planned::{got, place, variables};
+use common::{refused, run};
+
+#[test]
+fn a_way_that_was_asked_for_reaches_the_command_whole() {
+    let (place, model) = place();
+    known_machine(&place, 5.0, 40.0);
+    let launch = |options: &[&str], more: &[&str]| {
+        let budgets = ["--vram", "1500MiB", "--ram", "4GiB"];
+        let words = [&budgets[..], options, &["./llama-server", "-m", &model], more].concat();
+        with_gpu(&place, place.launch(&words), "40")
+    };
+    let (combined, line) = got(launch(&["--way", "combined"], &[]));
+    assert!(line.contains("CPU and link together (the CPU computes in "), "{line}");
+    let pattern = &combined["LLAMA_ARG_OVERRIDE_TENSOR"];
+    assert!(
+        pattern.starts_with(r"blk\.(0|") && pattern.ends_with(r")\.ffn_(up|down|gate|gate_up)_exps\.=CPU"),
+        "{pattern}"
+    );
+    for (name, value) in [
+        ("LLAMA_ARG_N_GPU_LAYERS", "999"),
+        ("LLAMA_ARG_LOAD_MODE", "none"),
+        ("LLAMA_ARG_THREADS", "4"),
+        ("GGML_CUDA_DISABLE_GRAPHS", "1"),
+        ("GREENBOOST_STREAM", "on"),
+        ("GREENBOOST_ASSIST", "on"),
+    ] {
+        assert_eq!(combined.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    let mut by_variable = launch(&[], &[]);
+    by_variable.env("GREENBOOST_WAY", "combined");
+    assert_eq!(got(by_variable).0, combined);
+    let (assisted, line) = got(launch(&["--way", "assist"], &[]));
+    assert!(line.contains("assisted CPU offload") && assisted["GREENBOOST_ASSIST"] == "on", "{line}");
+    assert!(assisted.contains_key("LLAMA_ARG_N_CPU_MOE") && !assisted.contains_key("GGML_CUDA_DISABLE_GRAPHS"));
+    let (streamed, _) = got(launch(&["--way", "extend", "--ring", "64MiB"], &[]));
+    assert_eq!((&*streamed["GREENBOOST_STREAM"], &*streamed["GREENBOOST_RING"]), ("on", "67108864"));
+
+    // The user's own words stay.
+    let mut command = launch(&["--way", "combined"], &["-t", "2"]);
+    command.env("GGML_CUDA_DISABLE_GRAPHS", "0").env("LLAMA_ARG_LOAD_MODE", "mmap");
+    let mut own = combined.clone();
+    own.remove("LLAMA_ARG_THREADS");
+    own.extend(variables(&[("GGML_CUDA_DISABLE_GRAPHS", "0"), ("LLAMA_ARG_LOAD_MODE", "mmap")]));
+    assert_eq!(got(command).0, own);
+    // What cannot be had stops nobody, and a name that is none is refused.
+    let (none, line) = got(launch(&["--way", "combined", "--stream", "off"], &[]));
+    assert_eq!(line, "none: CPU and link together was asked for: you have turned streaming off");
+    assert_eq!(none["GREENBOOST_STREAM"], "off");
+    refused(&mut launch(&["--way", "fastest"], &[]), 2, &["--way", "allowed are vram, extend, extend-in-place"]);
+    refused(&mut place.launch(&["--way", "extend", "env"]), 2, &["--way", "nothing is planned for", "generic"]);
+    // Each variable is set once.
+    let (_, shown, _) = run(&mut launch(&["--dry-run", "--way", "combined"], &[]));
+    for name in ["GREENBOOST_STREAM", "GREENBOOST_ASSIST", "GGML_CUDA_DISABLE_GRAPHS"] {
+        assert_eq!(shown.matches(&format!("    {name}=")).count(), 1, "{name} in\n{shown}");
+    }
+}
+
+#[test]
+fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_or_on() {
+    let (place, model) = place();
+    known_machine(&place, 50.0, 5.0);
+    let launch = |options: &[&str]| {
+        let words = [&["--vram", "1500MiB", "--ram", "4GiB"], options, &["./llama-server", "-m", &model]].concat();
+        with_gpu(&place, place.launch(&words), "50")
+    };
+    let (open, line) = got(launch(&[]));
+    assert!(line.contains("extend, by tensor") && open["GREENBOOST_STREAM"] == "off", "the profile said on: {line}");
+    let (fixed, line) = got(launch(&["--stream", "on"]));
+    assert!(line.contains("extend, streaming") && fixed["GREENBOOST_STREAM"] == "on", "{line}");
+
+    // A faster way that streams is not taken where it is off.
+    known_machine(&place, 5.0, 40.0);
+    let (open, line) = got(launch(&["--way", "extend"]));
+    assert!(line.contains("extend, streaming") && open["GREENBOOST_STREAM"] == "on", "{line}");
+    for off in ["--stream", "variable", "profile"] {
+        let options = match off {
+            "--stream" => vec!["--way", "extend", "--stream", "off"],
+            "profile" => vec!["--way", "extend", "--profile", "mine"],
+            _ => vec!["--way", "extend"],
+        };
+        place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nstream = 'off'");
+        let mut command = launch(&options);
+        if off == "variable" {
+            command.env("GREENBOOST_STREAM", "off");
+        }
+        let (set, line) = got(command);
+        assert!(line.contains("you have turned streaming off"), "{off}: {line}");
+        assert_eq!(set["GREENBOOST_STREAM"], "off", "{off}");
+    }
+}
