@@ -1,9 +1,9 @@
-//! The user's word about how a model is run: the way itself and what it is made of.
+//! The user's word about how a model is run: the way itself, what it is made of, and that nothing may leave VRAM.
 
 mod common;
 
 use common::gpu::{known_machine, with_gpu};
-use common::planned::{got, place, variables};
+use common::planned::{got, only_the_profile, place, variables};
 use common::{refused, run};
 
 #[test]
@@ -93,4 +93,31 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
         assert!(line.contains("you have turned streaming off"), "{off}: {line}");
         assert_eq!(set["GREENBOOST_STREAM"], "off", "{off}");
     }
+}
+
+#[test]
+fn a_model_that_may_not_leave_vram_and_does_not_fit_fails_and_is_not_slow_in_silence() {
+    let (place, model) = place();
+    known_machine(&place, 40.0, 40.0);
+    place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nspill = 'never'");
+    let launch = |vram: &str, more: &[&str]| {
+        let words = ["--profile", "mine", "--vram", vram, "./llama-server", "-m", &model];
+        with_gpu(&place, place.launch(&[&words[..], more].concat()), "40")
+    };
+    let (set, line) = got(launch("1500MiB", &[]));
+    let mut expected = only_the_profile();
+    expected.extend(variables(&[("LLAMA_ARG_FIT", "off"), ("LLAMA_ARG_N_GPU_LAYERS", "999")]));
+    assert_eq!(set, expected);
+    assert!(
+        line.starts_with("none: needs ") && line.ends_with("every layer is put there and loading has to fail"),
+        "{line}"
+    );
+    let (set, line) = got(launch("1500MiB", &["-ngl", "3"]));
+    assert_eq!(set, only_the_profile(), "the user's placement");
+    assert!(!line.contains("every layer"), "{line}");
+    let mut command = launch("1500MiB", &[]);
+    command.env("LLAMA_ARG_FIT", "on");
+    assert_eq!(got(command).0["LLAMA_ARG_FIT"], "on");
+    let (set, line) = got(launch("3500MiB", &[]));
+    assert!(line.contains("all in VRAM") && !set.contains_key("LLAMA_ARG_FIT"), "{line}");
 }

@@ -43,12 +43,17 @@ fn answer(options: &AnswerOptions) -> Answer {
             Answer::none("the command names no model file")
         }
         Err(problem) => Answer::none(&problem),
-        Ok(Some((plan, open))) => match plan.line() {
-            None => Answer::none(&plan.objection()),
-            Some(line) => {
-                let variables = open.into_iter().map(|(name, value)| (name.to_owned(), value));
-                Answer { line, variables: variables.collect() }
-            }
-        },
+        Ok(Some((plan, open))) => {
+            let variables = open.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Vec<_>>();
+            let why = plan.objection();
+            let line = match plan.line() {
+                Some(line) => line,
+                None if variables.is_empty() => return Answer::none(&why),
+                None => {
+                    format!("none: {why}; nothing may leave VRAM, so every layer is put there and loading has to fail")
+                }
+            };
+            Answer { line, variables }
+        }
     }
 }

@@ -24,7 +24,7 @@ const PLACEMENT: &[(&[&str], &str)] = &[
     (&["--rpc"], "LLAMA_ARG_RPC"),
 ];
 /// What depends on the placement, besides the placement itself.
-const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-ot", "-lm", "-t"];
+const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-ot", "-lm", "-t", "-fit"];
 
 /// Options that make llama-server print something and end, whatever else is there.
 const ONLY_ASKS: &[&str] =

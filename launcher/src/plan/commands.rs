@@ -60,6 +60,15 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     list
 }
 
+/// llama-server's options for a model that has to be in VRAM whole or not at all.
+pub fn insist_on_vram() -> Vec<Argument> {
+    let argument = |option, long, variable, value: String| Argument { option, long, variable, value };
+    vec![
+        argument("-ngl", &["--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", ALL_LAYERS.to_string()),
+        argument("-fit", &["--fit"], "LLAMA_ARG_FIT", "off".to_owned()),
+    ]
+}
+
 /// Whether llama.cpp has to be told about the KV cache.
 fn is_quantised(kv: KvTypes) -> bool {
     kv.k.name != "F16" || kv.v.name != "F16"

@@ -41,7 +41,7 @@ use clap::Args;
 use facts::{Class, Facts};
 use greenboost_gguf::Model;
 use measure::Figures;
-use predict::{Prediction, Rig, Setting};
+use predict::{Prediction, Rig, Setting, Way};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -131,9 +131,14 @@ impl Plan {
         predict::winner(&self.predictions, self.wishes.way)
     }
 
-    /// llama-server's options for the way to take.
+    /// llama-server's options for the way to take. Where nothing may leave VRAM and the model does not fit, those that make
+    /// it fail: by itself llama.cpp would leave layers to the CPU and be slow.
     pub fn arguments(&self) -> Vec<Argument> {
-        self.winner().map(|winner| commands::arguments(self, winner)).unwrap_or_default()
+        match self.winner() {
+            Some(winner) => commands::arguments(self, winner),
+            None if self.wishes.no_spill => commands::insist_on_vram(),
+            None => Vec::new(),
+        }
     }
 
     /// The variables it needs beside llama.cpp's own.
@@ -156,6 +161,7 @@ impl Plan {
                 let why = problem(way).unwrap_or_else(|| "it is not built yet".to_owned());
                 format!("{} was asked for: {why}", way.row().name)
             }
+            None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
             None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),
         }
     }
