@@ -7,9 +7,16 @@ use common::{Place, run};
 use greenboost_gguf::write::Writer;
 use serde_json::Value;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 const MIB: u64 = 1 << 20;
+
+/// Measuring takes gigabytes and every core for a moment: two at once measure each other.
+fn measuring() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn json(command: &mut Command) -> Value {
     let (status, stdout, stderr) = run(command);
@@ -67,24 +74,26 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
 
 #[test]
 fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
+    let _one = measuring();
     let place = Place::new();
     let path = model(&place);
     let path = path.to_str().expect("path");
     let arguments = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json"];
     let started = Instant::now();
-    let plan = json(&mut on_gpu(&place, &arguments, "1"));
-    assert!(started.elapsed().as_secs() < 15, "{:?}", started.elapsed());
+    // Slower than the simulated VRAM is on a busy machine.
+    let plan = json(&mut on_gpu(&place, &arguments, "0.4"));
+    assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
     let rates = |plan: &Value| plan["machine"]["gpu"]["rates"].clone();
     let first = rates(&plan);
     for rate in ["to_gpu", "to_host", "in_place"] {
         let measured = first[rate].as_f64().expect("measured");
-        assert!((0.5..1.1).contains(&measured), "{rate}: {measured}");
+        assert!((0.1..0.45).contains(&measured), "{rate}: {measured}");
     }
     assert!(first["vram"].as_f64() > first["in_place"].as_f64(), "{first}");
     assert_eq!(plan["machine"]["missing"], Value::Array(Vec::new()));
     assert!(plan["machine"]["cpu"]["reads"][0][1].as_f64() > Some(0.5));
     let together = &plan["machine"]["together"];
-    assert!((0.4..1.1).contains(&together["link"].as_f64().expect("measured")), "{together}");
+    assert!((0.1..0.45).contains(&together["link"].as_f64().expect("measured")), "{together}");
     assert!(together["cpu"].as_f64() > Some(0.5), "{together}");
 
     // The link is another one now, and remembered.
@@ -102,6 +111,7 @@ fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
 
 #[test]
 fn figures_that_an_older_version_kept_are_completed_and_not_thrown_away() {
+    let _one = measuring();
     let place = Place::new();
     let path = model(&place);
     let path = path.to_str().expect("path");
@@ -166,6 +176,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let path = model(&place);
     let path = path.to_str().expect("path");
     let arguments = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json"];
+    known_machine(&place, 0.5, 40.0);
     let plan = json(&mut on_gpu(&place, &arguments, "0.5"));
     assert_eq!(plan["winner"], "offload", "{plan:#}");
     let command = plan["commands"]["llama_server"].as_str().expect("text");
@@ -186,6 +197,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
 fn what_fits_runs_in_vram_without_greenboost() {
     let place = Place::new();
     let path = model(&place);
+    known_machine(&place, 5.0, 40.0);
     let plan = json(&mut on_gpu(&place, &["plan", path.to_str().expect("path"), "--json"], "5"));
     assert_eq!(plan["winner"], "vram");
     assert_eq!(plan["setting"]["vram"], 4096 * MIB - 512 * MIB, "what is free, less the reserve");
@@ -196,6 +208,7 @@ fn what_fits_runs_in_vram_without_greenboost() {
 
 #[test]
 fn a_gpu_that_reads_other_bytes_is_not_measured_and_not_remembered() {
+    let _one = measuring();
     let place = Place::new();
     let path = model(&place);
     let path = path.to_str().expect("path");

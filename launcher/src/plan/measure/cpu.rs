@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Beyond the caches of all but the largest processors.
-const MOST: u64 = 1 << 30;
+const MOST: u64 = 512 << 20;
 const PIECE: usize = 4 << 20;
 const LONG: Duration = Duration::from_millis(120);
 

@@ -107,10 +107,10 @@ struct Sides {
 }
 
 impl Bench<'_> {
-    /// Both sides, filled.
-    fn sides(&self, free: u64) -> Result<Sides, String> {
+    /// Both sides, filled, with at most so much VRAM.
+    fn sides(&self, free: u64, most: u64) -> Result<Sides, String> {
         let said = |error: CudaError| error.to_string();
-        let vram_bytes = (free / 4).min(MOST_VRAM) & !0xffff;
+        let vram_bytes = (free / 4).min(most) & !0xffff;
         if vram_bytes < LEAST {
             return Err(format!("only {free} bytes of VRAM are free, too few to measure with"));
         }
@@ -130,7 +130,7 @@ impl Bench<'_> {
 
     /// CPU and link at once.
     fn together(&self, free: u64, threads: usize) -> Result<(), String> {
-        let Sides { vram, host, host_bytes, .. } = self.sides(free)?;
+        let Sides { vram, host, host_bytes, .. } = self.sides(free, MOST_HOST)?;
         step("copying to the GPU while the CPU reads");
         let rates = together::measure(self, threads, host, vram, host_bytes)?;
         rates.iter().for_each(report);
@@ -140,7 +140,7 @@ impl Bench<'_> {
     /// The GPU alone, in every way.
     fn run(&self, free: u64) -> Result<(), String> {
         let said = |error: CudaError| error.to_string();
-        let Sides { vram, vram_bytes, host, host_bytes } = self.sides(free)?;
+        let Sides { vram, vram_bytes, host, host_bytes } = self.sides(free, MOST_VRAM)?;
         let mut out = 0;
         // SAFETY: the result is written by the call.
         unsafe { self.calls.alloc(&mut out, 8) }.map_err(said)?;
