@@ -75,7 +75,7 @@ fn uploads_into_ram_that_the_processor_sees_do_not_cross_the_link() {
         let world = World::new()
             .vram("256MiB")
             .hooked()
-            .env(PLACE, place::to_text(&[rule.clone()]))
+            .env(PLACE, place::to_text(std::slice::from_ref(&rule)))
             .env(THRESHOLD, "2MiB")
             .env(BACKINGS, backing);
         let calls = world.file("calls");
