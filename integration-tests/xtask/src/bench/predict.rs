@@ -30,6 +30,8 @@ const TILE: u64 = 96;
 const CONTEXT: u64 = 2048;
 const UBATCHES: [u64; 2] = [512, 2048];
 const VOCABULARY: u64 = 4096;
+/// As the shipped rules have it for llama.cpp's kernels: experts of a token are read in place.
+const KERNELS: &str = "gb_matvec\t_exps\tin-place\ngb_\t\tstream";
 /// Further from one than this is a miss.
 const TOLERANCE: f64 = 0.1;
 
@@ -165,10 +167,12 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
         let (kv, scratch) = (bytes("kv_inside")?, bytes("scratch")?);
         let tight = plan(kv + scratch + weights / 2, ubatch, false)?;
         let mut checksum = None;
-        for (way, plan, vram, load, rules) in [
-            ("vram", &whole, kv + scratch + weights + (64 << 20), "tensors", &[][..]),
-            ("extend", &tight, kv + scratch + weights / 2, "blind", &[]),
-            ("extend_by_tensor", &tight, kv + scratch + weights / 2, "tensors", &["_exps=auto", ".*=vram"]),
+        let room = kv + scratch + weights / 2;
+        for (way, plan, vram, load, rules, stream) in [
+            ("vram", &whole, kv + scratch + weights + (64 << 20), "tensors", &[][..], "off"),
+            ("extend", &tight, room, "blind", &[], "off"),
+            ("extend_by_tensor", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "off"),
+            ("extend_streaming", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "on"),
         ] {
             if way == "extend_by_tensor" && model.experts == 0 {
                 // Every token reads every weight: which of them are outside makes no difference.
@@ -181,7 +185,8 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
             );
             let mut options = vec!["--vram".to_owned(), vram.to_string()];
             options.extend(rules.iter().flat_map(|rule| ["--place".to_owned(), (*rule).to_owned()]));
-            let start = Start { options, environment: vec![("GREENBOOST_STREAM", "off")] };
+            let environment = vec![("GREENBOOST_STREAM", stream), ("GREENBOOST_KERNELS", KERNELS)];
+            let start = Start { options, environment };
             let output = passes.run(&tensors, &script, &start)?;
             ensure!(*checksum.get_or_insert_with(|| output.checksum.clone()) == output.checksum, "another answer");
             let expected = prediction(plan, way)?;
