@@ -77,7 +77,7 @@ impl Memory {
     }
 
     /// Moves at least `needed` bytes of chunks from VRAM to RAM, of those that `request` may displace.
-    /// Returns the bytes moved: 0 when there is nothing to move, nowhere to move it, or no moment for it.
+    /// Returns the bytes of VRAM made free: 0 when there is nothing to move, nowhere to move it, or no moment for it.
     pub fn make_room(&self, device: &Device, needed: u64, request: Request) -> u64 {
         let _relaxed = RelaxedCapture::enter(self.driver);
         let _placing = self.placing();
@@ -90,7 +90,10 @@ impl Memory {
         let slots = if self.record.tensors.load(Relaxed) > 0 { stream::wanted(self, device) } else { 0 };
         let needed = needed + slots;
         let movable = self.movable(device, request);
-        if movable.is_empty() || captures::any(self.driver) || !self.may_take_ram() {
+        let may_move = !movable.is_empty() && self.may_take_ram();
+        // Slots are for weights: other weights are no reason to give them up.
+        let may_shrink = request.wish >= Wish::HOT && stream::may_shrink(device);
+        if !may_move && !may_shrink || captures::any(self.driver) {
             return 0;
         }
         let Some(_closed) = GATE.close() else { return 0 };
@@ -99,8 +102,14 @@ impl Memory {
             return 0;
         }
         let (mut table, mut moved) = (self.table_mut(), 0);
-        for (base, at) in movable {
-            if moved >= needed {
+        let cold = movable.partition_point(|(wish, _, _)| *wish < Wish::HOT);
+        let mut slots_gave = 0;
+        for (at_turn, (_, base, at)) in movable.into_iter().filter(|_| may_move).enumerate() {
+            // Slots are colder than what is hot.
+            if at_turn == cold && moved < needed && may_shrink {
+                slots_gave = stream::shrink(self, device, needed - moved);
+            }
+            if moved + slots_gave >= needed {
                 break;
             }
             let Some(allocation) = table.get_mut(base) else { continue };
@@ -116,6 +125,9 @@ impl Memory {
             }
         }
         drop(table);
+        if moved + slots_gave < needed && slots_gave == 0 && may_shrink {
+            slots_gave = stream::shrink(self, device, needed - moved);
+        }
         device.record.moved_out.fetch_add(moved, Relaxed);
         if moved > 0 {
             log::info!("moved {} from VRAM to RAM to make room for {}", format_size(moved), format_size(needed));
@@ -128,12 +140,12 @@ impl Memory {
             }
             self.homes_changed();
         }
-        moved
+        moved + slots_gave
     }
 
     /// Chunks in VRAM that make way, the first to go first: by allocation and position. What wants VRAM least, then
     /// what belongs to the largest allocation, then the end: what is read first keeps its place longest.
-    fn movable(&self, device: &Device, request: Request) -> Vec<(CUdeviceptr, usize)> {
+    fn movable(&self, device: &Device, request: Request) -> Vec<(Wish, CUdeviceptr, usize)> {
         let table = self.table();
         let mut found = Vec::new();
         for allocation in table.iter().filter(|allocation| allocation.device == device.ordinal) {
@@ -150,7 +162,7 @@ impl Memory {
             }));
         }
         found.sort_unstable();
-        found.into_iter().map(|(_, _, Reverse(base), _, Reverse(at))| (base, at)).collect()
+        found.into_iter().map(|(wish, _, Reverse(base), _, Reverse(at))| (wish, base, at)).collect()
     }
 
     /// Waits for all work on a device; false when that is not possible.

@@ -13,6 +13,7 @@ use super::trace::Trace;
 use crate::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
 use crate::driver::Driver;
 use crate::memory::Memory;
+use crate::memory::device::Device;
 use greenboost_contract::record::MAX_DEVICES;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -222,6 +223,25 @@ impl Engine {
                 if std::mem::take(&mut is_first) { lane.join(means, stream) } else { Ok(()) }
             });
         }
+    }
+
+    /// Whether some of the slots' VRAM could be given back: graphs that were captured with slots have their addresses.
+    pub fn may_shrink(&self) -> bool {
+        !self.is_in_graphs && self.captures.is_empty() && !self.has_failed
+    }
+
+    /// Gives back at least so many bytes of the slots' VRAM, if half of it is enough, while the device is idle and nobody
+    /// submits work. Returns how many.
+    pub fn shrink(&mut self, memory: &Memory, device: &Device, needed: u64) -> u64 {
+        if !self.may_shrink() {
+            return 0;
+        }
+        let given_back = self.slots.shrink(memory, device, needed);
+        if given_back > 0 {
+            let capacity = self.slots.capacity();
+            self.lanes(memory, device.ordinal, &mut |lane, means| lane.start_over(means, capacity));
+        }
+        given_back
     }
 
     /// Waits for the copies made so far, outside of graphs.

@@ -310,6 +310,16 @@ impl Lane {
         Ok(())
     }
 
+    /// The slots are others, `capacity` bytes of them, and nothing has been copied into them.
+    ///
+    /// # Errors
+    /// The driver's status; the lane must not be used any more.
+    pub fn start_over(&mut self, means: &mut Means<'_>, capacity: u64) -> Result<(), Status> {
+        self.drop_copies(means, |_| true)?;
+        self.ring = Ring::new(capacity);
+        Ok(())
+    }
+
     /// Leaves the slots to what is submitted to `stream` next: it waits for all copies and readers, and the ring is
     /// empty.
     ///

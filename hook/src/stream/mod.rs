@@ -120,6 +120,30 @@ pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
     );
 }
 
+/// Whether a device's slots could give VRAM back.
+pub fn may_shrink(device: &Device) -> bool {
+    let mut may = false;
+    if is_on() {
+        engine::each(|of, engine| may |= of == device.ordinal && engine.may_shrink());
+    }
+    may
+}
+
+/// Gives back at least so many bytes of a device's slots, if half of them are enough: before what is hot leaves VRAM. The
+/// device is idle, and nobody submits work. Returns how many.
+pub fn shrink(memory: &Memory, device: &Device, needed: u64) -> u64 {
+    let mut given_back = 0;
+    engine::each(|of, engine| {
+        if of == device.ordinal {
+            given_back += engine.shrink(memory, device, needed);
+        }
+    });
+    if given_back > 0 {
+        log::info!("device {}: slots gave back {} of VRAM", device.ordinal, format_size(given_back));
+    }
+    given_back
+}
+
 /// Homes have changed.
 pub fn homes_changed(memory: &Memory) {
     if memory.settings.stream == Stream::On {

@@ -1,6 +1,8 @@
-//! The VRAM that slots are made of: one piece, out of the device's budget, at an address of its own.
+//! The VRAM that slots are made of, out of the device's budget, at one address of its own: in pieces, so that it can give
+//! some of them back from its end.
 
 use crate::abi::*;
+use crate::driver::Driver;
 use crate::memory::Memory;
 use crate::memory::access;
 use crate::memory::device::Device;
@@ -11,49 +13,67 @@ use greenboost_contract::settings::GRANULE;
 #[derive(Debug)]
 pub struct SlotMemory {
     base: CUdeviceptr,
-    bytes: u64,
-    handle: CUmemGenericAllocationHandle,
+    /// Of addresses.
+    reserved: u64,
+    /// In order of address, all of `piece` bytes.
+    pieces: Vec<CUmemGenericAllocationHandle>,
+    piece: u64,
 }
 
 /// Kernels may read this much behind the last slot.
 const SLACK: u64 = 4096;
+/// Into so many pieces it is cut at most.
+const MOST_PIECES: u64 = 8;
 
 impl SlotMemory {
-    /// Makes `bytes`, a multiple of 2 MiB.
+    /// Makes `bytes`, a multiple of 2 MiB; a little less where that is no whole number of pieces.
     ///
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget or the driver has not so much; else the driver's status.
     pub fn make(memory: &Memory, device: &Device, bytes: u64) -> Result<Self, Status> {
+        let piece = (bytes / MOST_PIECES).div_ceil(GRANULE).max(1) * GRANULE;
+        let bytes = bytes / piece * piece;
         if !device.budget.take(Use::Ring, bytes, device.record) {
             return Err(OUT_OF_MEMORY);
         }
-        Self::map(memory, device, bytes).inspect_err(|_| device.budget.give_back(Use::Ring, bytes, device.record))
+        let give_back = |status: &Status| {
+            log::debug!("no VRAM for slots: status {status}");
+            device.budget.give_back(Use::Ring, bytes, device.record);
+        };
+        let mut base = 0;
+        // SAFETY: the result goes to a live local.
+        unsafe { memory.driver.cuMemAddressReserve(&mut base, bytes as usize, GRANULE as usize, 0, 0) }
+            .inspect_err(give_back)?;
+        let mut made = Self { base, reserved: bytes, pieces: Vec::new(), piece };
+        while made.bytes() < bytes {
+            if let Err(status) = made.add(memory.driver, device.ordinal) {
+                made.unmap_from(memory.driver, 0);
+                made.free_addresses(memory.driver);
+                give_back(&status);
+                return Err(status);
+            }
+        }
+        Ok(made)
     }
 
-    fn map(memory: &Memory, device: &Device, bytes: u64) -> Result<Self, Status> {
-        let driver = memory.driver;
-        let prop = AllocationProp::pinned(LOCATION_DEVICE, device.ordinal);
-        let (mut base, mut handle, length) = (0, 0, bytes as usize);
+    /// One piece more, at the end.
+    fn add(&mut self, driver: &Driver, ordinal: CUdevice) -> Result<(), Status> {
+        let prop = AllocationProp::pinned(LOCATION_DEVICE, ordinal);
+        let (at, length, mut handle) = (self.base + self.bytes(), self.piece as usize, 0);
         // SAFETY: results go to live locals; each step is undone when the next one fails.
         unsafe {
-            driver.cuMemAddressReserve(&mut base, length, GRANULE as usize, 0, 0)?;
-            let made = driver.cuMemCreate(&mut handle, length, &prop, 0).and_then(|()| {
-                driver
-                    .cuMemMap(base, length, 0, handle, 0)
-                    .and_then(|()| {
-                        access::open_vram(driver, device.ordinal, base, bytes).inspect_err(|_| {
-                            let _ = driver.cuMemUnmap(base, length);
-                        })
-                    })
-                    .inspect_err(|_| {
-                        let _ = driver.cuMemRelease(handle);
-                    })
+            driver.cuMemCreate(&mut handle, length, &prop, 0)?;
+            let mapped = driver.cuMemMap(at, length, 0, handle, 0).and_then(|()| {
+                access::open_vram(driver, ordinal, at, self.piece).inspect_err(|_| {
+                    let _ = driver.cuMemUnmap(at, length);
+                })
             });
-            made.inspect_err(|_| {
-                let _ = driver.cuMemAddressFree(base, length);
+            mapped.inspect_err(|_| {
+                let _ = driver.cuMemRelease(handle);
             })?;
         }
-        Ok(Self { base, bytes, handle })
+        self.pieces.push(handle);
+        Ok(())
     }
 
     /// The first slot's address.
@@ -61,25 +81,57 @@ impl SlotMemory {
         self.base
     }
 
+    /// Bytes of VRAM.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.len() as u64 * self.piece
+    }
+
     /// Bytes that slots may take.
     pub fn capacity(&self) -> u64 {
-        self.bytes - SLACK
+        self.bytes() - SLACK
+    }
+
+    /// Gives back at least `needed` bytes from the end, if half of the pieces are enough. Nothing may be using any of it.
+    /// Returns how many.
+    pub fn shrink(&mut self, memory: &Memory, device: &Device, needed: u64) -> u64 {
+        let (goes, half) = (needed.div_ceil(self.piece) as usize, self.pieces.len() / 2);
+        if goes == 0 || goes > half {
+            return 0;
+        }
+        self.unmap_from(memory.driver, self.pieces.len() - goes);
+        let bytes = goes as u64 * self.piece;
+        device.budget.give_back(Use::Ring, bytes, device.record);
+        bytes
     }
 
     /// Gives it back. Nothing may be using it any more.
-    pub fn release(self, memory: &Memory, device: &Device) {
-        let length = self.bytes as usize;
-        // SAFETY: mapped by us, used by nobody.
-        let undone = unsafe {
-            memory
-                .driver
-                .cuMemUnmap(self.base, length)
-                .and_then(|()| memory.driver.cuMemRelease(self.handle))
-                .and_then(|()| memory.driver.cuMemAddressFree(self.base, length))
-        };
-        if let Err(status) = undone {
-            log::error!("the slots' VRAM could not be given back: status {status}");
+    pub fn release(mut self, memory: &Memory, device: &Device) {
+        let bytes = self.bytes();
+        self.unmap_from(memory.driver, 0);
+        self.free_addresses(memory.driver);
+        device.budget.give_back(Use::Ring, bytes, device.record);
+    }
+
+    /// Unmaps and releases all pieces but the first so many.
+    fn unmap_from(&mut self, driver: &Driver, kept: usize) {
+        while self.pieces.len() > kept {
+            let Some(handle) = self.pieces.pop() else { return };
+            // SAFETY: mapped by us, behind those that are left; used by nobody.
+            let undone = unsafe {
+                driver
+                    .cuMemUnmap(self.base + self.bytes(), self.piece as usize)
+                    .and_then(|()| driver.cuMemRelease(handle))
+            };
+            if let Err(status) = undone {
+                log::error!("VRAM of slots could not be given back: status {status}");
+            }
         }
-        device.budget.give_back(Use::Ring, self.bytes, device.record);
+    }
+
+    fn free_addresses(&self, driver: &Driver) {
+        // SAFETY: reserved by us, and nothing is mapped there any more.
+        if let Err(status) = unsafe { driver.cuMemAddressFree(self.base, self.reserved as usize) } {
+            log::error!("the slots' addresses could not be given back: status {status}");
+        }
     }
 }
