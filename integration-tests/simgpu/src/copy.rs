@@ -234,14 +234,18 @@ fn locate(gpu: &Gpu, end: &End, offset: u64, write: bool) -> Result<(*mut u8, u6
 fn run(gpu: &Gpu, to: (&End, u64), from: (&End, u64), len: u64) -> Result {
     let mut done = 0;
     while done < len {
-        let (target, room, target_host, _target_alive) = locate(gpu, to.0, to.1 + done, true)?;
-        let (source, there, source_host, _source_alive) = locate(gpu, from.0, from.1 + done, false)?;
+        let (target, room, target_host, target_window) = locate(gpu, to.0, to.1 + done, true)?;
+        let (source, there, source_host, source_window) = locate(gpu, from.0, from.1 + done, false)?;
         let here = (len - done).min(room).min(there).min(PIECE);
         // SAFETY: both sides have `here` bytes: windows by their translation, host memory by the caller's promise.
         // They may overlap when the program copies within one allocation.
         unsafe { std::ptr::copy(source, target, here as usize) };
         if !(target_host && source_host) {
             gpu.carried(here, target_host != source_host);
+        }
+        // Bytes on their way are still being read and written: what is unmapped meanwhile faults.
+        if !target_window.iter().chain(&source_window).all(Window::stays) {
+            return Err(Error::ILLEGAL_ADDRESS);
         }
         done += here;
     }

@@ -47,6 +47,8 @@ pub struct Options {
     pub driver_version: i32,
     /// `SIMGPU_VMM`
     pub vmm: bool,
+    /// `SIMGPU_ADDRESS_HINTS`
+    pub address_hints: bool,
     /// `SIMGPU_HOST_NUMA`
     pub host_numa: HostNuma,
     /// `SIMGPU_HOST_REGISTER`
@@ -91,6 +93,7 @@ impl Options {
             multiprocessors: number("SIMGPU_MULTIPROCESSORS", 132),
             driver_version: number("SIMGPU_DRIVER_VERSION", 13000),
             vmm: number("SIMGPU_VMM", 1u8) != 0,
+            address_hints: number("SIMGPU_ADDRESS_HINTS", 1u8) != 0,
             host_numa: match text("SIMGPU_HOST_NUMA").as_deref() {
                 Some("unreadable") => HostNuma::Unreadable,
                 Some("stale") => HostNuma::Stale,

@@ -65,6 +65,7 @@ pub struct Window {
     pub host: bool,
     base: *mut u8,
     generation: u64,
+    mapping: u64,
     _memory: Option<Arc<Physical>>,
 }
 
@@ -79,6 +80,12 @@ impl Window {
     /// Whether a range still translates as when the window was made.
     pub fn covers(&self, address: u64, len: u64) -> bool {
         address >= self.start && address + len <= self.end && self.generation == va::generation()
+    }
+
+    /// Whether the mapping has been there all the time since.
+    pub fn stays(&self) -> bool {
+        self.generation == va::generation()
+            || va::read().find(self.start).is_some_and(|mapping| mapping.id == self.mapping)
     }
 }
 
@@ -177,20 +184,19 @@ impl<'a> Gpu<'a> {
             return Err(Error::ILLEGAL_ADDRESS);
         }
         let (start, end) = (mapping.start, mapping.end());
-        let generation = va::generation();
+        let (generation, mapping_id) = (va::generation(), mapping.id);
+        let found =
+            |host, base, memory| Window { start, end, host, base, generation, mapping: mapping_id, _memory: memory };
         match &mapping.backing {
-            Backing::Host => Ok(Window { start, end, host: true, base: start as *mut u8, generation, _memory: None }),
+            Backing::Host => Ok(found(true, start as *mut u8, None)),
             Backing::Pending => Err(Error::ILLEGAL_ADDRESS),
             Backing::Physical(memory, offset) => {
                 let host = matches!(memory.place, Place::Host(_));
                 let numa = if host && self.engine == Engine::Kernel { options().host_numa } else { HostNuma::Ok };
                 match numa {
                     HostNuma::Unreadable => Err(Error::ILLEGAL_ADDRESS),
-                    HostNuma::Stale => Ok(stale(address, end, generation)),
-                    _ => {
-                        let base = memory.at(*offset);
-                        Ok(Window { start, end, host, base, generation, _memory: Some(memory.clone()) })
-                    }
+                    HostNuma::Stale => Ok(stale(address, found(true, std::ptr::null_mut(), None))),
+                    _ => Ok(found(host, memory.at(*offset), Some(memory.clone()))),
                 }
             }
         }
@@ -293,11 +299,10 @@ impl ValueWait {
 }
 
 /// Memory a kernel believes it reads and writes, and does not.
-fn stale(address: u64, end: u64, generation: u64) -> Window {
+fn stale(address: u64, real: Window) -> Window {
     thread_local! {
         static SCRATCH_MEMORY: *mut u8 = Box::leak(vec![0u8; SCRATCH].into_boxed_slice()).as_mut_ptr();
     }
     let base = SCRATCH_MEMORY.with(|memory| *memory);
-    let end = end.min(address + SCRATCH as u64);
-    Window { start: address, end, host: true, base, generation, _memory: None }
+    Window { start: address, end: real.end.min(address + SCRATCH as u64), base, ..real }
 }

@@ -19,6 +19,7 @@
 //! | `SIMGPU_MULTIPROCESSORS` | what the device says it has; no kernel gets slower | 132 |
 //! | `SIMGPU_DRIVER_VERSION` | what `cuDriverGetVersion` says, and the newest functions there are | 13000 |
 //! | `SIMGPU_VMM` | 0: no virtual memory management | 1 |
+//! | `SIMGPU_ADDRESS_HINTS` | 0: reservations are not where they ask to be, but where the last one of that length was | 1 |
 //! | `SIMGPU_HOST_NUMA` | `ok`; `unreadable`: kernels fault on host chunks; `stale`: they read zeroes and their writes are lost; `unsupported`: `cuMemCreate` refuses | `ok` |
 //! | `SIMGPU_HOST_REGISTER` | `ok`, or `fail`: `cuMemHostRegister` is not supported | `ok` |
 //! | `SIMGPU_FAIL` | `cuMemCreate:3,cuMemMap:1:999`: the Nth call of a function (symbol or base name) fails with a code | out of memory |

@@ -123,6 +123,16 @@ fn checked_place(properties: &Properties) -> Result<Place> {
     properties.location.place()
 }
 
+/// Reservations that are no more, the latest last.
+static GIVEN_BACK: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
+
+/// The addresses of the latest of a length; 0 when there is none.
+fn given_back(len: u64) -> u64 {
+    let mut given_back = GIVEN_BACK.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let latest = given_back.iter().rposition(|(_, of)| *of == len);
+    latest.map_or(0, |at| given_back.remove(at).0)
+}
+
 fn granular(value: u64) -> Result {
     if value == 0 || !value.is_multiple_of(GRANULE) { Err(Error::INVALID_VALUE) } else { Ok(()) }
 }
@@ -202,6 +212,7 @@ driver! {
         if out.is_null() || flags != 0 || !align.is_power_of_two() {
             return Err(Error::INVALID_VALUE);
         }
+        let wanted = if options().address_hints { wanted } else { given_back(len as u64) };
         let start = va::reserve_addresses(len as u64, align.max(GRANULE), wanted)?;
         va::write().reserve(start, len as u64);
         out.put(start)
@@ -215,6 +226,7 @@ driver! {
         }
         space.unreserve(start);
         va::release_addresses(start, len as u64);
+        GIVEN_BACK.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((start, len as u64));
         Ok(())
     }
 

@@ -54,6 +54,26 @@ isolated! {
         ok(synchronize());
     }
 
+    memory_unmapped_under_a_copy_faults [SIMGPU_LINK_GBPS = "1", SIMGPU_DELAY_US = "0"] {
+        start();
+        let (to, from, copying) = (alloc(20 * MIB), reserve(20 * MIB), stream());
+        chunk(from, 20 * MIB, HOST_NUMA);
+        ok(cuMemcpyDtoDAsync_v2(to, from, 20 * MIB as usize, copying));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        ok(cuMemUnmap(from, 20 * MIB as usize));
+        // Also when something else is there at once.
+        chunk(from, 20 * MIB, HOST_NUMA);
+        assert_eq!(synchronize(), 700);
+    }
+
+    addresses_come_again_where_hints_do_nothing [SIMGPU_ADDRESS_HINTS = "0"] {
+        start();
+        let at = reserve(8 * MIB);
+        ok(cuMemAddressFree(at, 8 * MIB as usize));
+        let hint = 0x4b61_0000_0000;
+        assert_eq!(got(|out| cuMemAddressReserve(out, 8 * MIB as usize, 0, hint, 0)), at);
+    }
+
     read_only_access_refuses_writes [] {
         start();
         let at = reserve(GRANULE);
