@@ -13,6 +13,7 @@
 pub mod artefacts;
 pub mod fixtures;
 mod outcome;
+pub mod streamed;
 pub mod tier_map;
 mod toy;
 pub mod trace;
