@@ -84,13 +84,18 @@ impl Memory {
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
                 .cloned()
                 .collect();
-            // What is to be streamed goes through VRAM that the weights cannot have.
+            let plan = || {
+                let among = if stream::is_on() { Among::Spread } else { Among::First };
+                placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left(), among)
+            };
+            let stretches = plan();
+            // What is to be streamed, for want of room or by a rule, goes through VRAM that the weights cannot have.
             let slots = stream::wanted(self, device);
-            if slots > 0 && allocation.span > device.budget.left() {
-                stream::begin(self, device, slots);
+            if slots == 0 || stretches.iter().all(|stretch| stretch.in_vram) {
+                return stretches;
             }
-            let among = if stream::is_on() { Among::Spread } else { Among::First };
-            placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left(), among)
+            stream::begin(self, device, slots);
+            plan()
         });
     }
 
