@@ -75,6 +75,14 @@ pub fn weight_around(address: u64) -> Option<(u64, u64)> {
     (tensor.is_weight && address - at < tensor.bytes).then_some((*at, tensor.bytes))
 }
 
+/// Whether any byte of a range is in a weight.
+pub fn has_weight(at: u64, bytes: u64) -> bool {
+    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
+    let inside = tensors.range(at..at.saturating_add(bytes)).any(|(_, tensor)| tensor.is_weight);
+    drop(tensors);
+    inside || weight_around(at).is_some()
+}
+
 /// A buffer of a device holds weights: its tensors do. Returns how many weight tensors there are in all.
 pub fn mark_weights(base: u64, bytes: u64, device: Option<String>) -> usize {
     let device: Option<Arc<str>> = device.map(Into::into);

@@ -33,6 +33,7 @@ mod weights;
 
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
+use crate::ggml::registry;
 use crate::memory::device::Device;
 use crate::memory::{Memory, captures};
 use engine::Session;
@@ -51,6 +52,9 @@ const RING_SHARE: u64 = 16;
 static ON: AtomicBool = AtomicBool::new(false);
 /// Captures that are about to begin and are not counted yet.
 static BEGINNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a write of weights has been captured: launches of that graph are writes that nobody else hears of.
+static GRAPHS_WRITE: AtomicBool = AtomicBool::new(false);
 
 /// Whether anything is to be done at a launch at all.
 #[inline]
@@ -251,14 +255,19 @@ pub struct Writing<'a>(Option<(&'a Memory, Vec<(CUdevice, u64)>)>);
 
 /// Ranges of device memory are about to be written.
 pub fn writing<'a>(memory: &'a Memory, ranges: impl IntoIterator<Item = (CUdeviceptr, u64)>) -> Writing<'a> {
-    if !is_on() {
+    // Also of weights that are in VRAM: when the graph is launched, they may be outside.
+    let may_be_captured = memory.settings.stream == Stream::On && may_capture();
+    if !is_on() && !may_be_captured {
         return Writing(None);
     }
     let index = weights::index();
-    let keys: Vec<_> = ranges
-        .into_iter()
-        .flat_map(|(at, bytes)| index.within(at, bytes).map(|weight| (weight.device, weight.at)).collect::<Vec<_>>())
-        .collect();
+    let mut keys = Vec::new();
+    for (at, bytes) in ranges {
+        if may_be_captured && registry::has_weight(at, bytes) {
+            GRAPHS_WRITE.store(true, Relaxed);
+        }
+        keys.extend(index.within(at, bytes).map(|weight| (weight.device, weight.at)));
+    }
     if keys.is_empty() {
         return Writing(None);
     }

@@ -3,6 +3,7 @@
 use super::{Engine, capture_of, lock};
 use crate::abi::{CUdevice, CUdeviceptr, CUstream, Status};
 use crate::memory::Memory;
+use crate::stream::GRAPHS_WRITE;
 use crate::stream::copies::Means;
 use crate::stream::events;
 use crate::stream::has_name;
@@ -12,6 +13,7 @@ use crate::stream::ring::Key;
 use crate::stream::trace::Trace;
 use crate::stream::weights::{Index, Weight};
 use greenboost_contract::record::DeviceRecord;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 
 /// An engine in use by one launch: the lock is held from the look-up to behind the launch, because between the two
@@ -136,9 +138,9 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Whether a graph can have slots in it: only a capture puts them there.
+    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there.
     fn may_be_in_graph(&self) -> bool {
-        self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs)
+        self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs) || GRAPHS_WRITE.load(Relaxed)
     }
 
     /// A graph is about to be launched on the stream: whatever slots it uses are its own. Where none can use any, what
