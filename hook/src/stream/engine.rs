@@ -216,7 +216,7 @@ impl Engine {
             lane.forget(gone);
             lane.drop_copies(means, gone)
         });
-        if let Some(stream) = behind {
+        if let Some(stream) = behind.filter(|_| !plant::is(Fault::MissingJoin)) {
             let mut is_first = true;
             self.lanes(memory, device, &mut |lane, means| {
                 // The first is the direct one; those of captures copy nothing until their graph is launched.

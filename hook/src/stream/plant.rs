@@ -11,6 +11,8 @@ pub enum Fault {
     MissingCopy,
     /// A write leaves the copies of what it changes.
     StaleSlot,
+    /// A free does not wait for the copies of what it frees.
+    MissingJoin,
     /// A graph launch does not take the slots over.
     NoHandOver,
     /// The kernel cannot be asked what lies at an address, as before Linux 6.11.
@@ -25,6 +27,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::MissingReaders, "missing-readers"),
     (Fault::MissingCopy, "missing-copy"),
     (Fault::StaleSlot, "stale-slot"),
+    (Fault::MissingJoin, "missing-join"),
     (Fault::NoHandOver, "no-hand-over"),
     (Fault::OldKernel, "old-kernel"),
     (Fault::Blind, "blind"),
