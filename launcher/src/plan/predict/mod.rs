@@ -139,4 +139,6 @@ fn problem(placement: &Placement, setting: &Setting) -> Option<String> {
 #[cfg(test)]
 mod choice_tests;
 #[cfg(test)]
+mod measured_tests;
+#[cfg(test)]
 mod tests;

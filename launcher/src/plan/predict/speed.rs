@@ -85,7 +85,11 @@ pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how
             let read = dense * readings(tokens) + experts * readings(tokens * facts.active_share());
             compute_inside + compute_outside.max(over(read, rig.in_place)?)
         }
-        Prefill::Ahead => compute.max(over(dense + experts, rig.link)?),
+        Prefill::Ahead => {
+            let copy = over(dense + experts, rig.link)?;
+            let experts = if experts > 0.0 { experts / (dense + experts) } else { 0.0 };
+            compute.max(copy) + compute.min(copy) * experts * fit::EXPERTS_OVERLAP_LOSS
+        }
         Prefill::Copied => compute + over(copied, rig.link)?,
         Prefill::CopiedPageable => compute + over(copied, rig.pageable)?,
     })
