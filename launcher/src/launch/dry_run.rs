@@ -1,6 +1,7 @@
 //! `--dry-run`: everything that would happen, for people.
 
 use super::Launch;
+use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Assist, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
@@ -34,6 +35,7 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("reported", format!("free: {}, total: {}", settings.report_free.name(), settings.report_total.name())),
         ("layers", settings.layers.names()),
         ("placement", placement(settings)),
+        ("kernels", kernels(settings)),
         ("streaming", streaming(settings)),
         ("plan", plan(settings)),
         ("tier map", file(settings.map.as_deref())),
@@ -83,6 +85,18 @@ fn placement(settings: &Settings) -> String {
         return "no rules: weights are alike".to_owned();
     }
     settings.place.iter().map(line).collect::<Vec<_>>().join(&format!("\n{:<12} ", ""))
+}
+
+/// How kernels read weights outside VRAM, in the same way.
+fn kernels(settings: &Settings) -> String {
+    let line = |rule: &KernelRule| {
+        let tensor = if rule.tensor.is_empty() { String::new() } else { format!(", reading {}", rule.tensor) };
+        format!("{:<8}  {}{tensor}", rule.read.name(), rule.name)
+    };
+    if settings.kernels.is_empty() {
+        return "no rules: all read copies, but for rows and a token's experts".to_owned();
+    }
+    settings.kernels.iter().map(line).collect::<Vec<_>>().join(&format!("\n{:<12} ", ""))
 }
 
 fn streaming(settings: &Settings) -> String {
