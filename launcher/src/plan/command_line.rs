@@ -95,7 +95,7 @@ impl CommandLine<'_> {
 
     /// Those of a plan's arguments that the user has left open, as variables, and what it sets beside them. What is a
     /// setting of ours was fixed before the plan was made, if at all; the environment may have it from a profile.
-    pub fn left_open(&self, arguments: Vec<Argument>, settings: &[(&'static str, &'static str)]) -> Variables {
+    pub fn left_open(&self, arguments: Vec<Argument>, settings: Variables) -> Variables {
         let has_placement = self.has_placement();
         let is_open = |argument: &Argument| {
             let names = [&[argument.option], argument.long].concat();
@@ -104,8 +104,7 @@ impl CommandLine<'_> {
         };
         let open = arguments.into_iter().filter(is_open).map(|argument| (argument.variable, argument.value));
         let is_set = |name: &str| !planned::SETTINGS.contains(&name) && self.is_set(&[], name);
-        let settings = settings.iter().filter(|(name, _)| !has_placement && !is_set(name));
-        open.chain(settings.map(|(name, value)| (*name, (*value).to_owned()))).collect()
+        open.chain(settings.into_iter().filter(|(name, _)| !has_placement && !is_set(name))).collect()
     }
 }
 
@@ -137,7 +136,7 @@ mod tests {
         let variable = |name: &str| variables.contains(&name).then(|| "7".to_owned());
         let line = CommandLine { arguments: &arguments, variable: &variable };
         let settings = [("GREENBOOST_STREAM", "on"), ("GGML_CUDA_DISABLE_GRAPHS", "1")];
-        let open = line.left_open(all(), &settings);
+        let open = line.left_open(all(), settings.map(|(name, value)| (name, value.to_owned())).to_vec());
         open.iter().map(|(name, _)| name.trim_start_matches("LLAMA_ARG_")).collect::<Vec<_>>().join(" ")
     }
 

@@ -91,7 +91,7 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
     }
     let row = prediction.way.row();
     let size = |option: &str, bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!("{option} {bytes} "));
-    let ring = plan.wishes.ring.filter(|_| row.has_ring);
+    let ring = plan.wishes.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
     let (switches, variables): (Vec<_>, Vec<_>) = row.sets.iter().partition(|(name, _)| SETTINGS.contains(name));
     // Streaming is what the profiles start from.
     let switches = switches.iter().filter(|set| **set != (STREAM, "on"));

@@ -35,10 +35,12 @@ pub use answer::{AnswerOptions, run_answer};
 pub use command_line::CommandLine;
 pub use commands::Argument;
 pub use measure::{MeasureOptions, When, run_measurement};
+use wishes::RING_SHARE;
 pub use wishes::Wishes;
 
 use clap::Args;
 use facts::{Class, Facts};
+use greenboost_contract::settings::RING;
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};
@@ -142,14 +144,22 @@ impl Plan {
     }
 
     /// The variables it needs beside llama.cpp's own.
-    pub fn settings(&self) -> &'static [(&'static str, &'static str)] {
-        self.winner().map_or(&[], |winner| winner.way.row().sets)
+    pub fn settings(&self) -> Variables {
+        let Some(winner) = self.winner() else { return Variables::new() };
+        let sets = winner.way.row().sets.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        sets.chain(self.ring(winner).map(|bytes| (RING, bytes.to_string()))).collect()
+    }
+
+    /// The size of the ring, where it is another than the hook's own choice.
+    fn ring(&self, prediction: &Prediction) -> Option<u64> {
+        let (ring, own) = (prediction.placement.ring, self.setting.vram / RING_SHARE);
+        (prediction.way.row().has_ring && !self.setting.ring_is_fixed && ring != own).then_some(ring)
     }
 
     /// Options and settings as variables.
     pub fn environment(&self) -> Variables {
         let options = self.arguments().into_iter().map(|argument| (argument.variable, argument.value));
-        options.chain(self.settings().iter().map(|(name, value)| (*name, (*value).to_owned()))).collect()
+        options.chain(self.settings()).collect()
     }
 
     /// Why there is no way to take.

@@ -14,7 +14,7 @@ const UNKNOWN_CONTEXT: u64 = 4096;
 /// As the hook: its `memory/ram.rs` says why.
 const RAM_SHARE: f64 = 0.75;
 /// As the hook: its `stream/mod.rs` takes this part of the VRAM for the ring.
-const RING_SHARE: u64 = 16;
+pub const RING_SHARE: u64 = 16;
 
 /// What is wished; the rest is chosen.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
@@ -109,6 +109,7 @@ impl Wishes {
         };
         let ram = if self.no_spill { 0 } else { self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64) };
         let ring = self.ring.unwrap_or(vram / RING_SHARE);
-        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, kv }, ubatches))
+        let ring_is_fixed = self.ring.is_some();
+        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, ring_is_fixed, kv }, ubatches))
     }
 }

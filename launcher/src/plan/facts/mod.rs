@@ -73,6 +73,8 @@ pub struct Facts {
     pub embedding: Amount,
     /// What is not computed with in text: extra heads for speculation, vision.
     pub unused: Amount,
+    /// Bytes of the largest tensor of a layer.
+    pub largest: u64,
     /// Experts in a layer; 0 in a dense model.
     pub experts: u64,
     /// Experts a token goes through.
@@ -101,7 +103,7 @@ impl Facts {
         let mut layers = vec![Weights::default(); computed as usize];
         let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
         let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
-        let mut vocabulary = 0;
+        let (mut vocabulary, mut largest) = (0, 0);
         for tensor in &model.tensors {
             let amount = Amount { bytes: tensor.bytes, weights: tensor.weights() };
             let (class, layer) = Class::of(&tensor.name);
@@ -109,6 +111,7 @@ impl Facts {
                 (Class::Embedding, _) => &mut embedding,
                 (Class::Output, None) | (Class::Norm, None) => &mut output,
                 (_, Some(layer)) if class != Class::Other && layer < computed => {
+                    largest = largest.max(tensor.bytes);
                     &mut layers[layer as usize].0[class as usize]
                 }
                 _ => &mut unused,
@@ -132,6 +135,7 @@ impl Facts {
             output,
             embedding,
             unused,
+            largest,
             experts: keys.number("expert_count").unwrap_or(0),
             experts_used: used,
             context: keys.number("context_length").unwrap_or(0),

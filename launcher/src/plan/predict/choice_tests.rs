@@ -194,3 +194,20 @@ fn the_ring_is_part_of_the_vram() {
     assert_eq!(large.1, small.1, "reading in place needs none");
     assert!(large.2 > small.2 && large.3 > small.3);
 }
+
+#[test]
+fn slots_beside_the_cpu_take_what_whole_layers_leave() {
+    let moe = facts(&moe());
+    for (vram, ubatch) in [(8, 512), (8, 2048), (6, 512), (12, 512)] {
+        let setting = Setting { ring: (vram << 30) / 16, ..setting(vram, 2048, ubatch) };
+        let (alone, assisted) = (Placement::offloaded(&moe, &setting), Placement::assisted(&moe, &setting));
+        let fixed = Placement::assisted(&moe, &Setting { ring_is_fixed: true, ..setting });
+        assert!(assisted.vram() <= setting.vram && assisted.ring <= setting.ring, "{assisted:?}");
+        assert!(assisted.ring >= 2 * moe.largest, "two tensors have room: {} of {}", assisted.ring, moe.largest);
+        assert_eq!(fixed.ring, setting.ring);
+        // Not one layer more than the ring needs leaves the GPU.
+        let without = Placement::offloaded(&moe, &Setting { ring: 0, ..setting });
+        let layers = |placement: &Placement| placement.cpu_moe.expect("layers");
+        assert!(layers(&without) <= layers(&assisted) && layers(&assisted) <= layers(&alone).min(layers(&without) + 1));
+    }
+}

@@ -97,7 +97,8 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         Way::Vram => Placement::all_inside(facts, setting),
         Way::Extend => Placement::by_order(facts, setting),
         Way::ExtendByTensor | Way::ExtendStreaming => Placement::by_tensor(facts, setting),
-        Way::Offload | Way::Assist => Placement::offloaded(facts, setting),
+        Way::Offload => Placement::offloaded(facts, setting),
+        Way::Assist => Placement::assisted(facts, setting),
         Way::Combined => Placement::combined(facts, setting, rig),
     };
     let ubatch = setting.ubatch;

@@ -1,6 +1,7 @@
 //! Which weights are in VRAM and which are not.
 
 use crate::plan::facts::{Amount, Facts, KvTypes, Split, scratch};
+use greenboost_contract::settings::GRANULE;
 use serde::Serialize;
 
 /// What a plan is asked for, with every choice made.
@@ -18,6 +19,8 @@ pub struct Setting {
     pub ubatch: u64,
     /// Bytes of VRAM that weights are copied into, in the ways that do.
     pub ring: u64,
+    /// Whether the user said so: else a way that needs less may take less.
+    pub ring_is_fixed: bool,
     /// Types of the KV cache.
     pub kv: KvTypes,
 }
@@ -126,6 +129,20 @@ impl Placement {
         let cpu_moe = if has_experts { layers } else { 0 };
         let by_layer = (0..=layers + 1).rev().map(|gpu_layers| Self::layered(facts, setting, gpu_layers, cpu_moe));
         by_layer.into_iter().find(fits).unwrap_or_else(|| Self::layered(facts, setting, 0, cpu_moe))
+    }
+
+    /// The same with slots in what whole layers leave of the VRAM, if two tensors have room there: while the one is copied
+    /// on within VRAM, which takes no time, the other comes over the link.
+    pub fn assisted(facts: &Facts, setting: &Setting) -> Self {
+        if setting.ring_is_fixed {
+            return Self::offloaded(facts, setting);
+        }
+        let least = facts.largest.saturating_mul(2).next_multiple_of(GRANULE) + GRANULE;
+        let most = setting.ring.max(GRANULE);
+        let mut placement = Self::offloaded(facts, &Setting { ring: least.min(most), ..*setting });
+        let left = setting.vram.saturating_sub(placement.vram());
+        placement.ring = (placement.ring + left / GRANULE * GRANULE).min(most);
+        placement
     }
 
     /// llama.cpp's `-ngl` counts from the end, the output first; `-ncmoe` from the front.

@@ -31,7 +31,7 @@ pub fn h200() -> Figures {
 /// llama-bench makes its context as long as its test.
 pub fn setting(vram: u64, context: u64, ubatch: u64) -> Setting {
     let kv = KvTypes::both("f16").expect("F16");
-    Setting { vram: vram << 30, ram: 100 << 30, context, parallel: 1, ubatch, ring: 0, kv }
+    Setting { vram: vram << 30, ram: 100 << 30, context, parallel: 1, ubatch, ring: 0, ring_is_fixed: false, kv }
 }
 
 /// One configuration of the table.
