@@ -44,7 +44,8 @@ def way(bench, name, model, config, ubatch, trace=None):
     if config == 'extend':
         return Way(hooked('off', 'off'), ALL_ON_GPU, cap)
     if config == 'assist':
-        return Way(hooked('off', 'on'), assisted(bench, name, model, ubatch), cap)
+        ring = ('--ring', str(assist_ring(name, model)))
+        return Way(hooked('off', 'on', ring), assisted(bench, name, model, ubatch), cap)
     if config == 'combined':
         options, more, variables = combined(bench, name, model, ubatch)
         return Way(hooked('on', 'on', more, {**variables, **env}), options, cap)
@@ -56,6 +57,12 @@ def best_mode():
     return ('-lm', 'none', '-t', str(threads()))
 
 
+def assist_ring(name, model):
+    """Slots for two of a layer's three large tensors, as the plan has them: while one is copied on, the other comes."""
+    granule = 2 << 20
+    return min(CAPS[name] // RING_SHARE, (int(layer_bytes(name, model) * 2 / 3 / granule) + 2) * granule)
+
+
 def assisted(bench, name, model, ubatch):
     """The rival's own command line, less the layers whose VRAM the slots take."""
     known = bench.find(model=name, config='assist', ubatch=ubatch)
@@ -63,7 +70,7 @@ def assisted(bench, name, model, ubatch):
     if known:
         return known[0]['options'].split()
     rival = bench.find(model=name, config='llama.cpp-best', ubatch=ubatch)
-    slots = CAPS[name] // RING_SHARE
+    slots = assist_ring(name, model)
     if rival:
         count, spare = on_gpu(name, rival[0]['options']), rival[0]['vram_cap_bytes'] - rival[0]['vram_peak_bytes']
     else:
