@@ -133,10 +133,11 @@ fn a_planner_that_fails_or_hangs_delays_a_runner_at_most_so_long() {
     let toy = toy("24MiB", 6);
     let broken = World::new();
     let script = |name: &str, text: &str| {
-        use std::os::unix::fs::PermissionsExt;
+        // Written by another process: a fork of another test would hold the file open, and it could not be started.
         let path = broken.file(name);
-        fs::write(&path, text).expect("written");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        let mut written = Command::new("sh");
+        written.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", text]).arg(&path);
+        assert!(written.status().expect("sh").success());
         path
     };
     for (planner, words) in [

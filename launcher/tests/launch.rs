@@ -224,7 +224,7 @@ fn a_profiles_variables_are_set_unless_the_user_or_an_option_did() {
     let place = Place::new();
     // A llama-server that prints its environment: a copy of `env` ignores its name but reads options.
     let server = place.path("llama-server");
-    std::fs::copy("/usr/bin/env", &server).expect("copy");
+    common::copy(std::path::Path::new("/usr/bin/env"), &server);
     let lines = environment(&mut place.launch(&["./llama-server"]));
     assert_eq!(value(&lines, "GREENBOOST_PROFILE"), Some("llama-server"));
     assert_eq!(value(&lines, "LLAMA_ARG_CTX_SIZE"), Some("8192"));

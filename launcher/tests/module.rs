@@ -6,7 +6,6 @@ use greenboost_launcher::module::{
 };
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
@@ -74,8 +73,10 @@ impl Machine {
         let folder = self.folder.path().display();
         let text =
             format!("#!/bin/sh\nROOT={folder}/root FAIL={folder}/fail\necho {name} \"$@\" >> {folder}/log\n{body}\n");
-        fs::write(&path, text).expect("program");
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("chmod");
+        // Written by another process: a fork of another test would hold the file open, and it could not be started.
+        let mut written = Command::new("sh");
+        written.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", &text]).arg(&path);
+        assert!(written.status().expect("sh").success());
     }
 
     fn write(&self, path: &str, text: &str) {

@@ -17,6 +17,12 @@ pub struct Place {
     folder: TempDir,
 }
 
+/// Copies what is to be started, by another process: a fork of another test would hold the file open for writing, and it
+/// could not be started ("Text file busy").
+pub fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().expect("cp").success());
+}
+
 impl Place {
     pub fn new() -> Self {
         let place = Self { folder: tempfile::tempdir().expect("temporary folder") };
@@ -32,25 +38,25 @@ impl Place {
     pub fn program(&self, name: &str, content: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("parent")).expect("folder");
-        fs::write(&path, content).expect("write");
+        let text = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(text.path(), content).expect("write");
+        copy(text.path(), &path);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("chmod");
         path
     }
 
-    /// gb-launch in a folder of its own. Copied by another process: a fork of another test would hold the file open for
-    /// writing, and it could not be started.
+    /// gb-launch in a folder of its own.
     pub fn launcher_at(&self, name: &str) -> PathBuf {
         let path = self.path(name);
         fs::create_dir_all(path.parent().expect("parent")).expect("folder");
-        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_gb-launch")).arg(&path).status();
-        assert!(copied.expect("cp").success());
+        copy(Path::new(env!("CARGO_BIN_EXE_gb-launch")), &path);
         path
     }
 
     /// `/bin/sh`'s file under another name: a dynamic program that can do anything a test needs.
     pub fn shell_named(&self, name: &str) -> PathBuf {
         let path = self.path(name);
-        fs::copy("/bin/sh", &path).expect("copy of the shell");
+        copy(Path::new("/bin/sh"), &path);
         path
     }
 
