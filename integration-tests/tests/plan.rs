@@ -3,7 +3,6 @@
 use greenboost_contract::{record, settings};
 use integration_tests::artefacts::artefacts;
 use integration_tests::{Outcome, World, toy};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
