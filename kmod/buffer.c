@@ -129,7 +129,7 @@ struct page *gb_buffer_page(struct gb_buffer *buf, unsigned long index)
 	unsigned long chunk = index / GB_CHUNK_PAGES;
 
 	if (chunk < buf->nr_huge)
-		return nth_page(buf->huge[chunk], index % GB_CHUNK_PAGES);
+		return buf->huge[chunk] + index % GB_CHUNK_PAGES;
 	return buf->small[index - buf->nr_huge * GB_CHUNK_PAGES];
 }
 

@@ -130,7 +130,7 @@ static struct page *rezeroed(void)
 	}
 	spin_unlock(&lock);
 	for (i = 0; page && i < GB_CHUNK_PAGES; i++) {
-		clear_highpage(nth_page(page, i));
+		clear_highpage(page + i);
 		cond_resched();
 	}
 	return page;

@@ -14,6 +14,8 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 
+#include "peer.h"
+
 #ifndef GB_HAVE_VMAP_UNLOCKED
 #define dma_buf_vmap_unlocked dma_buf_vmap
 #define dma_buf_vunmap_unlocked dma_buf_vunmap
@@ -52,6 +54,7 @@ struct peer_import {
 #define PEER_RELEASE	_IO('P', 3)
 #define PEER_PLANT	_IO('P', 4)
 #define PEER_FRAGMENT	_IO('P', 5)
+#define PEER_HANG	_IO('P', 6)
 
 struct peer {
 	struct mutex lock;	/* of all that follows */
@@ -234,7 +237,7 @@ static int fragment(struct peer *peer)
 			break;
 		split_page(page, 9);
 		for (i = 1; i < 512; i++)
-			__free_page(nth_page(page, i));
+			__free_page(page + i);
 		cond_resched();
 	}
 	list_cut_before(&peer->pieces, &chunks, &page->lru);
@@ -250,52 +253,6 @@ static void put_together(struct peer *peer)
 		__free_page(page);
 	list_for_each_entry_safe(page, next, &peer->whole, lru)
 		__free_pages(page, 9);
-}
-
-static DEFINE_MUTEX(plant_a);
-static DEFINE_MUTEX(plant_b);
-static DEFINE_SPINLOCK(plant_spin);
-
-/* One fault for every checker: what does not notice its own is not alive. */
-static void plant(unsigned long what)
-{
-	int shift = 40;
-	int *gone;
-
-	switch (what) {
-	case 0:
-		WARN(1, "planted: the harness must notice this");
-		break;
-	case 1:	/* KASAN */
-		gone = kmalloc(sizeof(*gone), GFP_KERNEL);
-		kfree(gone);
-		READ_ONCE(*gone);
-		break;
-	case 2:	/* lockdep */
-		mutex_lock(&plant_a);
-		mutex_lock(&plant_b);
-		mutex_unlock(&plant_b);
-		mutex_unlock(&plant_a);
-		mutex_lock(&plant_b);
-		mutex_lock(&plant_a);
-		mutex_unlock(&plant_a);
-		mutex_unlock(&plant_b);
-		break;
-	case 3:	/* kmemleak */
-		for (shift = 0; shift < 16; shift++)
-			gone = kmalloc(1000, GFP_KERNEL);
-		break;
-	case 4:	/* DEBUG_ATOMIC_SLEEP */
-		spin_lock(&plant_spin);
-		might_sleep();
-		spin_unlock(&plant_spin);
-		break;
-	case 5:	/* UBSAN */
-		OPTIMIZER_HIDE_VAR(shift);
-		shift = 1 << shift;
-		OPTIMIZER_HIDE_VAR(shift);
-		break;
-	}
 }
 
 static long peer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
@@ -328,7 +285,10 @@ static long peer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		err = fragment(peer);
 		break;
 	case PEER_PLANT:
-		plant(arg);
+		peer_plant(arg);
+		break;
+	case PEER_HANG:
+		peer_slow_hang(arg);
 		break;
 	default:
 		err = -ENOTTY;
@@ -379,22 +339,32 @@ static struct device_dma_parameters peer_dma;
 
 static int __init peer_init(void)
 {
-	int err = misc_register(&peer_device);
+	int err = peer_slow_start();
 
 	if (err)
 		return err;
+	err = misc_register(&peer_device);
+	if (err)
+		goto stop;
 	/* As a GPU does; else segments over 64 KiB are against the rules. */
 	peer_device.this_device->dma_parms = &peer_dma;
 	dma_set_max_seg_size(peer_device.this_device, UINT_MAX);
 	err = dma_coerce_mask_and_coherent(peer_device.this_device, DMA_BIT_MASK(64));
 	if (err)
-		misc_deregister(&peer_device);
+		goto deregister;
+	return 0;
+
+deregister:
+	misc_deregister(&peer_device);
+stop:
+	peer_slow_stop();
 	return err;
 }
 
 static void __exit peer_exit(void)
 {
 	misc_deregister(&peer_device);
+	peer_slow_stop();
 }
 
 module_init(peer_init);
