@@ -142,6 +142,7 @@ static bool grow(void)
 	static int node = NUMA_NO_NODE;
 	struct page *page = rezeroed();
 	int tries = num_node_state(N_MEMORY);
+	bool wanted;
 
 	while (!page && tries--) {
 		node = next_node_in(node < 0 ? MAX_NUMNODES - 1 : node,
@@ -151,9 +152,15 @@ static bool grow(void)
 	if (!page)
 		return false;
 	spin_lock(&lock);
-	list_add_tail(&page->lru, &ready[page_to_nid(page)]);
-	nr_ready++;
+	/* Zeroing takes its time, in which less may have come to be wanted. */
+	wanted = nr_ready + nr_used < target;
+	if (wanted) {
+		list_add_tail(&page->lru, &ready[page_to_nid(page)]);
+		nr_ready++;
+	}
 	spin_unlock(&lock);
+	if (!wanted)
+		__free_pages(page, GB_CHUNK_ORDER);
 	return true;
 }
 
@@ -181,8 +188,10 @@ void gb_reserve_kick(void)
 
 void gb_reserve_resize(u64 bytes)
 {
-	WRITE_ONCE(target, div_u64(bytes, GB_CHUNK_SIZE));
-	gb_reserve_drop(target);
+	unsigned long chunks = div_u64(bytes, GB_CHUNK_SIZE);
+
+	WRITE_ONCE(target, chunks);
+	gb_reserve_drop(chunks);
 	gb_reserve_kick();
 }
 
