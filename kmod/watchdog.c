@@ -9,6 +9,7 @@
  */
 #include <linux/freezer.h>
 #include <linux/kthread.h>
+#include <linux/ktime.h>
 #include <linux/mm.h>
 
 #include "greenboost.h"
@@ -96,16 +97,23 @@ static u32 judge(u64 available, bool falling, u32 *causes)
 	return now;
 }
 
-/* What the reserve takes is no decline: it comes back when it is needed. */
+/*
+ * What the reserve takes is no decline: it comes back when it is needed. On a
+ * busy machine a tick comes late, and what was lost since was lost more slowly.
+ */
 static void measure(u64 available)
 {
 	static u64 before;
+	static ktime_t looked;
+	ktime_t now = ktime_get();
+	u64 ms = max(ktime_ms_delta(now, looked), 1LL);
 	u64 rate = 0;
 
 	available += gb_reserve_ready();
 	if (before > available)
-		rate = div_u64((before - available) * MSEC_PER_SEC, period);
+		rate = div64_u64((before - available) * MSEC_PER_SEC, ms);
 	before = available;
+	looked = now;
 	WRITE_ONCE(decline, (3 * decline + rate) / 4);
 }
 
