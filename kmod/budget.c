@@ -46,22 +46,30 @@ undo_pool:
 	return -EDQUOT;
 }
 
-static bool could_fit(enum gb_limit which, u64 bytes)
+static u64 lacking(const atomic64_t *used, enum gb_limit which, u64 bytes)
 {
-	return bytes <= READ_ONCE(gb_limits[which]);
+	u64 limit = READ_ONCE(gb_limits[which]);
+	u64 wanted = atomic64_read(used) + bytes;
+
+	return wanted > limit ? wanted - limit : 0;
 }
 
-/* Shared objects that nobody uses make room for what somebody wants. */
+/*
+ * Shared objects that nobody uses make room for what somebody wants. One error
+ * may stand for two limits, and several may refuse: all of them are asked.
+ */
 int gb_charge(struct gb_client *client, u64 bytes)
 {
-	int err = charge(client, bytes);
+	u64 lack[GB_NR_LIMITS];
+	int err;
 
-	if (err == -ENOSPC && could_fit(GB_LIMIT_POOL, bytes) &&
-	    gb_share_evict(NULL, bytes))
+	do {
 		err = charge(client, bytes);
-	if (err == -EDQUOT && could_fit(GB_LIMIT_USER, bytes) &&
-	    gb_share_evict(client->user, bytes))
-		err = charge(client, bytes);
+		lack[GB_LIMIT_POOL] = lacking(&gb_pool_used, GB_LIMIT_POOL, bytes);
+		lack[GB_LIMIT_USER] = lacking(&client->user->used, GB_LIMIT_USER,
+					      bytes);
+		lack[GB_LIMIT_FILE] = lacking(&client->used, GB_LIMIT_FILE, bytes);
+	} while (err && gb_share_make_room(client, lack));
 	return err;
 }
 

@@ -174,7 +174,10 @@ int gb_share_publish(struct gb_client *client, struct gb_buffer *buf,
 struct gb_buffer *gb_share_open(struct gb_client *client,
 				const struct gb_key *key);
 int gb_share_withdraw(struct gb_client *client, const struct gb_key *key);
-u64 gb_share_evict(const struct gb_user *user, u64 bytes);
+u64 gb_share_evict(u64 bytes);
+u64 gb_share_evict_at_oom(void);
+bool gb_share_make_room(const struct gb_client *client,
+			const u64 lack[GB_NR_LIMITS]);
 void gb_share_tick(u32 level);
 void gb_share_stop(void);
 u64 gb_share_idle(void);

@@ -114,23 +114,103 @@ int gb_share_withdraw(struct gb_client *client, const struct gb_key *key)
 	return entry ? 0 : -ENOENT;
 }
 
-/* Frees unused objects, oldest first, of one user or of all. */
-u64 gb_share_evict(const struct gb_user *user, u64 bytes)
+/* Dropping it frees its memory at once. */
+static bool evictable(const struct entry *entry)
+{
+	return unused(entry) && !gb_buffer_pinned(entry->buf);
+}
+
+static u64 evict(u64 bytes)
 {
 	struct entry *entry, *next;
 	u64 freed = 0;
 
-	mutex_lock(&gb_share_lock);
+	lockdep_assert_held(&gb_share_lock);
 	list_for_each_entry_safe(entry, next, &entries, node) {
 		if (freed >= bytes)
 			break;
-		if (!unused(entry) || (user && entry->buf->client->user != user))
+		if (!evictable(entry))
 			continue;
 		freed += entry->buf->bytes;
 		drop(entry);
 	}
+	return freed;
+}
+
+/* Frees unused objects, oldest first, whosever they are. */
+u64 gb_share_evict(u64 bytes)
+{
+	u64 freed;
+
+	mutex_lock(&gb_share_lock);
+	freed = evict(bytes);
 	mutex_unlock(&gb_share_lock);
 	return freed;
+}
+
+/* All of them; but who is out of memory may hold the lock. */
+u64 gb_share_evict_at_oom(void)
+{
+	u64 freed;
+
+	if (!mutex_trylock(&gb_share_lock))
+		return 0;
+	freed = evict(U64_MAX);
+	mutex_unlock(&gb_share_lock);
+	return freed;
+}
+
+/* Which of the limits the client meets an entry counts against, as bits. */
+static unsigned int counts_against(const struct entry *entry,
+				   const struct gb_client *client)
+{
+	unsigned int limits = BIT(GB_LIMIT_POOL);
+
+	if (entry->buf->client->user == client->user)
+		limits |= BIT(GB_LIMIT_USER);
+	if (entry->buf->client == client)
+		limits |= BIT(GB_LIMIT_FILE);
+	return limits;
+}
+
+/*
+ * Frees what the client lacks within each limit, oldest first. All that it
+ * lacks or nothing: what would be refused all the same costs nobody anything.
+ */
+bool gb_share_make_room(const struct gb_client *client,
+			const u64 lack[GB_NR_LIMITS])
+{
+	u64 could[GB_NR_LIMITS] = {}, left[GB_NR_LIMITS];
+	struct entry *entry, *next;
+	unsigned long limits;
+	bool helps, enough = true;
+	int i;
+
+	mutex_lock(&gb_share_lock);
+	list_for_each_entry(entry, &entries, node) {
+		limits = evictable(entry) ? counts_against(entry, client) : 0;
+		for_each_set_bit(i, &limits, GB_NR_LIMITS)
+			could[i] += entry->buf->bytes;
+	}
+	for (i = 0; i < GB_NR_LIMITS; i++) {
+		enough = enough && could[i] >= lack[i];
+		left[i] = lack[i];
+	}
+	if (!enough)
+		goto unlock;
+	list_for_each_entry_safe(entry, next, &entries, node) {
+		limits = evictable(entry) ? counts_against(entry, client) : 0;
+		helps = false;
+		for_each_set_bit(i, &limits, GB_NR_LIMITS) {
+			helps = helps || left[i];
+			left[i] -= min(left[i], entry->buf->bytes);
+		}
+		if (helps)
+			drop(entry);
+	}
+unlock:
+	mutex_unlock(&gb_share_lock);
+	return enough;
 }
 
 static u64 idle_bytes(void)
