@@ -154,6 +154,7 @@ void gb_reserve_stop(void);
 void gb_reserve_resize(u64 bytes);
 void gb_reserve_kick(void);
 unsigned long gb_reserve_drop(unsigned long keep);
+u64 gb_reserve_shrink(u64 bytes);
 unsigned long gb_reserve_take(struct page **pages, unsigned long want, int node);
 bool gb_reserve_give(struct page *page);
 u64 gb_reserve_target(void);
@@ -191,7 +192,7 @@ void gb_watchdog_stop(void);
 u32 gb_level(u32 *causes);
 u64 gb_available(void);
 u64 gb_decline(void);
-bool gb_has_room(u64 bytes);
+u64 gb_shortage(u64 bytes);
 
 /* spill.c */
 int gb_spill_start(void);

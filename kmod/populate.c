@@ -33,6 +33,7 @@ struct fill {
 	unsigned long want;
 	int node;		/* the caller's, where it asked for none */
 	gfp_t gfp;
+	bool limited;		/* the caller's memory cgroup */
 	atomic_long_t next;
 	atomic_t running;
 	struct completion idle;
@@ -64,6 +65,42 @@ static bool memcg_limited(void)
 	return limited;
 }
 
+/*
+ * What nobody uses goes before anybody is refused: the reserve, which costs
+ * only zeroing again, then shared objects. Not where that would not suffice.
+ */
+static bool make_room(u64 bytes)
+{
+	u64 shortage = gb_shortage(bytes);
+
+	if (shortage > gb_reserve_ready() + gb_share_idle())
+		return false;
+	while (shortage && shortage != U64_MAX) {
+		if (!gb_reserve_shrink(shortage) && !gb_share_evict(shortage))
+			return false;
+		shortage = gb_shortage(bytes);
+	}
+	return !shortage;
+}
+
+/*
+ * Where memory is in pieces, what nobody uses is whole. That is no help against
+ * the limit of a cgroup, nor surely where one node is asked for.
+ */
+static struct page *get_chunk(const struct fill *fill)
+{
+	bool any = fill->buf->node < 0 || num_node_state(N_MEMORY) == 1;
+	struct page *page;
+
+	do {
+		page = alloc_pages_node(fill->node, fill->gfp, GB_CHUNK_ORDER);
+	} while (!page && any && !fill->limited &&
+		 !fatal_signal_pending(current) &&
+		 (gb_reserve_shrink(GB_CHUNK_SIZE) ||
+		  gb_share_evict(GB_CHUNK_SIZE)));
+	return page;
+}
+
 /* Chunks are claimed in steps, so that nobody waits for the slowest worker. */
 static void fill_share(struct fill *fill, bool signals)
 {
@@ -75,7 +112,7 @@ static void fill_share(struct fill *fill, bool signals)
 		end = min(i + ROOM_EVERY, fill->want);
 		if (i >= fill->want || READ_ONCE(fill->err))
 			return;
-		if (!gb_has_room((end - i) * GB_CHUNK_SIZE)) {
+		if (!make_room((end - i) * GB_CHUNK_SIZE)) {
 			WRITE_ONCE(fill->err, -ENOMEM);
 			return;
 		}
@@ -84,8 +121,7 @@ static void fill_share(struct fill *fill, bool signals)
 				WRITE_ONCE(fill->err, -EINTR);
 				return;
 			}
-			buf->huge[i] = alloc_pages_node(fill->node, fill->gfp,
-							GB_CHUNK_ORDER);
+			buf->huge[i] = get_chunk(fill);
 			if (!buf->huge[i]) {
 				WRITE_ONCE(fill->err, -ENOMEM);
 				return;
@@ -108,13 +144,14 @@ static void fill_work(struct work_struct *work)
 }
 
 /* Fills huge[nr_ready..]; leaves no holes, also where it fails. */
-static int fill_fresh(struct gb_buffer *buf, unsigned long want)
+static int fill_fresh(struct gb_buffer *buf, unsigned long want, bool limited)
 {
 	struct fill fill = {
 		.buf = buf,
 		.want = want,
 		.node = buf->node < 0 ? numa_mem_id() : buf->node,
 		.gfp = GFP_CHUNK | (buf->node < 0 ? 0 : __GFP_THISNODE),
+		.limited = limited,
 	};
 	unsigned int nr_workers, i;
 	struct fill_worker *workers;
@@ -169,7 +206,7 @@ static int fill_small(struct gb_buffer *buf, unsigned long nr)
 		if (fatal_signal_pending(current))
 			return -EINTR;
 		if (buf->nr_small % GB_CHUNK_PAGES == 0 &&
-		    !gb_has_room(GB_CHUNK_SIZE))
+		    !make_room(GB_CHUNK_SIZE))
 			return -ENOMEM;
 		page = alloc_pages_node(node, gfp, 0);
 		if (!page)
@@ -183,18 +220,19 @@ static int fill_small(struct gb_buffer *buf, unsigned long nr)
 int gb_populate(struct gb_buffer *buf, u32 flags)
 {
 	unsigned long want = buf->bytes / GB_CHUNK_SIZE;
+	bool limited = memcg_limited();
 	int err = -ENOMEM;
 
 	buf->huge = kvcalloc(want, sizeof(*buf->huge), GFP_KERNEL_ACCOUNT);
 	if (!buf->huge)
 		return -ENOMEM;
-	if (!memcg_limited())
+	if (!limited)
 		buf->nr_ready = gb_reserve_take(buf->huge, want, buf->node);
 	buf->nr_huge = buf->nr_ready;
 	/* Hopeless is found out before the page cache is squeezed for it. */
-	if (!gb_has_room((want - buf->nr_ready) * GB_CHUNK_SIZE))
+	if (!make_room((want - buf->nr_ready) * GB_CHUNK_SIZE))
 		goto out;
-	err = buf->nr_ready < want ? fill_fresh(buf, want) : 0;
+	err = buf->nr_ready < want ? fill_fresh(buf, want, limited) : 0;
 	if (err == -ENOMEM && (flags & GB_ALLOC_MIXED))
 		err = fill_small(buf, (want - buf->nr_huge) * GB_CHUNK_PAGES);
 out:

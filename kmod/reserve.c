@@ -4,8 +4,9 @@
  * machine's life, so that taking them later costs neither zeroing nor luck
  * with fragmentation. What comes back is zeroed again before it counts.
  *
- * The reserve is idle memory: it shrinks when memory gets low, and when the
- * kernel is about to kill somebody it goes at once.
+ * The reserve is idle memory: it shrinks when memory gets low or is wanted from
+ * elsewhere, and when the kernel is about to kill somebody it goes at once, and
+ * unused shared objects with it.
  */
 #include <linux/freezer.h>
 #include <linux/highmem.h>
@@ -59,6 +60,15 @@ unsigned long gb_reserve_drop(unsigned long keep)
 	for_each_node(node)
 		dropped += drop_list(&ready[node], &nr_ready, keep);
 	return dropped;
+}
+
+/* Frees at least so many bytes, or all there is; returns how many. */
+u64 gb_reserve_shrink(u64 bytes)
+{
+	unsigned long less = div_u64(bytes + GB_CHUNK_SIZE - 1, GB_CHUNK_SIZE);
+	unsigned long held = READ_ONCE(nr_ready) + READ_ONCE(nr_used);
+
+	return (u64)gb_reserve_drop(held > less ? held - less : 0) * GB_CHUNK_SIZE;
 }
 
 /* The caller's node first, unless a node was asked for. */
@@ -205,9 +215,13 @@ u64 gb_reserve_ready(void)
 	return (u64)READ_ONCE(nr_ready) * GB_CHUNK_SIZE;
 }
 
+/* The objects first: what they free could end in the reserve. */
 static int on_oom(struct notifier_block *nb, unsigned long action, void *freed)
 {
-	*(unsigned long *)freed += gb_reserve_drop(0) * GB_CHUNK_PAGES;
+	u64 pages = gb_share_evict_at_oom() >> PAGE_SHIFT;
+
+	pages += gb_reserve_drop(0) * GB_CHUNK_PAGES;
+	*(unsigned long *)freed += pages;
 	return NOTIFY_OK;
 }
 

@@ -46,14 +46,18 @@ u32 gb_level(u32 *causes)
 	return READ_ONCE(level);
 }
 
-/* Whether so much can be taken without coming near the critical mark. */
-bool gb_has_room(u64 bytes)
+/*
+ * How much must be freed before so much can be taken without coming near the
+ * critical mark. When the level is critical, no amount is enough.
+ */
+u64 gb_shortage(u64 bytes)
 {
-	u64 mark = READ_ONCE(gb_critical_mark);
+	u64 wanted = bytes + READ_ONCE(gb_critical_mark);
 	u64 available = gb_available();
 
-	return gb_level(NULL) != GB_LEVEL_CRITICAL &&
-	       available >= mark && available - mark >= bytes;
+	if (gb_level(NULL) == GB_LEVEL_CRITICAL)
+		return U64_MAX;
+	return wanted > available ? wanted - available : 0;
 }
 
 static bool pool_nearly_full(u64 bytes)
