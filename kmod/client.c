@@ -55,7 +55,6 @@ struct gb_client *gb_client_create(void)
 	kref_init(&client->refs);
 	spin_lock_init(&client->lock);
 	init_waitqueue_head(&client->wait);
-	gb_spill_init(client);
 	client->pid = task_tgid_nr(current);
 	get_task_comm(client->comm, current);
 

@@ -32,12 +32,10 @@
 #include <linux/list.h>
 #include <linux/mm.h>
 #include <linux/mutex.h>
-#include <linux/path.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
-#include <linux/workqueue.h>
 
 #include <uapi/greenboost.h>
 
@@ -51,6 +49,8 @@ struct gb_user {
 	atomic64_t used;
 };
 
+struct gb_spill_watch;
+
 /* An open file of the device. Its buffers keep it after it is closed. */
 struct gb_client {
 	struct kref refs;
@@ -61,22 +61,16 @@ struct gb_client {
 	atomic64_t used;
 	atomic64_t spill_free;
 
-	spinlock_t lock;	/* the rest, up to spill_work */
+	spinlock_t lock;	/* the rest */
 	u32 level;
 	u32 causes;
 	u64 seq;
 	u64 seen;
 	struct eventfd_ctx *eventfd;
 	wait_queue_head_t wait;
-	bool spill_set;
-	struct path spill;
-	u64 spill_low;
-	u64 spill_critical;
+	struct gb_spill_watch *spill;
 	u32 spill_level;
 	u32 spill_causes;
-	unsigned long spill_asked;
-
-	struct work_struct spill_work;
 };
 
 struct gb_buffer {
@@ -197,7 +191,6 @@ u64 gb_shortage(u64 bytes);
 /* spill.c */
 int gb_spill_start(void);
 void gb_spill_stop(void);
-void gb_spill_init(struct gb_client *client);
 int gb_spill_set(struct gb_client *client, const struct gb_spill *req);
 void gb_spill_clear(struct gb_client *client);
 void gb_spill_tick(struct gb_client *client);
