@@ -31,12 +31,43 @@ static void destroy(struct gb_buffer *buf)
 	atomic64_inc(&gb_counters.frees);
 }
 
+/*
+ * Whether anything beside us holds a page: a page table, a pin, or for a moment
+ * somebody looking at the page. Nothing else takes references on these pages.
+ */
+static bool held(const struct page *page)
+{
+	return page_count(page) > 1;
+}
+
+static unsigned long first_held(const struct gb_buffer *buf, unsigned long from)
+{
+	unsigned long i, nr = buf->nr_huge + buf->nr_small;
+
+	for (i = from; i < nr; i++) {
+		if (held(i < buf->nr_huge ? buf->huge[i] :
+					    buf->small[i - buf->nr_huge]))
+			break;
+	}
+	return i;
+}
+
+/*
+ * Of a buffer without references, looks on from the page that was the first at
+ * the last look: nobody can pin what is before it.
+ */
+static bool still_held(struct gb_buffer *buf)
+{
+	buf->first_held = first_held(buf, buf->first_held);
+	return buf->first_held < buf->nr_huge + buf->nr_small;
+}
+
 static void release(struct kref *refs)
 {
 	struct gb_buffer *buf = container_of(refs, struct gb_buffer, refs);
 
 	xa_erase(&buffers, buf->id);
-	if (gb_buffer_pinned(buf)) {
+	if (still_held(buf)) {
 		spin_lock(&linger_lock);
 		list_add_tail(&buf->linger, &lingering);
 		spin_unlock(&linger_lock);
@@ -50,20 +81,29 @@ void gb_buffer_put(struct gb_buffer *buf)
 	kref_put(&buf->refs, release);
 }
 
-/* Frees what lingered and is pinned no longer; on unloading, lets go of all. */
+/*
+ * Frees what lingered and is pinned no longer; on unloading, lets go of all.
+ * There is one caller at a time, which looks at its leisure: only the list is
+ * locked, for those who join it.
+ */
 void gb_buffer_reap(bool all)
 {
 	struct gb_buffer *buf, *next;
-	LIST_HEAD(done);
+	LIST_HEAD(mine);
 
 	spin_lock(&linger_lock);
-	list_for_each_entry_safe(buf, next, &lingering, linger) {
-		if (all || !gb_buffer_pinned(buf))
-			list_move(&buf->linger, &done);
-	}
+	list_splice_init(&lingering, &mine);
 	spin_unlock(&linger_lock);
-	list_for_each_entry_safe(buf, next, &done, linger)
+	list_for_each_entry_safe(buf, next, &mine, linger) {
+		if (!all && still_held(buf))
+			continue;
+		list_del(&buf->linger);
 		destroy(buf);
+		cond_resched();
+	}
+	spin_lock(&linger_lock);
+	list_splice(&mine, &lingering);
+	spin_unlock(&linger_lock);
 }
 
 struct gb_buffer *gb_buffer_create(struct gb_client *client,
@@ -133,21 +173,10 @@ struct page *gb_buffer_page(struct gb_buffer *buf, unsigned long index)
 	return buf->small[index - buf->nr_huge * GB_CHUNK_PAGES];
 }
 
-/*
- * Whether anything beside us holds a page: a page table, a pin, or for a moment
- * somebody looking at the page. Nothing else takes references on these pages.
- */
-bool gb_buffer_pinned(struct gb_buffer *buf)
+/* Whether anything beside us holds a page of it. */
+bool gb_buffer_pinned(const struct gb_buffer *buf)
 {
-	unsigned long i;
-
-	for (i = 0; i < buf->nr_huge; i++)
-		if (page_count(buf->huge[i]) > 1)
-			return true;
-	for (i = 0; i < buf->nr_small; i++)
-		if (page_count(buf->small[i]) > 1)
-			return true;
-	return false;
+	return first_held(buf, 0) < buf->nr_huge + buf->nr_small;
 }
 
 /*

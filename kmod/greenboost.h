@@ -98,6 +98,7 @@ struct gb_buffer {
 	atomic_t writable_mappings;
 
 	struct list_head linger;
+	unsigned long first_held;	/* those before it are free already */
 };
 
 /* A DMA-BUF made by a call, and the number it gets if the call succeeds. */
@@ -133,7 +134,7 @@ struct gb_buffer *gb_buffer_create(struct gb_client *client,
 void gb_buffer_put(struct gb_buffer *buf);
 struct gb_buffer *gb_buffer_find(u64 id);
 struct page *gb_buffer_page(struct gb_buffer *buf, unsigned long index);
-bool gb_buffer_pinned(struct gb_buffer *buf);
+bool gb_buffer_pinned(const struct gb_buffer *buf);
 int gb_buffer_seal(struct gb_buffer *buf);
 void gb_buffer_reap(bool all);
 void gb_buffers_show(struct seq_file *m);
