@@ -149,18 +149,37 @@ free:
 	return ERR_PTR(err);
 }
 
-struct gb_buffer *gb_buffer_find(u64 id)
+/*
+ * Takes no reference, which to share.c would look like a use: a buffer is there
+ * until it is out of the array.
+ */
+int gb_buffer_query(const struct gb_client *client, struct gb_query *req)
 {
-	struct gb_buffer *buf;
+	struct gb_query got = { .id = req->id };
+	struct gb_buffer *buf = NULL;
+	bool others = false;
 
-	if (id > ULONG_MAX)
-		return NULL;
 	xa_lock(&buffers);
-	buf = xa_load(&buffers, id);
-	if (buf && !kref_get_unless_zero(&buf->refs))
-		buf = NULL;
+	if (req->id <= ULONG_MAX)
+		buf = xa_load(&buffers, req->id);
+	if (buf) {
+		others = buf->client->user != client->user;
+		got.bytes = buf->bytes;
+		got.small_bytes = (u64)buf->nr_small << PAGE_SHIFT;
+		got.state = (READ_ONCE(buf->sealed) ? GB_STATE_SEALED : 0) |
+			    (READ_ONCE(buf->shared) ? GB_STATE_SHARED : 0);
+		got.uid = from_kuid_munged(current_user_ns(),
+					   buf->client->user->uid);
+		got.mappings = atomic_read(&buf->mappings);
+		got.attachments = atomic_read(&buf->attached);
+		memcpy(got.label, buf->label, sizeof(got.label));
+	}
 	xa_unlock(&buffers);
-	return buf;
+	/* Whether another user has such an id is not told. */
+	if (!buf || (others && !capable(CAP_SYS_ADMIN)))
+		return -ENOENT;
+	*req = got;
+	return 0;
 }
 
 /* The page at an index in pages of PAGE_SIZE. */

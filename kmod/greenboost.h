@@ -132,7 +132,7 @@ void gb_uncharge(struct gb_client *client, u64 bytes);
 struct gb_buffer *gb_buffer_create(struct gb_client *client,
 				   const struct gb_alloc *req);
 void gb_buffer_put(struct gb_buffer *buf);
-struct gb_buffer *gb_buffer_find(u64 id);
+int gb_buffer_query(const struct gb_client *client, struct gb_query *req);
 struct page *gb_buffer_page(struct gb_buffer *buf, unsigned long index);
 bool gb_buffer_pinned(const struct gb_buffer *buf);
 int gb_buffer_seal(struct gb_buffer *buf);

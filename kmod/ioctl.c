@@ -98,31 +98,9 @@ static int call_alloc(struct gb_client *client, union gb_arg *arg,
 static int call_query(struct gb_client *client, union gb_arg *arg,
 		      struct gb_export *export)
 {
-	struct gb_query *req = &arg->query;
-	struct gb_buffer *buf = gb_buffer_find(req->id);
-	int err = 0;
-
-	if (!buf)
-		return -ENOENT;
-	/* Whether another user has such an id is not told. */
-	if (buf->client->user != client->user && !capable(CAP_SYS_ADMIN)) {
-		err = -ENOENT;
-		goto put;
-	}
-	*req = (struct gb_query) {
-		.id = buf->id,
-		.bytes = buf->bytes,
-		.small_bytes = (u64)buf->nr_small << PAGE_SHIFT,
-		.state = (READ_ONCE(buf->sealed) ? GB_STATE_SEALED : 0) |
-			 (READ_ONCE(buf->shared) ? GB_STATE_SHARED : 0),
-		.uid = from_kuid_munged(current_user_ns(), buf->client->user->uid),
-		.mappings = atomic_read(&buf->mappings),
-		.attachments = atomic_read(&buf->attached),
-	};
-	memcpy(req->label, buf->label, sizeof(req->label));
-put:
-	gb_buffer_put(buf);
-	return err;
+	if (arg->query.reserved[0] || arg->query.reserved[1])
+		return -EINVAL;
+	return gb_buffer_query(client, &arg->query);
 }
 
 static int call_seal(struct gb_client *client, union gb_arg *arg,
