@@ -15,7 +15,8 @@ LIST_HEAD(gb_clients);
 DEFINE_MUTEX(gb_clients_lock);
 static LIST_HEAD(gb_users);
 
-static struct gb_user *user_get(kuid_t uid)
+/* The one there is, or else the new one, which is then taken. */
+static struct gb_user *user_get(kuid_t uid, struct gb_user **new)
 {
 	struct gb_user *user;
 
@@ -26,9 +27,8 @@ static struct gb_user *user_get(kuid_t uid)
 			return user;
 		}
 	}
-	user = kzalloc(sizeof(*user), GFP_KERNEL_ACCOUNT);
-	if (!user)
-		return NULL;
+	user = *new;
+	*new = NULL;
 	user->uid = uid;
 	user->refs = 1;
 	list_add(&user->node, &gb_users);
@@ -48,10 +48,16 @@ static void user_put(struct gb_user *user)
 struct gb_client *gb_client_create(void)
 {
 	struct gb_client *client;
+	struct gb_user *new;
 
+	/*
+	 * Nothing is allocated with the lock held: who runs out of memory there
+	 * would be waited for by those who free some.
+	 */
 	client = kzalloc(sizeof(*client), GFP_KERNEL_ACCOUNT);
-	if (!client)
-		return NULL;
+	new = kzalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
+	if (!client || !new)
+		goto free;
 	kref_init(&client->refs);
 	spin_lock_init(&client->lock);
 	init_waitqueue_head(&client->wait);
@@ -59,18 +65,18 @@ struct gb_client *gb_client_create(void)
 	get_task_comm(client->comm, current);
 
 	mutex_lock(&gb_clients_lock);
-	client->user = user_get(current_fsuid());
-	if (client->user) {
-		list_add_tail(&client->node, &gb_clients);
-		client->level = gb_level(&client->causes);
-		client->seq = client->level != GB_LEVEL_OK;
-	}
+	client->user = user_get(current_fsuid(), &new);
+	list_add_tail(&client->node, &gb_clients);
+	client->level = gb_level(&client->causes);
+	client->seq = client->level != GB_LEVEL_OK;
 	mutex_unlock(&gb_clients_lock);
-	if (!client->user) {
-		kfree(client);
-		return NULL;
-	}
+	kfree(new);
 	return client;
+
+free:
+	kfree(new);
+	kfree(client);
+	return NULL;
 }
 
 static void client_free(struct kref *refs)
@@ -140,5 +146,6 @@ void gb_client_update(struct gb_client *client, u32 level, u32 causes)
 	}
 	spin_unlock(&client->lock);
 	if (changed)
-		wake_up_interruptible_poll(&client->wait, EPOLLIN | EPOLLPRI);
+		wake_up_interruptible_poll(&client->wait,
+					   EPOLLIN | EPOLLRDNORM | EPOLLPRI);
 }
