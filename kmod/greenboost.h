@@ -182,6 +182,8 @@ u64 gb_share_idle(void);
 extern u64 gb_low_mark;
 extern u64 gb_critical_mark;
 extern atomic64_t gb_level_counts[3];
+int gb_low_mark_set(u64 bytes);
+int gb_critical_mark_set(u64 bytes);
 int gb_watchdog_start(unsigned int period_ms);
 void gb_watchdog_stop(void);
 u32 gb_level(u32 *causes);

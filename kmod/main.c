@@ -135,10 +135,10 @@ static int __init gb_init(void)
 
 	gb_budget_init(pool, user, mb_or(file_mb, user));
 	gb_cache_limit = mb_or(cache_mb, pool / 2);
-	gb_cache_ttl_ms = cache_ttl_s * MSEC_PER_SEC;
+	gb_cache_ttl_ms = min(cache_ttl_s, UINT_MAX / 1000) * 1000;
 
 	gb_low_mark = mb_or(low_mb, ram / 10);
-	gb_critical_mark = mb_or(critical_mb, ram / 20);
+	gb_critical_mark = min(mb_or(critical_mb, ram / 20), gb_low_mark);
 
 	err = gb_spill_start();
 	if (err)

@@ -47,6 +47,7 @@ static ssize_t _name##_show(struct device *dev,				\
 	GB_VALUE(_name, _value)						\
 	static DEVICE_ATTR_RO(_name)
 
+/* Stored by a function that may refuse. */
 #define GB_BYTES(_name, _value, _set)					\
 	GB_VALUE(_name, _value)						\
 	static ssize_t _name##_store(struct device *dev,		\
@@ -56,24 +57,44 @@ static ssize_t _name##_show(struct device *dev,				\
 		u64 bytes;						\
 		int err = parse_bytes(in, &bytes);			\
 									\
-		if (err)						\
-			return err;					\
-		_set;							\
-		return size;						\
+		if (!err)						\
+			err = _set(bytes);				\
+		return err ?: size;					\
 	}								\
 	static DEVICE_ATTR_RW(_name)
 
-#define GB_STORED(_name, _variable) \
-	GB_BYTES(_name, READ_ONCE(_variable), WRITE_ONCE(_variable, bytes))
+#define GB_STORED(_name, _variable)					\
+	static int _name##_set(u64 bytes)				\
+	{								\
+		WRITE_ONCE(_variable, bytes);				\
+		return 0;						\
+	}								\
+	GB_BYTES(_name, READ_ONCE(_variable), _name##_set)
 
 GB_STORED(pool_limit, gb_limits[GB_LIMIT_POOL]);
 GB_STORED(user_limit, gb_limits[GB_LIMIT_USER]);
 GB_STORED(file_limit, gb_limits[GB_LIMIT_FILE]);
 GB_STORED(cache_limit, gb_cache_limit);
-GB_STORED(low_mark, gb_low_mark);
-GB_STORED(critical_mark, gb_critical_mark);
-GB_STORED(cache_ttl_ms, gb_cache_ttl_ms);
-GB_BYTES(reserve, gb_reserve_target(), gb_reserve_resize(bytes));
+GB_BYTES(low_mark, READ_ONCE(gb_low_mark), gb_low_mark_set);
+GB_BYTES(critical_mark, READ_ONCE(gb_critical_mark), gb_critical_mark_set);
+
+static int ttl_set(u64 ms)
+{
+	if (ms > UINT_MAX)
+		return -EINVAL;
+	WRITE_ONCE(gb_cache_ttl_ms, ms);
+	return 0;
+}
+
+GB_BYTES(cache_ttl_ms, READ_ONCE(gb_cache_ttl_ms), ttl_set);
+
+static int reserve_set(u64 bytes)
+{
+	gb_reserve_resize(bytes);
+	return 0;
+}
+
+GB_BYTES(reserve, gb_reserve_target(), reserve_set);
 
 GB_READ_ONLY(reserve_ready, gb_reserve_ready());
 GB_READ_ONLY(pool_used, atomic64_read(&gb_pool_used));

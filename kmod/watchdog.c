@@ -34,6 +34,35 @@ u64 gb_available(void)
 	return pages > 0 ? (u64)pages << PAGE_SHIFT : 0;
 }
 
+static DEFINE_MUTEX(marks);
+
+/* Critical is worse than low: its mark is never the higher one. */
+int gb_low_mark_set(u64 bytes)
+{
+	int err = -EINVAL;
+
+	mutex_lock(&marks);
+	if (bytes >= gb_critical_mark) {
+		WRITE_ONCE(gb_low_mark, bytes);
+		err = 0;
+	}
+	mutex_unlock(&marks);
+	return err;
+}
+
+int gb_critical_mark_set(u64 bytes)
+{
+	int err = -EINVAL;
+
+	mutex_lock(&marks);
+	if (bytes <= gb_low_mark) {
+		WRITE_ONCE(gb_critical_mark, bytes);
+		err = 0;
+	}
+	mutex_unlock(&marks);
+	return err;
+}
+
 u64 gb_decline(void)
 {
 	return READ_ONCE(decline);
