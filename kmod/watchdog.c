@@ -117,16 +117,19 @@ static u32 judge(u64 available, bool falling, u32 *causes)
 		now = GB_LEVEL_LOW;
 	}
 	/* A fall counts where memory is short already, or a little later. */
-	if (available < 2 * low && soon < low) {
-		*causes |= GB_CAUSE_DECLINE;
-		now = GB_LEVEL_LOW;
-	}
 	if (available < low) {
 		*causes |= GB_CAUSE_MEMORY;
 		now = GB_LEVEL_LOW;
+	} else if (available < 2 * low && soon < low) {
+		*causes |= GB_CAUSE_DECLINE;
+		now = GB_LEVEL_LOW;
 	}
-	if (available < critical || (available < low && soon < critical))
+	if (available < critical) {
 		now = GB_LEVEL_CRITICAL;
+	} else if (available < low && soon < critical) {
+		*causes |= GB_CAUSE_DECLINE;
+		now = GB_LEVEL_CRITICAL;
+	}
 	return now;
 }
 
