@@ -48,7 +48,7 @@ pub struct Options {
     fuzz: Option<u64>,
 }
 
-/// What the harness must notice.
+/// What the harness must notice, for its own reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Plant {
     /// A test with a wrong expectation
@@ -76,6 +76,23 @@ enum Plant {
 }
 
 impl Plant {
+    /// The words of who must notice it, and of nobody else.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Expectation => "planted: this must fail",
+            Self::Leak => "nothing is left in the pool",
+            Self::Warning => "peer_plant",
+            Self::Panic => "sysrq triggered crash",
+            Self::Silence => guest::SILENT,
+            Self::Kasan => "BUG: KASAN: use-after-free in peer_plant",
+            Self::Lockdep => "possible circular locking dependency detected",
+            Self::Kmemleak => "new suspected memory leaks",
+            Self::Atomic => "sleeping function called from invalid context",
+            Self::Ubsan => "UBSAN: shift-out-of-bounds",
+            Self::All => unreachable!("each by itself"),
+        }
+    }
+
     const EACH: [Self; 5] = [Self::Expectation, Self::Leak, Self::Warning, Self::Panic, Self::Silence];
 
     /// What only a debug kernel notices.
@@ -85,6 +102,9 @@ impl Plant {
         format!("{self:?}").to_lowercase()
     }
 }
+
+/// Which is waited for on purpose.
+const PLANTED_SILENCE: Duration = Duration::from_secs(60);
 
 enum Ran {
     /// So many tests passed.
@@ -100,7 +120,7 @@ enum Ran {
 pub fn run(options: &Options) -> Result<ExitCode> {
     match execute(options)? {
         Ran::Passed(tests) => println!("kernel: {tests} tests passed"),
-        Ran::NotRun(why) => println!("SKIPPED kernel: {}", may_skip(why)?),
+        Ran::NotRun(why) => skip("kernel", &why)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -112,7 +132,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 pub fn stage() -> Result<Outcome> {
     Ok(match execute(&Options::default())? {
         Ran::Passed(_) => Outcome::Passed,
-        Ran::NotRun(why) => Outcome::NotRun(may_skip(why)?),
+        Ran::NotRun(why) => {
+            skip("kernel", &why)?;
+            Outcome::NotRun(why)
+        }
     })
 }
 
@@ -144,9 +167,14 @@ pub fn measure(kernel: Option<&str>, mib: u32, rounds: u16) -> Result<Measured> 
     Ok(Measured { kernel: name.replacen("vmlinuz-", "", 1), figures: console.figures().clone() })
 }
 
-/// A machine that is there to run the tests and cannot is broken.
-fn may_skip(why: String) -> Result<String> {
-    if std::env::var_os("CI").is_some() { bail!("{why}") } else { Ok(why) }
+/// Says what is skipped and why, or fails: a machine that is there to run the tests and cannot is broken.
+fn skip(what: &str, why: &str) -> Result<()> {
+    println!("{}", skipped(what, why, std::env::var_os("CI").is_some())?);
+    Ok(())
+}
+
+fn skipped(what: &str, why: &str, in_ci: bool) -> Result<String> {
+    if in_ci { bail!("{what} cannot be skipped here: {why}") } else { Ok(format!("SKIPPED {what}: {why}")) }
 }
 
 fn execute(options: &Options) -> Result<Ran> {
@@ -159,13 +187,13 @@ fn execute(options: &Options) -> Result<Ran> {
         needs::Provided::Missing(why) => return Ok(Ran::NotRun(why)),
     };
     if let Some(why) = style::check()? {
-        println!("SKIPPED checkpatch: {}", may_skip(why)?);
+        skip("checkpatch", &why)?;
     }
     guest::build_matrix(&kernel)?;
     if options.build_only {
         return Ok(Ran::Passed(0));
     }
-    let machine = guest::Guest::build(&kernel)?;
+    let mut machine = guest::Guest::build(&kernel)?;
     match options.plant {
         None => {
             let outcome = machine.boot(&words(options, None), options)?;
@@ -175,11 +203,14 @@ fn execute(options: &Options) -> Result<Ran> {
             let all = Plant::EACH.into_iter().chain(options.debug.then_some(Plant::DEBUG).into_iter().flatten());
             let each: Vec<_> = if plant == Plant::All { all.collect() } else { vec![plant] };
             for plant in &each {
+                if *plant == Plant::Silence {
+                    machine.silence = PLANTED_SILENCE;
+                }
                 // The tests themselves are not what is tested: only those that load the module run.
                 let outcome = machine.boot(&words(options, Some(*plant)), options)?;
-                match outcome.verdict() {
-                    Ok(_) => bail!("a planted {} was not noticed", plant.word()),
-                    Err(error) => println!("noticed the planted {}: {error}", plant.word()),
+                match outcome.noticed(plant.reason()) {
+                    Ok(what) => println!("noticed the planted {}: {what}", plant.word()),
+                    Err(error) => bail!("a planted {} was not noticed: {error}", plant.word()),
                 }
             }
             Ok(Ran::Passed(each.len()))
@@ -215,4 +246,34 @@ pub fn quietly(command: &mut std::process::Command) -> Result<String> {
         bail!("`{}` {}\n{text}", process::typed(command), process::ended(output.status));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_run_is_skipped_by_name_and_fails_in_ci() {
+        let why = "not root; please run: sudo apt-get install -y --no-install-recommends qemu-system-x86";
+        let said = skipped("kernel", why, false).expect("a skip");
+        assert!(said.starts_with("SKIPPED kernel: ") && said.contains("qemu-system-x86"), "{said}");
+        let refused = skipped("kernel", why, true).expect_err("in CI").to_string();
+        assert!(refused.contains("qemu-system-x86"), "{refused}");
+    }
+
+    #[test]
+    fn missing_packages_are_named_to_who_cannot_install_them() {
+        assert!(needs::install(&[]).expect("nothing to do").is_none());
+        let why = needs::cannot(&["qemu-system-x86", "sparse"], true, false).expect("not root");
+        assert!(why.contains("sudo apt-get install") && why.ends_with("qemu-system-x86 sparse"), "{why}");
+        let why = needs::cannot(&["qemu-system-x86", "sparse"], false, true).expect("no apt-get");
+        assert!(why.contains("qemu-system-x86, sparse"), "{why}");
+        assert!(needs::cannot(&["sparse"], true, true).is_none());
+    }
+
+    #[test]
+    fn every_plant_has_a_reason_of_its_own() {
+        let each: Vec<_> = Plant::EACH.into_iter().chain(Plant::DEBUG).map(Plant::reason).collect();
+        assert!(each.iter().enumerate().all(|(at, reason)| !each[..at].contains(reason)), "{each:?}");
+    }
 }

@@ -11,6 +11,9 @@ pub struct Console {
     failed: Vec<String>,
     complaints: Vec<String>,
     figures: BTreeMap<String, Vec<f64>>,
+    /// All else: also why tests failed.
+    noise: String,
+    stopped: Option<String>,
     done: bool,
 }
 
@@ -77,7 +80,14 @@ impl Console {
             self.complaints.push(line.to_owned());
             return Meaning::Complaint;
         }
+        self.noise += line;
+        self.noise.push('\n');
         Meaning::Noise
+    }
+
+    /// The machine was stopped, and why.
+    pub fn stopped(&mut self, why: String) {
+        self.stopped = Some(why);
     }
 
     fn report(&mut self, report: &str) -> bool {
@@ -120,12 +130,36 @@ impl Console {
         for complaint in &self.complaints {
             let _ = write!(wrong, "; the kernel says: {complaint}");
         }
+        if let Some(why) = &self.stopped {
+            let _ = write!(wrong, "; {why}");
+        }
         if !self.done {
             wrong.push_str("; the tests did not reach their end");
         } else if self.passed + self.failed.len() == 0 {
             wrong.push_str("; no test ran");
         }
         if wrong.is_empty() { Ok(self.passed) } else { bail!("{}", &wrong[2..]) }
+    }
+
+    /// What was wrong, where this and only this was: a failed test says it, the kernel says it in each of its complaints,
+    /// or the machine was stopped for it.
+    ///
+    /// # Errors
+    /// Where nothing was wrong, or it was for another reason.
+    pub fn noticed(&self, reason: &str) -> Result<String> {
+        let Err(wrong) = self.verdict() else { bail!("nothing was wrong") };
+        let says = |text: &str| text.contains(reason);
+        let planted = |test: &String| test.contains("planted") || test.contains("kmemleak");
+        let witnessed = match &self.stopped {
+            // A machine that never came so far is not silent for being told to.
+            Some(why) => says(why) && self.passed > 0,
+            None => !self.complaints.is_empty() || !self.failed.is_empty() && says(&self.noise),
+        };
+        if witnessed && self.failed.iter().all(planted) && self.complaints.iter().all(|line| says(line)) {
+            Ok(format!("{reason} ({wrong})"))
+        } else {
+            bail!("not for {reason:?}, but: {wrong}")
+        }
     }
 }
 
@@ -144,6 +178,32 @@ mod tests {
     #[test]
     fn tests_that_all_pass_and_end_are_a_success() {
         assert_eq!(verdict(&["gb-test ok 0.1 a", "[ 1.0] something", "gb-done"]).expect("success"), 1);
+    }
+
+    #[test]
+    fn a_plant_is_noticed_only_for_its_own_reason() {
+        let noticed = |lines: &[&str], reason: &str| {
+            let mut console = Console::default();
+            lines.iter().for_each(|line| {
+                console.line(line);
+            });
+            console.noticed(reason)
+        };
+        let warning = "[ 1.0] WARNING: CPU: 0 PID: 1 at plant.c:19 peer_plant+0x1";
+        assert!(noticed(&["gb-test ok 0.1 a", warning, "gb-done"], "peer_plant").is_ok());
+        assert!(noticed(&["gb-test ok 0.1 a", "gb-done"], "peer_plant").is_err(), "nothing was wrong");
+        let other = "[ 1.0] WARNING: CPU: 0 PID: 1 at mm/x.c";
+        assert!(noticed(&["gb-test ok 0.1 a", warning, other, "gb-done"], "peer_plant").is_err(), "that as well");
+        assert!(noticed(&["gb-test FAILED 0.1 a", warning, "gb-done"], "peer_plant").is_err(), "a test as well");
+        assert!(noticed(&["gb-test ok 0.1 a"], "peer_plant").is_err(), "the machine just went");
+        let test = ["planted: this must fail", "gb-test FAILED 0.1 planted expectation", "gb-done"];
+        assert!(noticed(&test, "planted: this must fail").is_ok());
+        assert!(noticed(&test[1..], "planted: this must fail").is_err(), "it failed for something else");
+        let mut silent = Console::default();
+        silent.stopped("silent".to_owned());
+        assert!(silent.noticed("silent").is_err(), "it never came so far");
+        silent.line("gb-test ok 0.1 a");
+        assert!(silent.noticed("silent").is_ok() && silent.noticed("peer_plant").is_err());
     }
 
     #[test]

@@ -17,9 +17,17 @@ use std::time::{Duration, Instant};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MEMORY_MIB: u32 = 3072;
 const DISK: u64 = 192 << 20;
-/// The longest a run of the tests may take, and the longest its console may be silent.
-const PATIENCE: Duration = Duration::from_secs(330);
-const SILENCE: Duration = Duration::from_secs(90);
+/// The longest a run of the tests may take, and the longest its console may be silent: several times what an idle
+/// machine needs, since a busy one tests nothing less.
+const PATIENCE: Duration = Duration::from_secs(1200);
+const SILENCE: Duration = Duration::from_secs(240);
+/// What a machine was stopped for that says nothing.
+pub const SILENT: &str = "the machine is silent";
+
+/// How the kernel is started. Where this machine is busy the processors of that one stand still, for which its kernel
+/// is not to blame: it waits long before it calls something stuck.
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=5 panic=-1 oops=panic rcupdate.rcu_cpu_stall_timeout=300 \
+     watchdog_thresh=60 workqueue.watchdog_thresh=300 sysctl.kernel.hung_task_timeout_secs=300";
 /// How much slower a kernel is that checks everything, and how much more it is asked.
 const DEBUG_FACTOR: u32 = 20;
 
@@ -34,6 +42,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// The longest a run of it may take.
     pub patience: Duration,
+    /// The longest it may be silent.
+    pub silence: Duration,
 }
 
 /// Builds the modules for every kernel whose headers are installed, warnings being errors, with sparse for the one that
@@ -116,6 +126,7 @@ impl Guest {
             files,
             memory_mib: MEMORY_MIB,
             patience: PATIENCE,
+            silence: SILENCE,
         })
     }
 
@@ -125,7 +136,7 @@ impl Guest {
     /// When QEMU does not start. How the tests went is in the answer.
     pub fn boot(&self, words: &str, options: &super::Options) -> Result<Console> {
         let factor = if options.debug { DEBUG_FACTOR } else { 1 };
-        let (patience, silence) = (self.patience * factor, SILENCE * factor.min(8));
+        let (patience, silence) = (self.patience * factor, self.silence * factor.min(8));
         self.fresh_disk()?;
         let start = Instant::now();
         let mut qemu = self.qemu(words);
@@ -162,7 +173,12 @@ impl Guest {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    println!("the machine is silent, or takes more than {} s: stopped", patience.as_secs());
+                    let late = start.elapsed() >= patience;
+                    console.stopped(if late {
+                        format!("it takes more than {} s", patience.as_secs())
+                    } else {
+                        format!("{SILENT} for {} s", silence.as_secs())
+                    });
                     break;
                 }
             }
@@ -177,7 +193,7 @@ impl Guest {
         qemu.args(["-smp", "2", "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
         qemu.args(["-m", &self.memory_mib.to_string()]);
         qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
-        qemu.arg("-append").arg(format!("console=ttyS0 quiet loglevel=5 panic=-1 oops=panic{words}"));
+        qemu.arg("-append").arg(format!("{COMMAND_LINE}{words}"));
         qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", self.disk.display()));
         qemu.args(["-device", "nvme,drive=disk,serial=greenboost"]);
         qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());

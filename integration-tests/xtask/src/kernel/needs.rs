@@ -32,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("make", "make"),
     ("e2fsprogs", "mkfs.ext4"),
     ("sparse", "sparse"),
+    ("udev", "udevadm"),
 ];
 
 /// Installs what is missing, where that is possible. The kernel is the distribution's own, unless a release is asked for
@@ -78,12 +79,8 @@ pub fn install(missing: &[&str]) -> Result<Option<String>> {
     if missing.is_empty() {
         return Ok(None);
     }
-    if !process::exists("apt-get") {
-        return Ok(Some(format!("not a Debian system; needed: {}", missing.join(", "))));
-    }
-    let command = format!("apt-get install -y --no-install-recommends {}", missing.join(" "));
-    if !is_root() {
-        return Ok(Some(format!("not root; please run: sudo {command}")));
+    if let Some(why) = cannot(missing, process::exists("apt-get"), is_root()) {
+        return Ok(Some(why));
     }
     eprintln!("installing: {}", missing.join(" "));
     quietly(&mut apt(&["update", "-q"])).context("refreshing the package lists")?;
@@ -91,6 +88,18 @@ pub fn install(missing: &[&str]) -> Result<Option<String>> {
     install.extend(missing);
     quietly(&mut apt(&install)).context("installing packages")?;
     Ok(None)
+}
+
+/// Why packages cannot be installed here, and which they are.
+pub fn cannot(missing: &[&str], has_apt: bool, root: bool) -> Option<String> {
+    if !has_apt {
+        Some(format!("not a Debian system; needed: {}", missing.join(", ")))
+    } else if !root {
+        let names = missing.join(" ");
+        Some(format!("not root; please run: sudo apt-get install -y --no-install-recommends {names}"))
+    } else {
+        None
+    }
 }
 
 /// Headers of a newer kernel as well, where the release offers some: what it changes is met here before a user meets it.

@@ -50,6 +50,16 @@ pub fn pack(archive: &mut Archive, disk: &Path) -> Result<()> {
     libraries.extend(needed(&this)?);
     fs::create_dir_all(disk).with_context(|| format!("cannot make {}", disk.display()))?;
     quietly(process::program("strip", &["--strip-debug", "-o"]).arg(disk.join("xtask")).arg(this))?;
+    // What follows the udev rule; with its libraries, that nothing else here needs.
+    if let Some(udevadm) = ["/usr/bin/udevadm", "/bin/udevadm"].map(Path::new).into_iter().find(|path| path.is_file()) {
+        let tools = disk.join("udev");
+        fs::create_dir_all(&tools).with_context(|| format!("cannot make {}", tools.display()))?;
+        let own = needed(udevadm)?.into_iter().filter(|library| !libraries.contains(library));
+        for file in own.chain([udevadm.to_owned()]) {
+            fs::copy(&file, tools.join(file.file_name().context("a file")?))
+                .with_context(|| format!("cannot copy {}", file.display()))?;
+        }
+    }
     for library in libraries {
         let place = library.to_string_lossy().trim_start_matches('/').to_owned();
         archive.file(&place, &fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?);
