@@ -1,4 +1,7 @@
 //! Random calls from four threads: whatever they do, the kernel says nothing and nothing is left.
+//!
+//! A call is well meant (a struct with one or two odd fields), or noise: any bytes under a known number, or any number at
+//! all. Each kind must have succeeded now and then, or it tests nothing.
 
 use crate::Test;
 use crate::machine::{Setting, option};
@@ -6,12 +9,76 @@ use crate::process::Child;
 use greenboost_kmod::{CHUNK, abi};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 pub const TESTS: &[Test] = &[("fuzz: random calls from four threads leave nothing", random_calls)];
 
 const THREADS: u64 = 4;
+
+/// A kind of call, how often it comes, and whether it can succeed.
+struct Kind {
+    name: &'static str,
+    weight: u64,
+    succeeds: bool,
+    run: fn(&mut Thread) -> bool,
+}
+
+const fn kind(name: &'static str, weight: u64, succeeds: bool, run: fn(&mut Thread) -> bool) -> Kind {
+    Kind { name, weight, succeeds, run }
+}
+
+const KINDS: [Kind; 18] = [
+    kind("info", 2, true, info),
+    kind("alloc", 2, true, alloc),
+    kind("query", 3, true, query),
+    kind("seal", 3, true, seal),
+    kind("publish", 2, true, publish),
+    kind("open", 3, true, open),
+    kind("withdraw", 1, true, withdraw),
+    kind("spill", 2, true, spill),
+    kind("eventfd", 2, true, eventfd),
+    kind("noise", 6, true, noise),
+    kind("number", 3, false, number),
+    kind("read", 2, true, read),
+    kind("poll", 2, true, poll),
+    kind("map", 5, true, map),
+    kind("sync", 3, true, sync),
+    kind("name", 1, true, name),
+    kind("fence", 2, false, fence),
+    kind("close", 2, true, close),
+];
+
+const CALLS: [u32; 9] = [
+    abi::IOC_INFO,
+    abi::IOC_ALLOC,
+    abi::IOC_QUERY,
+    abi::IOC_SEAL,
+    abi::IOC_PUBLISH,
+    abi::IOC_OPEN,
+    abi::IOC_WITHDRAW,
+    abi::IOC_SPILL,
+    abi::IOC_EVENTFD,
+];
+
+/// What the threads know of each other's work.
+struct Shared {
+    fd: AtomicI32,
+    id: AtomicU64,
+    tried: [AtomicU64; KINDS.len()],
+    succeeded: [AtomicU64; KINDS.len()],
+}
+
+/// One thread, whose descriptors the others use as well.
+struct Thread {
+    random: Random,
+    devices: Vec<File>,
+    folder: File,
+    eventfd: RawFd,
+    own: Vec<RawFd>,
+    shared: Arc<Shared>,
+}
 
 /// xorshift64: enough to be everywhere, and the same in each run.
 struct Random(u64);
@@ -28,6 +95,10 @@ impl Random {
         self.next() % end
     }
 
+    fn one_in(&mut self, of: u64) -> bool {
+        self.below(of) == 0
+    }
+
     /// Mostly small, sometimes an edge, sometimes anything.
     fn number(&mut self) -> u64 {
         match self.below(8) {
@@ -38,24 +109,45 @@ impl Random {
             _ => self.below(8),
         }
     }
+
+    /// Zero, as it should be, or not.
+    fn flags(&mut self) -> u32 {
+        if self.one_in(16) { self.number() as u32 } else { 0 }
+    }
+
+    fn key(&mut self) -> abi::Key {
+        abi::Key { ino: self.below(4), reserved: self.one_in(16).into(), ..Default::default() }
+    }
 }
 
 fn random_calls() {
     let calls = option("gb.fuzz").and_then(|calls| calls.parse().ok()).unwrap_or(100_000u64);
     let _limit = Setting::new("pool_limit", 64 * CHUNK as u64);
     let child = Child::run(|_| {
-        let shared = Arc::new((AtomicI32::new(-1), AtomicU64::new(0)));
+        let shared = Arc::new(Shared {
+            fd: AtomicI32::new(-1),
+            id: AtomicU64::new(0),
+            tried: [const { AtomicU64::new(0) }; KINDS.len()],
+            succeeded: [const { AtomicU64::new(0) }; KINDS.len()],
+        });
         let threads: Vec<_> = (1..=THREADS)
             .map(|seed| {
                 let shared = Arc::clone(&shared);
-                std::thread::spawn(move || hammer(seed, calls / THREADS, &shared.0, &shared.1))
+                std::thread::spawn(move || Thread::new(seed, shared).hammer(seed, calls / THREADS))
             })
             .collect();
         for thread in threads {
             thread.join().expect("the thread ends");
         }
-        let done = shared.1.load(Ordering::Relaxed);
-        println!("gb-figure fuzz.calls {calls} fuzz.successes {done}");
+        let mut done = 0;
+        for (kind, (tried, succeeded)) in KINDS.iter().zip(shared.tried.iter().zip(&shared.succeeded)) {
+            let (tried, succeeded) = (tried.load(Relaxed), succeeded.load(Relaxed));
+            println!("gb-figure fuzz.{} {tried} {succeeded}", kind.name);
+            assert!(tried > 0 && (succeeded > 0 || !kind.succeeds), "{} never succeeded", kind.name);
+            assert!(kind.name != "number" || succeeded == 0, "{succeeded} unknown numbers are calls");
+            done += succeeded;
+        }
+        println!("gb-figure fuzz.calls {calls} {done}");
         assert!(done > calls / 50, "only {done} calls of {calls} did anything");
     });
     assert!(child.ended_well());
@@ -64,119 +156,240 @@ fn random_calls() {
     crate::machine::eventually("the cache is empty", || crate::machine::value("pool_used") == 0);
 }
 
-/// One thread's calls, on descriptors the others close under it.
-fn hammer(seed: u64, calls: u64, last: &AtomicI32, done: &AtomicU64) {
-    let mut random = Random(seed * 0x9E37_79B9_7F4A_7C15);
-    let files: Vec<_> =
-        (0..2).map(|_| File::options().read(true).write(true).open("/dev/greenboost").expect("open")).collect();
-    let dir = File::open("/tmp").expect("a folder");
-    let mut own: Vec<RawFd> = Vec::new();
-    for call_number in 0..calls {
-        // A million take a while on a kernel that checks everything, and who says nothing for so long is taken for dead.
-        if seed == 1 && call_number % (calls / 20).max(1) == 0 {
-            println!("gb-round about {} calls", call_number * THREADS);
+impl Thread {
+    fn new(seed: u64, shared: Arc<Shared>) -> Self {
+        let mut device = File::options();
+        device.read(true).write(true).custom_flags(libc::O_NONBLOCK);
+        // SAFETY: a new descriptor, which ends with the process.
+        let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+        Self {
+            random: Random(seed * 0x9E37_79B9_7F4A_7C15),
+            devices: (0..2).map(|_| device.open("/dev/greenboost").expect("open")).collect(),
+            folder: File::open("/tmp").expect("a folder"),
+            eventfd,
+            own: Vec::new(),
+            shared,
         }
-        let device = files[random.below(2) as usize].as_raw_fd();
-        let any_fd = match random.below(4) {
-            0 => last.load(Ordering::Relaxed),
-            1 => dir.as_raw_fd(),
-            2 => random.number() as i32,
-            _ => own.last().copied().unwrap_or(-1),
-        };
-        let key = abi::Key { ino: random.below(4), ..Default::default() };
-        let ok = match random.below(32) {
-            0 => {
-                let mut request = abi::Alloc {
-                    bytes: if random.below(4) == 0 { random.number() } else { (1 + random.below(2)) * CHUNK as u64 },
-                    node: -1,
-                    flags: (random.below(8) == 0).into(),
-                    ..Default::default()
-                };
-                let ok = call(device, abi::IOC_ALLOC, &mut request);
-                if ok {
-                    last.store(request.fd, Ordering::Relaxed);
-                    own.push(request.fd);
-                }
-                ok
+    }
+
+    fn hammer(&mut self, seed: u64, calls: u64) {
+        let sum = KINDS.iter().map(|kind| kind.weight).sum();
+        for number in 0..calls {
+            // A million take a while on a kernel that checks everything, and who says nothing for so long is taken for dead.
+            if seed == 1 && number % (calls / 20).max(1) == 0 {
+                println!("gb-round about {} calls", number * THREADS);
             }
-            1 | 12 | 13 => {
-                call(device, abi::IOC_QUERY, &mut abi::Query { id: random.below(4096), ..Default::default() })
-            }
-            2 | 14 | 15 => {
-                call(device, abi::IOC_SEAL, &mut abi::Seal { fd: any_fd, flags: (random.below(16) == 0).into() })
-            }
-            3 | 16 => {
-                let ttl_ms = random.below(20) as u32;
-                call(device, abi::IOC_PUBLISH, &mut abi::Publish { key, fd: any_fd, ttl_ms, reserved: 0 })
-            }
-            4 | 17 | 18 => {
-                let mut request = abi::Open { key, ..Default::default() };
-                let ok = call(device, abi::IOC_OPEN, &mut request);
-                if ok {
-                    own.push(request.fd);
-                }
-                ok
-            }
-            5 => call(device, abi::IOC_WITHDRAW, &mut abi::Withdraw { key, reserved: 0 }),
-            6 | 19 => {
-                let (low, critical) = (random.number(), random.number());
-                call(
-                    device,
-                    abi::IOC_SPILL,
-                    &mut abi::Spill { dir_fd: any_fd, flags: 0, low: low >> 8, critical: critical >> 40 },
-                )
-            }
-            7 | 20 => call(device, abi::IOC_EVENTFD, &mut abi::Eventfd { fd: any_fd, flags: 0 }),
-            8 | 21 => call(device, abi::IOC_INFO, &mut abi::Info::default()),
-            9 | 22..=25 => touch(any_fd, &mut random),
-            10 | 26..=29 => {
-                let mut noise = [0u64; 32];
-                noise.iter_mut().for_each(|word| *word = random.number());
-                // The calls that make descriptors would make some that nobody closes.
-                let number = [0, 2, 3, 5, 6, 7][random.below(6) as usize];
-                let request = [
-                    abi::IOC_INFO,
-                    0,
-                    abi::IOC_QUERY,
-                    abi::IOC_SEAL,
-                    0,
-                    abi::IOC_WITHDRAW,
-                    abi::IOC_SPILL,
-                    abi::IOC_EVENTFD,
-                ][number as usize % 8];
-                call(device, if request == 0 { random.next() as u32 } else { request }, &mut noise)
-            }
-            _ => {
-                // SAFETY: a descriptor of this thread's, which no safe object owns.
-                own.pop().is_some_and(|fd| unsafe { libc::close(fd) } == 0)
-            }
-        };
-        if own.len() > 24 {
-            // SAFETY: as above.
-            own.drain(..12).for_each(|fd| unsafe {
-                libc::close(fd);
+            let mut at = self.random.below(sum);
+            let chosen = KINDS.iter().position(|kind| {
+                let here = at < kind.weight;
+                at = at.saturating_sub(kind.weight);
+                here
             });
+            let chosen = chosen.expect("below the sum");
+            self.shared.tried[chosen].fetch_add(1, Relaxed);
+            if (KINDS[chosen].run)(self) {
+                self.shared.succeeded[chosen].fetch_add(1, Relaxed);
+            }
+            if self.own.len() > 24 {
+                self.own.drain(..12).for_each(shut);
+            }
         }
-        done.fetch_add(ok.into(), Ordering::Relaxed);
+        self.own.drain(..).for_each(shut);
+    }
+
+    /// One of two devices; once in a while something that is none.
+    fn device(&mut self) -> RawFd {
+        if self.random.one_in(64) { self.fd() } else { self.devices[self.random.below(2) as usize].as_raw_fd() }
+    }
+
+    /// A descriptor, mostly of a buffer; the others may close it at any time.
+    fn fd(&mut self) -> RawFd {
+        match self.random.below(8) {
+            0 => self.folder.as_raw_fd(),
+            1 => self.random.number() as i32,
+            2 => self.eventfd,
+            3 | 4 => self.shared.fd.load(Relaxed),
+            _ => self.own.last().copied().unwrap_or(-1),
+        }
+    }
+
+    fn call<T>(&mut self, request: u32, argument: &mut T) -> bool {
+        let device = self.device();
+        ioctl(device, request, argument)
+    }
+
+    fn keep(&mut self, fd: RawFd) {
+        self.shared.fd.store(fd, Relaxed);
+        self.own.push(fd);
     }
 }
 
-fn call<T>(device: RawFd, request: u32, argument: &mut T) -> bool {
+fn ioctl<T>(fd: RawFd, request: u32, argument: &mut T) -> bool {
     // SAFETY: the struct of the request, or a larger array.
-    unsafe { libc::ioctl(device, request as _, std::ptr::from_mut(argument)) == 0 }
+    unsafe { libc::ioctl(fd, request as _, std::ptr::from_mut(argument)) == 0 }
+}
+
+fn shut(fd: RawFd) {
+    // SAFETY: a descriptor of the fuzzer's, which no safe object owns.
+    unsafe { libc::close(fd) };
+}
+
+fn info(thread: &mut Thread) -> bool {
+    thread.call(abi::IOC_INFO, &mut abi::Info::default())
+}
+
+fn alloc(thread: &mut Thread) -> bool {
+    let random = &mut thread.random;
+    let mut request = abi::Alloc {
+        bytes: if random.one_in(4) { random.number() } else { (1 + random.below(2)) * CHUNK as u64 },
+        node: if random.one_in(8) { random.number() as i32 } else { -1 },
+        flags: if random.one_in(8) { abi::ALLOC_MIXED } else { random.flags() },
+        reserved: random.flags(),
+        ..Default::default()
+    };
+    for byte in request.label.iter_mut().take(random.below(34) as usize) {
+        *byte = if random.one_in(64) { random.next() as u8 } else { b'a' };
+    }
+    let done = thread.call(abi::IOC_ALLOC, &mut request);
+    if done {
+        thread.shared.id.store(request.id, Relaxed);
+        thread.keep(request.fd);
+    }
+    done
+}
+
+fn query(thread: &mut Thread) -> bool {
+    let id = match thread.random.below(8) {
+        0 => thread.random.number(),
+        _ => thread.shared.id.load(Relaxed).saturating_sub(thread.random.below(16)),
+    };
+    let reserved = [thread.random.flags().into(), 0];
+    thread.call(abi::IOC_QUERY, &mut abi::Query { id, reserved, ..Default::default() })
+}
+
+fn seal(thread: &mut Thread) -> bool {
+    let (fd, flags) = (thread.fd(), thread.random.flags());
+    thread.call(abi::IOC_SEAL, &mut abi::Seal { fd, flags })
+}
+
+fn publish(thread: &mut Thread) -> bool {
+    let (fd, ttl_ms) = (thread.fd(), thread.random.below(20) as u32);
+    let (key, reserved) = (thread.random.key(), thread.random.flags().into());
+    thread.call(abi::IOC_PUBLISH, &mut abi::Publish { key, fd, ttl_ms, reserved })
+}
+
+fn open(thread: &mut Thread) -> bool {
+    let (key, flags) = (thread.random.key(), thread.random.flags());
+    let mut request = abi::Open { key, flags, ..Default::default() };
+    let done = thread.call(abi::IOC_OPEN, &mut request);
+    if done {
+        thread.keep(request.fd);
+    }
+    done
+}
+
+fn withdraw(thread: &mut Thread) -> bool {
+    let (key, reserved) = (thread.random.key(), thread.random.flags().into());
+    thread.call(abi::IOC_WITHDRAW, &mut abi::Withdraw { key, reserved })
+}
+
+/// Mostly the folder, whose level rises and falls with these numbers.
+fn spill(thread: &mut Thread) -> bool {
+    let dir_fd = if thread.random.one_in(2) { thread.folder.as_raw_fd() } else { thread.fd() };
+    let (low, critical) = (thread.random.number(), thread.random.number() >> 40);
+    let flags = thread.random.flags();
+    thread.call(abi::IOC_SPILL, &mut abi::Spill { dir_fd, flags, low, critical })
+}
+
+fn eventfd(thread: &mut Thread) -> bool {
+    let (fd, flags) = (thread.fd(), thread.random.flags());
+    thread.call(abi::IOC_EVENTFD, &mut abi::Eventfd { fd, flags })
+}
+
+/// Any bytes under a known number; also those that make descriptors, which are then kept as others are.
+fn noise(thread: &mut Thread) -> bool {
+    let mut words = [0u64; 32];
+    words.iter_mut().for_each(|word| *word = thread.random.number());
+    let request = CALLS[thread.random.below(9) as usize];
+    let done = thread.call(request, &mut words);
+    // SAFETY: the array is larger than either struct, and aligned as they are; any bytes make one.
+    unsafe {
+        match request {
+            abi::IOC_ALLOC if done => thread.keep((*words.as_ptr().cast::<abi::Alloc>()).fd),
+            abi::IOC_OPEN if done => thread.keep((*words.as_ptr().cast::<abi::Open>()).fd),
+            _ => {}
+        }
+    }
+    done
+}
+
+/// Any number, or ours with anything as its size and direction: none of them is a call.
+fn number(thread: &mut Thread) -> bool {
+    let mut room = [thread.random.number(); 2048];
+    let number = thread.random.next() as u32;
+    let request = if thread.random.one_in(3) { number } else { number & !0xff00 | 0xdc00 };
+    !CALLS.contains(&request) && ioctl(thread.devices[0].as_raw_fd(), request, &mut room)
+}
+
+/// Of nothing but the devices: standard input would wait.
+fn read(thread: &mut Thread) -> bool {
+    let mut event = [0u8; 64];
+    let device = thread.devices[thread.random.below(2) as usize].as_raw_fd();
+    let size = if thread.random.one_in(4) { thread.random.below(64) as usize } else { size_of::<abi::Event>() };
+    // SAFETY: no more than there is room for.
+    unsafe { libc::read(device, event.as_mut_ptr().cast(), size) > 0 }
+}
+
+/// Does not wait.
+fn poll(thread: &mut Thread) -> bool {
+    let fd = if thread.random.one_in(4) { thread.fd() } else { thread.device() };
+    let mut poll = libc::pollfd { fd, events: thread.random.next() as i16, revents: 0 };
+    // SAFETY: one pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) > 0 }
 }
 
 /// Maps a part, touches it, unmaps it.
-fn touch(fd: RawFd, random: &mut Random) -> bool {
+fn map(thread: &mut Thread) -> bool {
+    let (fd, random) = (thread.fd(), &mut thread.random);
     let (len, offset) = ((1 + random.below(3)) * 4096, random.below(1024) * 4096);
     let protection = if random.below(2) == 0 { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE };
+    let flags = if random.one_in(16) { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
     // SAFETY: a new mapping; other threads close descriptors but unmap nothing.
     unsafe {
-        let got = libc::mmap(std::ptr::null_mut(), len as usize, protection, libc::MAP_SHARED, fd, offset as i64);
+        let got = libc::mmap(std::ptr::null_mut(), len as usize, protection, flags, fd, offset as i64);
         if got == libc::MAP_FAILED {
             return false;
         }
         std::hint::black_box(got.cast::<u8>().read_volatile());
         libc::munmap(got, len as usize) == 0
     }
+}
+
+/// DMA_BUF_IOCTL_SYNC: the beginning or the end of an access.
+fn sync(thread: &mut Thread) -> bool {
+    let mut flags = if thread.random.one_in(8) { thread.random.number() } else { thread.random.below(8) };
+    ioctl(thread.fd(), 0x4008_6200, &mut flags)
+}
+
+/// DMA_BUF_SET_NAME: a name that others see.
+fn name(thread: &mut Thread) -> bool {
+    let mut name = *b"a name that others see\0";
+    name[0] = thread.random.next() as u8;
+    ioctl(thread.fd(), 0x4008_6201, &mut name)
+}
+
+/// DMA_BUF_IOCTL_EXPORT_SYNC_FILE and its opposite; not every kernel has them.
+fn fence(thread: &mut Thread) -> bool {
+    let mut request = [thread.random.below(8) as u32, thread.fd() as u32];
+    let export = thread.random.one_in(2);
+    let done = ioctl(thread.fd(), if export { 0xC008_6202 } else { 0x4008_6203 }, &mut request);
+    if done && export {
+        thread.own.push(request[1] as i32);
+    }
+    done
+}
+
+fn close(thread: &mut Thread) -> bool {
+    // SAFETY: a descriptor of this thread's, which no safe object owns.
+    thread.own.pop().is_some_and(|fd| unsafe { libc::close(fd) } == 0)
 }
