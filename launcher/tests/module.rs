@@ -365,3 +365,16 @@ fn the_program_shows_the_status_of_whatever_machine_this_is() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(output.status.success() && json["loaded"].is_boolean() && json["secure_boot"].is_string(), "{json}");
 }
+
+/// Who is told to join a group must be let in by it.
+#[test]
+fn the_rule_the_docs_and_the_advice_name_the_same_group() {
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path);
+    let rule = read("../kmod/install/60-greenboost.rules");
+    let group = rule.split("GROUP=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a group");
+    assert!(read("../docs/kernel-module.md").contains(&format!("lets the group `{group}` open")), "{group}");
+    let device = PathBuf::from(greenboost_kmod::Device::PATH);
+    let denied =
+        greenboost_launcher::pool::Problem::Device { path: device, source: greenboost_kmod::Error::Denied }.to_string();
+    assert!(denied.contains(&format!("(usually {group}): sudo usermod -aG {group} ")), "{denied}");
+}
