@@ -21,6 +21,18 @@ pub const TESTS: &[Test] = &[
     ("abi: NUMA node 0 serves, others are refused", nodes),
 ];
 
+const CALLS: [u32; 9] = [
+    abi::IOC_INFO,
+    abi::IOC_ALLOC,
+    abi::IOC_QUERY,
+    abi::IOC_SEAL,
+    abi::IOC_PUBLISH,
+    abi::IOC_OPEN,
+    abi::IOC_WITHDRAW,
+    abi::IOC_SPILL,
+    abi::IOC_EVENTFD,
+];
+
 /// The number of the error, or 0.
 pub fn raw<T>(device: &Device, request: u32, argument: &mut T) -> i32 {
     // SAFETY: the tests pass the struct of the request; what else they pass, the kernel must refuse to touch.
@@ -39,10 +51,16 @@ fn unknown() {
         let request = abi::IOC_INFO & !0xff | number;
         assert_eq!(raw(&device, request, &mut room), ENOTTY, "call {number}");
     }
-    for request in [abi::IOC_INFO, abi::IOC_ALLOC, abi::IOC_QUERY, abi::IOC_SEAL, abi::IOC_PUBLISH, abi::IOC_OPEN] {
-        for change in [1 << 16, 8 << 16, 64 << 16, 1 << 30, 2 << 30] {
-            assert_eq!(raw(&device, request ^ change, &mut room), ENOTTY, "{request:x} changed by {change:x}");
+    // Each known one, of any other size or direction.
+    for request in CALLS {
+        for other in (0..512u32).chain([1 << 13, (1 << 14) - 1]).flat_map(|size| (0..4u32).map(move |way| (size, way)))
+        {
+            let other = other.1 << 30 | other.0 << 16 | request & 0xffff;
+            if other != request {
+                assert_eq!(raw(&device, other, &mut room), ENOTTY, "{other:x} instead of {request:x}");
+            }
         }
+        assert_eq!(raw(&device, request ^ 1 << 8, &mut room), ENOTTY, "somebody else's {request:x}");
     }
     assert_eq!(raw(&device, 0, &mut room), ENOTTY);
     assert_eq!(raw(&device, u32::MAX, &mut room), ENOTTY);
@@ -98,29 +116,23 @@ fn faults() {
         got
     };
     let writable = page(libc::PROT_READ | libc::PROT_WRITE);
+    let shared = writable.wrapping_byte_add(2048);
     // SAFETY: a page of our own.
     unsafe {
         writable.cast::<Alloc>().write(good());
-        // Readable, so that the allocation is made; not writable, so that its result cannot be told.
+        shared.cast::<Open>().write(Open::default());
+        // Readable, so that the work is done; not writable, so that its result cannot be told.
         assert_eq!(libc::mprotect(writable, 4096, libc::PROT_READ), 0);
     }
+    publish(&device);
     let (before, nothing) = (File::open("/proc/self").expect("a descriptor").as_raw_fd(), page(libc::PROT_NONE));
     // SAFETY: the kernel must refuse these addresses, and touch nothing else.
     unsafe {
         for _ in 0..100 {
             assert_eq!((libc::ioctl(fd, abi::IOC_ALLOC as _, writable), errno()), (-1, EFAULT));
+            assert_eq!((libc::ioctl(fd, abi::IOC_OPEN as _, shared), errno()), (-1, EFAULT));
         }
-        for request in [
-            abi::IOC_INFO,
-            abi::IOC_ALLOC,
-            abi::IOC_QUERY,
-            abi::IOC_SEAL,
-            abi::IOC_PUBLISH,
-            abi::IOC_OPEN,
-            abi::IOC_WITHDRAW,
-            abi::IOC_SPILL,
-            abi::IOC_EVENTFD,
-        ] {
+        for request in CALLS {
             assert_eq!((libc::ioctl(fd, request as _, nothing), errno()), (-1, EFAULT), "{request:x}");
             assert_eq!((libc::ioctl(fd, request as _, usize::MAX - 7), errno()), (-1, EFAULT), "{request:x}");
         }
@@ -128,11 +140,21 @@ fn faults() {
         libc::munmap(nothing, 4096);
     }
     assert_eq!(File::open("/proc/self").expect("a descriptor").as_raw_fd(), before, "no descriptor is lost");
+    assert_eq!((value("pool_used"), value("cache_used")), (CHUNK as u64, CHUNK as u64), "nobody has it open");
+    assert_eq!(raw(&device, abi::IOC_WITHDRAW, &mut Withdraw::default()), 0);
     assert_eq!(value("pool_used"), 0);
+}
+
+/// A chunk under the key of zeroes, in nobody's use.
+fn publish(device: &Device) {
+    let fd = buffer(1).0.into_fd();
+    assert_eq!(raw(device, abi::IOC_SEAL, &mut Seal { fd: fd.as_raw_fd(), flags: 0 }), 0);
+    assert_eq!(raw(device, abi::IOC_PUBLISH, &mut Publish { fd: fd.as_raw_fd(), ..Default::default() }), 0);
 }
 
 fn no_descriptors() {
     let device = device();
+    publish(&device);
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: a struct that lives through the calls.
     unsafe {
@@ -140,10 +162,12 @@ fn no_descriptors() {
         let none = libc::rlimit { rlim_cur: 3, ..limit };
         libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none);
     }
-    let refused = raw(&device, abi::IOC_ALLOC, &mut good());
+    let refused = [raw(&device, abi::IOC_ALLOC, &mut good()), raw(&device, abi::IOC_OPEN, &mut Open::default())];
     // SAFETY: as above.
     unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    assert_eq!(refused, EMFILE);
+    assert_eq!(refused, [EMFILE; 2]);
+    assert_eq!((value("pool_used"), value("cache_used")), (CHUNK as u64, CHUNK as u64), "nobody has it open");
+    assert_eq!(raw(&device, abi::IOC_WITHDRAW, &mut Withdraw::default()), 0);
     assert_eq!(value("pool_used"), 0);
 }
 
@@ -153,6 +177,11 @@ fn bad_objects() {
         assert_eq!(raw(&device, abi::IOC_QUERY, &mut Query { id, ..Default::default() }), ENOENT);
     }
     let (buffer, mapping) = buffer(1);
+    let id = buffer.id();
+    assert_eq!(raw(&device, abi::IOC_QUERY, &mut Query { id, ..Default::default() }), 0);
+    for reserved in [[1, 0], [0, 1 << 63]] {
+        assert_eq!(raw(&device, abi::IOC_QUERY, &mut Query { id, reserved, ..Default::default() }), EINVAL);
+    }
     let fd = buffer.as_fd().as_raw_fd();
     let file = File::open("/proc/self/status").expect("proc");
     for (other, wanted) in

@@ -2,7 +2,7 @@
 //! run do. `cargo xtask bench pool` asks for more rounds of more memory, and makes a table of the samples.
 
 use crate::Test;
-use crate::machine::{Setting, counter, eventually, option, set, value};
+use crate::machine::{Marks, counter, eventually, option, set, value};
 use crate::mapping::device;
 use crate::peer::{self, Peer};
 use greenboost_kmod::{Access, Buffer, CHUNK, Mapping, Request};
@@ -24,7 +24,7 @@ type Samples = BTreeMap<&'static str, Vec<f64>>;
 fn figures() {
     let number = |name, otherwise| option(name).and_then(|text| text.parse().ok()).unwrap_or(otherwise);
     let size = number("gb.mib", 512usize) << 20;
-    let _limits = [Setting::new("low_mark", 1 << 20), Setting::new("critical_mark", 1 << 20)];
+    let _marks = Marks::new(1 << 20, 1 << 20);
     let mut samples = Samples::new();
     for round in 0..number("gb.rounds", 1) {
         println!("gb-round {round}");

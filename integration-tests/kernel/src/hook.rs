@@ -2,7 +2,7 @@
 //! is heeded.
 
 use crate::Test;
-use crate::machine::{Setting, eventually, value};
+use crate::machine::{Marks, Setting, eventually, value};
 use greenboost_contract::record::{self, Mapped};
 use greenboost_kmod::Device;
 use std::io::{BufRead, BufReader, Lines, Write};
@@ -32,7 +32,7 @@ const SPILLED: u64 = 20 * MIB;
 const MODEL: [&str; 5] = ["/gb/toy-llm", "-m", "/tmp/model.gguf", "-n", "4"];
 
 /// A program on a simulated GPU of so much VRAM.
-fn on_gpu(vram: &str, program: &[&str]) -> Command {
+pub fn on_gpu(vram: &str, program: &[&str]) -> Command {
     let mut command = Command::new(program[0]);
     command.args(&program[1..]).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.env("PATH", "/gb").env("LD_LIBRARY_PATH", "/gb/driver").env("SIMGPU_VRAM", vram);
@@ -48,7 +48,7 @@ fn hooked(program: &[&str]) -> Command {
 }
 
 /// Runs to the end: whether it succeeded, and all it said.
-fn run(command: &mut Command) -> (bool, String) {
+pub fn run(command: &mut Command) -> (bool, String) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
@@ -181,14 +181,12 @@ fn killed() {
 }
 
 /// A level for as long as this lives. The machine has memory enough all the time: only the marks move.
-fn level(critical: bool) -> [Setting; 2] {
+fn level(critical: bool) -> Marks {
     let above = value("available") * 2;
-    let low = Setting::new("low_mark", above);
-    let mark = Setting::new("critical_mark", if critical { above } else { value("critical_mark") });
+    let marks = Marks::new(above, if critical { above } else { value("critical_mark") });
     let level = if critical { "critical" } else { "low" };
     eventually(level, || crate::machine::shown("level") == level);
-    // Put back in this order, so that critical is never above low.
-    [mark, low]
+    marks
 }
 
 fn critical_start() {

@@ -4,7 +4,7 @@ use crate::Test;
 use crate::machine::{self, eventually, load, set, shown, unload, value};
 use crate::mapping::{buffer, device, pattern, words};
 use crate::peer::{self, Peer};
-use crate::process::{Child, elsewhere};
+use crate::process::{Child, Count, elsewhere};
 use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
 
 pub const UNLOADING: &[Test] = &[
     ("unloading: it unloads with a reserve and a cache, and gives all back", unloads_clean),
+    ("unloading: a filesystem that hangs refuses it, until it answers", hangs),
     ("unloading: bad parameters are survived, and it loads again", loads_again),
 ];
 
@@ -67,6 +68,18 @@ fn one_value_per_file() {
     for bad in ["many", "1Z", "-1", "99999999999999999999"] {
         assert!(machine::try_set("pool_limit", bad).is_err(), "{bad:?} is refused");
     }
+    // What cannot be, or could not be kept.
+    let (low, critical) = (value("low_mark"), value("critical_mark"));
+    for (name, bad) in [("low_mark", critical - 1), ("critical_mark", low + 1), ("cache_ttl_ms", 1 << 32)] {
+        let before = value(name);
+        assert_eq!(
+            machine::try_set(name, bad).map_err(|error| error.raw_os_error()),
+            Err(Some(libc::EINVAL)),
+            "{name}"
+        );
+        assert_eq!(value(name), before);
+    }
+    drop(machine::Setting::new("cache_ttl_ms", u64::from(u32::MAX)));
     let before = value("pool_limit");
     set("pool_limit", "512M");
     assert_eq!(value("pool_limit"), 512 << 20);
@@ -121,44 +134,44 @@ fn fork_shares() {
 }
 
 fn killed_in_every_phase() {
-    let phases: &[fn(&mut crate::process::Parent)] = &[
-        |parent| {
+    let phases: &[fn(&mut crate::process::Parent, &Count)] = &[
+        |_, rounds| {
             let device = device();
-            parent.reached();
             loop {
-                drop(device.alloc(&Request::new(256 << 20, "killed")));
+                drop(device.alloc(&Request::new(256 << 20, "killed")).expect("memory"));
+                rounds.one_more();
             }
         },
-        |parent| {
+        |parent, rounds| {
             let kept = (buffer(16), buffer(16));
             pattern(words(&kept.0.1));
-            parent.reached();
+            rounds.one_more();
             parent.wait();
         },
-        |parent| {
+        |_, rounds| {
             let (_buffer, mapping) = buffer(16);
             let peer = Peer::open();
-            parent.reached();
             loop {
                 peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
                 peer.unpin();
+                rounds.one_more();
             }
         },
-        |parent| {
+        |_, rounds| {
             let (buffer, mapping) = buffer(16);
             let peer = Peer::open();
             peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
-            parent.reached();
             loop {
                 peer.import(buffer.as_fd(), peer::BIDIRECTIONAL, 1).expect("an import");
                 peer.release();
+                rounds.one_more();
             }
         },
-        |parent| {
+        |_, rounds| {
             let (device, mut number) = (device(), 0);
-            parent.reached();
             loop {
                 number += 1;
+                rounds.one_more();
                 let buffer = device.alloc(&Request::new(CHUNK as u64, "killed")).expect("memory");
                 device.seal(&buffer).expect("sealing");
                 let key = Key { ino: number % 3, ..Key::default() };
@@ -167,14 +180,17 @@ fn killed_in_every_phase() {
             }
         },
     ];
+    let free = machine::free();
     for (phase, body) in phases.iter().enumerate() {
         for wait in [1, 13, 40, 90] {
-            let mut child = Child::run(body);
-            child.until_reached();
+            let rounds = Count::new();
+            let child = Child::run(|parent| body(parent, &rounds));
+            eventually(&format!("phase {phase} is in its loop"), || rounds.get() > 0);
             std::thread::sleep(std::time::Duration::from_millis(wait));
             child.kill();
             eventually(&format!("all is back after phase {phase}"), || value("pool_used") == 0);
         }
+        eventually(&format!("its memory as well, after phase {phase}"), || machine::free() + (64 << 20) > free);
     }
     assert_eq!(peer::pinned_bytes(), 0);
 }
@@ -182,12 +198,18 @@ fn killed_in_every_phase() {
 fn pinned_beyond_its_end() {
     let (buffer, mapping) = buffer(4);
     let bytes = buffer.bytes();
-    let peer = Peer::open();
-    peer.pin(mapping.as_ptr(), mapping.len(), true).expect("a pin");
+    // The first chunk and the last: wherever the watchdog looks on, it must not look past either.
+    let [first, last] = [0, 3].map(|chunk| {
+        let peer = Peer::open();
+        peer.pin(mapping.as_ptr().wrapping_add(chunk * CHUNK), CHUNK, true).expect("a pin");
+        peer
+    });
     drop((buffer, mapping));
-    std::thread::sleep(std::time::Duration::from_millis(400));
-    assert_eq!(value("pool_used"), bytes, "pinned memory is not free, and does not look it");
-    peer.unpin();
+    for peer in [first, last] {
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        assert_eq!(value("pool_used"), bytes, "pinned memory is not free, and does not look it");
+        peer.unpin();
+    }
     eventually("the watchdog finds it free", || value("pool_used") == 0);
 }
 
@@ -246,12 +268,34 @@ fn unloads_clean() {
     eventually(&format!("{before} bytes are free again"), || machine::free() + (16 << 20) > before);
 }
 
+fn hangs() {
+    load("greenboost", "").expect("it loads again");
+    let slow = "/tmp/slow";
+    let peer = Peer::open();
+    machine::mount("none", slow, "gb_slow");
+    peer.hang(true);
+    let device = device();
+    device.watch_spill(std::fs::File::open(slow).expect("open").as_fd(), 2, 1).expect("a folder");
+    eventually("it counts as gone", || device.info().expect("info").causes == greenboost_kmod::abi::CAUSE_SPILL_GONE);
+    drop(device);
+    assert_eq!(unload("greenboost"), Err(libc::EWOULDBLOCK));
+    drop(self::device());
+    peer.hang(false);
+    eventually("nobody waits any more", || unload("greenboost").is_ok());
+    machine::unmount(slow);
+}
+
 fn loads_again() {
     assert_eq!(load("greenboost", "reserve_mb=lots"), Err(libc::EINVAL));
     load("greenboost", "reserve_mb=999999 watchdog_ms=0 low_mb=200 critical_mb=100 cache_ttl_s=1 pool_mb=512")
         .expect("loads");
     eventually("the reserve stays within the pool", || value("reserve_ready") == 512 << 20);
     assert_eq!(shown("level"), "ok");
+    unload("greenboost").expect("nothing holds it");
+    // What would wrap, and what contradicts itself.
+    load("greenboost", "cache_ttl_s=4294968 low_mb=100 critical_mb=200").expect("loads");
+    assert_eq!(value("cache_ttl_ms"), u64::from(u32::MAX / 1000 * 1000));
+    assert_eq!((value("low_mark"), value("critical_mark")), (100 << 20, 100 << 20));
     unload("greenboost").expect("nothing holds it");
     load("greenboost", "reserve_mb=64 low_mb=999999 critical_mb=999999").expect("loads in the worst of states");
     eventually("it sees them", || shown("level") == "critical");

@@ -26,14 +26,33 @@ pub fn set_up() {
     }
 }
 
-fn mount(source: &str, target: &str, kind: &str) {
+/// Mounts a filesystem; the folder is made.
+pub fn mount(source: &str, target: &str, kind: &str) {
     let _ = fs::create_dir_all(target);
-    let [source, target_c, kind] = [source, target, kind].map(|text| CString::new(text).expect("no zero bytes"));
-    // SAFETY: three terminated strings, no options.
-    let done = unsafe { libc::mount(source.as_ptr(), target_c.as_ptr(), kind.as_ptr(), 0, std::ptr::null()) };
-    let error = std::io::Error::last_os_error();
     // The kernel mounts devtmpfs by itself where it is told to.
-    assert!(done == 0 || error.raw_os_error() == Some(libc::EBUSY), "mounting {target}: {error}");
+    if let Err(error) = mounting(source, target, kind, 0) {
+        assert!(error == libc::EBUSY, "mounting {target}: {error}");
+    }
+}
+
+/// Has a mounted filesystem take no writes any more, or take them again.
+pub fn remount(target: &str, read_only: bool) {
+    let flags = libc::MS_REMOUNT | if read_only { libc::MS_RDONLY } else { 0 };
+    mounting("none", target, "none", flags).unwrap_or_else(|error| panic!("mounting {target} again: {error}"));
+}
+
+fn mounting(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> Result<(), i32> {
+    let [source, target, kind] = [source, target, kind].map(|text| CString::new(text).expect("no zero bytes"));
+    // SAFETY: three terminated strings, no options.
+    let done = unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, std::ptr::null()) };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Unmounts it, as soon as nobody is in it.
+pub fn unmount(target: &str) {
+    let path = CString::new(target).expect("no zero bytes");
+    // SAFETY: a terminated string.
+    eventually("it is unmounted", || unsafe { libc::umount(path.as_ptr()) } == 0);
 }
 
 /// A word `NAME=VALUE` of the kernel's command line.
@@ -131,8 +150,32 @@ impl Drop for Setting {
     }
 }
 
+/// The marks of available RAM, put back when dropped. Critical is never above low, on the way neither.
+pub struct Marks([u64; 2]);
+
+impl Marks {
+    /// Changes both.
+    pub fn new(low: u64, critical: u64) -> Self {
+        let before = ["low_mark", "critical_mark"].map(value);
+        Self::change([low, critical]);
+        Self(before)
+    }
+
+    fn change([low, critical]: [u64; 2]) {
+        set("critical_mark", 0);
+        set("low_mark", low);
+        set("critical_mark", critical);
+    }
+}
+
+impl Drop for Marks {
+    fn drop(&mut self) {
+        Self::change(self.0);
+    }
+}
+
 /// How long `eventually` waits: the processor is emulated, on a machine that may be busy with other things.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for something that should soon be so.
 #[track_caller]
@@ -141,6 +184,28 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Runs something while the watchdog sleeps, which is the only one to give back what nobody uses when the level changes.
+/// The module is loaded anew for it. Where it took too long, the watchdog was awake after all, and it is done again.
+pub fn between_ticks(body: fn()) {
+    let reload = |parameters| {
+        unload("greenboost").expect("nothing holds it");
+        load("greenboost", parameters).expect("it loads");
+    };
+    for round in 1.. {
+        let start = Instant::now();
+        reload("watchdog_ms=10000");
+        let done = std::panic::catch_unwind(body);
+        let in_time = start.elapsed() < Duration::from_secs(9);
+        eventually("nothing is left of it", || unload("greenboost").is_ok());
+        load("greenboost", "").expect("it loads");
+        match done {
+            Ok(()) => return,
+            Err(panic) if in_time || round == 5 => std::panic::resume_unwind(panic),
+            Err(_) => println!("gb-round again, since it took longer than the watchdog sleeps"),
+        }
     }
 }
 

@@ -16,10 +16,12 @@ mod lifecycle;
 mod machine;
 mod mapping;
 mod peer;
+mod pool;
 mod pressure;
 mod process;
 mod reserve;
 mod sharing;
+mod spill;
 mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,6 +44,8 @@ fn main() {
         sharing::TESTS,
         lifecycle::TESTS,
         pressure::TESTS,
+        spill::TESTS,
+        pool::TESTS,
         hook::TESTS,
         demo::TESTS,
         faults::TESTS,

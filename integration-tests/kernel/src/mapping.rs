@@ -1,7 +1,7 @@
 //! A buffer in a process and at a device: the bytes are the same everywhere, in 2 MiB pieces.
 
 use crate::Test;
-use crate::machine::{SPILL, Setting, errno, eventually, set, smaps, value};
+use crate::machine::{Marks, SPILL, errno, eventually, set, smaps, value};
 use crate::peer::{self, Peer};
 use greenboost_kmod::{Access, Buffer, CHUNK, Device, Mapping, Request};
 use std::fs::{self, OpenOptions};
@@ -176,7 +176,7 @@ fn o_direct() {
 
 /// With the machine's free memory in pieces: what the reserve is for, and what a mixed buffer is for.
 fn in_pieces() {
-    let low = [Setting::new("low_mark", 0), Setting::new("critical_mark", 0)];
+    let marks = Marks::new(0, 0);
     set("reserve", (4 * CHUNK).to_string());
     eventually("the reserve is full", || value("reserve_ready") == 4 * CHUNK as u64);
     let peer = Peer::open();
@@ -185,7 +185,8 @@ fn in_pieces() {
     let ready = device.alloc(&Request::new(4 * CHUNK as u64, "ready")).expect("the reserve does not care");
     assert_eq!(ready.ready_bytes(), ready.bytes());
 
-    let want = Request::new(32 * CHUNK as u64, "mixed");
+    // More than moving what can be moved could put together again.
+    let want = Request::new(96 * CHUNK as u64, "mixed");
     let refused = device.alloc(&want);
     assert!(matches!(refused, Err(greenboost_kmod::Error::NoMemory)), "never silently: {refused:?}");
     let buffer = device.alloc(&Request { mixed: true, ..want }).expect("4 KiB pages are there");
@@ -200,6 +201,6 @@ fn in_pieces() {
     peer.pin(mapping.as_ptr(), mapping.len(), true).expect("4 KiB pages pin as well");
     assert_eq!(smaps(mapping.as_ptr(), "FilePmdMapped:"), huge);
     assert_eq!(device.query(buffer.id()).expect("its state").small_bytes, buffer.small_bytes());
-    drop((low, peer, mapping, buffer, ready));
+    drop((marks, peer, mapping, buffer, ready));
     set("reserve", "0");
 }

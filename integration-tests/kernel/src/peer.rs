@@ -1,4 +1,4 @@
-//! The tiny module that plays GPU: pins memory and imports DMA-BUFs (`peer/gb_peer.c`).
+//! The tiny module that plays GPU: pins memory and imports DMA-BUFs (`peer/peer.c`).
 
 use crate::machine::{counter, errno};
 use std::fs::File;
@@ -89,6 +89,13 @@ impl Peer {
     /// Cuts the free memory in pieces smaller than 2 MiB that nothing can put together again, until this is closed.
     pub fn fragment(&self) -> Result<(), i32> {
         self.call(ioc(0, 0, 5), ())
+    }
+
+    /// Whether the filesystem `gb_slow` keeps its answers to itself.
+    pub fn hang(&self, hangs: bool) {
+        // SAFETY: a number, by value.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), ioc(0, 0, 6) as _, libc::c_ulong::from(hangs)) };
+        assert_eq!(done, 0, "hanging");
     }
 
     /// Has the module do something it should not, to see whether anybody notices.

@@ -1,31 +1,35 @@
-//! The watchdog: a memory hog and a filling disk each drive ok, low, critical, ok; whoever listens hears it.
+//! The watchdog: a memory hog drives ok, low, critical, ok; whoever listens hears it. What a disk does: `spill.rs`.
 
 use crate::Test;
-use crate::machine::{SPILL, Setting, counter, eventually, oom_kills, set, shown, value};
+use crate::machine::{Marks, PATIENCE, Setting, counter, eventually, oom_kills, set, shown, value};
 use crate::mapping::{buffer, device, pattern, words};
-use crate::process::Child;
+use crate::process::{Child, Count, bind, run_before_all};
 use greenboost_kmod::{CHUNK, Causes, Device, Error, Key, Level, Request, abi};
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
     ("pressure: a memory hog drives ok, low, critical, ok", hog),
-    ("pressure: a filling disk does so for the file that spills there", filling_disk),
-    ("pressure: a spill folder that is gone is critical", spill_gone),
+    ("pressure: memory that falls fast is low before it is little", falls_fast),
+    ("pressure: a watchdog that comes late does not take a slow fall for a fast one", comes_late),
+    ("pressure: the level rises at once, falls late, and a quarter above the mark", hysteresis),
+    ("pressure: before the kernel kills anybody, unused objects and the reserve go", out_of_memory),
     ("pressure: a nearly full pool is low, not critical", full_pool),
     ("pressure: a level is told once, also to who comes late", told_once),
+    ("pressure: who waits in read or poll is woken", woken),
+    ("pressure: who holds what is in a table", clients),
     ("pressure: listeners that close while being told are no trouble", closing_listeners),
 ];
 
-fn eventfd() -> OwnedFd {
+pub fn eventfd() -> OwnedFd {
     // SAFETY: a new descriptor.
     unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)) }
 }
 
 /// How often it was signalled since last asked.
-fn signals(eventfd: &OwnedFd) -> u64 {
+pub fn signals(eventfd: &OwnedFd) -> u64 {
     let mut count = 0u64;
     // SAFETY: eight bytes, as eventfd wants.
     let got = unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
@@ -34,22 +38,21 @@ fn signals(eventfd: &OwnedFd) -> u64 {
 
 /// Waits for a level by listening, not by looking.
 #[track_caller]
-fn hear(device: &Device, level: Level, seconds: u64) -> Causes {
+pub fn hear(device: &Device, level: Level) -> Causes {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(seconds) {
+    while start.elapsed() < PATIENCE {
         if let Some(event) = device.next_event(Some(Duration::from_millis(500))).expect("an answer")
             && event.level == level
         {
             return event.causes;
         }
     }
-    panic!("no event says {level:?} within {seconds} s; the level is {}", shown("level"));
+    panic!("no event says {level:?} within {PATIENCE:?}; the level is {}", shown("level"));
 }
 
 fn hog() {
     let available = value("available");
-    let low = Setting::new("low_mark", available - (640 << 20));
-    let critical = Setting::new("critical_mark", available - (960 << 20));
+    let marks = Marks::new(available - (640 << 20), available - (960 << 20));
     let kills = oom_kills();
     let (device, eventfd) = (device(), eventfd());
     device.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
@@ -71,14 +74,14 @@ fn hog() {
         for mark in ["low_mark", "critical_mark"] {
             while value("available") + (24 << 20) > value(mark) {
                 held.push(vec![1u8; 8 << 20]);
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(30));
             }
             parent.reached();
             parent.wait();
         }
     });
     hog.until_reached();
-    let causes = hear(&device, Level::Low, 5);
+    let causes = hear(&device, Level::Low);
     assert!(causes.0 & (abi::CAUSE_MEMORY | abi::CAUSE_DECLINE) != 0, "{:?}", causes.words());
     assert!(signals(&eventfd) >= 1);
     eventually("the reserve went", || value("reserve_ready") == 0);
@@ -87,7 +90,7 @@ fn hog() {
 
     hog.go_on();
     hog.until_reached();
-    hear(&device, Level::Critical, 5);
+    hear(&device, Level::Critical);
     assert!(signals(&eventfd) >= 1);
     let refused = value("refused");
     assert!(matches!(device.alloc(&Request::new(CHUNK as u64, "small")), Err(Error::Pressure)));
@@ -96,7 +99,7 @@ fn hog() {
 
     hog.go_on();
     assert!(hog.ended_well());
-    hear(&device, Level::Ok, 10);
+    hear(&device, Level::Ok);
     assert!(signals(&eventfd) >= 1);
     drop(device.alloc(&Request::new(CHUNK as u64, "small")).expect("it works again"));
     eventually("the reserve is back", || value("reserve_ready") == 32 << 20);
@@ -104,74 +107,143 @@ fn hog() {
     assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?} {after:?}");
     assert_eq!(oom_kills(), kills);
     set("reserve", 0);
-    drop((mine, low, critical));
+    drop((mine, marks));
 }
 
-fn filling_disk() {
-    let (device, other, eventfd) = (device(), device(), eventfd());
-    let dir = File::open(SPILL).expect("the disk is mounted");
-    device.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
-    device.watch_spill(dir.as_fd(), 96 << 20, 32 << 20).expect("a folder");
-    eventually("its free space is known", || device.info().expect("info").spill_free > 96 << 20);
-    assert_eq!(device.info().expect("info").level(), Level::Ok);
-
-    let path = format!("{SPILL}/filling");
-    let file = File::create(&path).expect("a file");
-    let (block, mut written) = (vec![7u8; 1 << 20], 0);
-    let mut fill_until = |free: u64| {
-        while device.info().expect("info").spill_free > free {
-            file.write_all_at(&block, written).expect("there is room");
-            written += block.len() as u64;
-            if written % (8 << 20) == 0 {
-                file.sync_data().expect("synced");
-                std::thread::sleep(Duration::from_millis(120));
-            }
-        }
-    };
-    fill_until(90 << 20);
-    assert_eq!(hear(&device, Level::Low, 5).0, abi::CAUSE_SPILL);
-    fill_until(28 << 20);
-    assert_eq!(hear(&device, Level::Critical, 5).0, abi::CAUSE_SPILL);
-    assert!(signals(&eventfd) >= 2);
-    assert!(matches!(device.alloc(&Request::new(1, "spill")), Err(Error::Pressure)));
-    assert_eq!(shown("level"), "ok", "one program's disk is not everybody's");
-    drop(other.alloc(&Request::new(1, "other")).expect("nor is its refusal"));
-    fs::remove_file(&path).expect("removed");
-    drop(file);
-    assert_eq!(hear(&device, Level::Ok, 10).0, 0);
-    drop(device.alloc(&Request::new(1, "spill")).expect("it works again"));
-    device.forget_spill().expect("forgotten");
-    assert_eq!(device.info().expect("info").spill_free, 0);
-}
-
-fn spill_gone() {
+/// The hog stops above the mark, so nothing but its speed can have told.
+fn falls_fast() {
+    const GAP: u64 = 24 << 20;
+    eventually("nothing declines", || value("decline") == 0);
+    let low = value("available") - (448 << 20);
+    let _marks = Marks::new(low, low / 2);
     let device = device();
-    let path = format!("{SPILL}/folder");
-    fs::create_dir(&path).expect("a folder");
-    device.watch_spill(File::open(&path).expect("open").as_fd(), 1, 1).expect("a folder");
-    eventually("its free space is known", || device.info().expect("info").spill_free > 0);
-    fs::remove_dir(&path).expect("removed");
-    assert_eq!(hear(&device, Level::Critical, 3).0, abi::CAUSE_SPILL_GONE);
-    assert!(matches!(device.alloc(&Request::new(1, "spill")), Err(Error::Pressure)));
-    device.forget_spill().expect("forgotten");
-    hear(&device, Level::Ok, 3);
+    let _hog = Child::run(|_| {
+        loop {
+            let mut held = Vec::new();
+            while value("available") > low + 2 * GAP {
+                held.push(vec![1u8; 8 << 20]);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            drop(held);
+            eventually("nothing declines", || value("decline") == 0);
+        }
+    });
+    assert_eq!(hear(&device, Level::Low).0, abi::CAUSE_DECLINE);
+    assert!(value("available") > low, "it is below the mark, and this proves nothing");
+}
+
+fn comes_late() {
+    const TAKEN: u64 = 256 << 20;
+    let watchdog = kernel_thread("greenboost_dog");
+    for _ in 0..10 {
+        eventually("nothing declines", || value("decline") == 0);
+        bind(watchdog, &[0]);
+        bind(0, &[1]);
+        let busy = Count::new();
+        let hindrance = Child::run(|_| {
+            bind(0, &[0]);
+            run_before_all();
+            busy.one_more();
+            let start = Instant::now();
+            // Linux leaves other threads a twentieth of each second.
+            while start.elapsed() < Duration::from_millis(850) {}
+            busy.one_more();
+        });
+        eventually("the watchdog is held up", || busy.get() > 0);
+        let start = Instant::now();
+        let taken = vec![1u8; TAKEN as usize];
+        let in_time = busy.get() == 1;
+        assert!(hindrance.ended_well());
+        let mut fastest = 0;
+        while start.elapsed() < Duration::from_millis(1500) {
+            fastest = value("decline").max(fastest);
+        }
+        drop(taken);
+        bind(watchdog, &[0, 1]);
+        bind(0, &[0, 1]);
+        if in_time && fastest > 0 {
+            // In truth no more than 256 MiB in 0.85 s, of which a first look counts a quarter.
+            assert!(fastest < TAKEN, "{} MiB a second", fastest >> 20);
+            return;
+        }
+    }
+    panic!("memory is not taken fast enough here to show it");
+}
+
+/// The process of a kernel thread.
+fn kernel_thread(name: &str) -> i32 {
+    let processes = fs::read_dir("/proc").expect("proc is mounted").flatten();
+    let named = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
+    let found = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(named);
+    found.unwrap_or_else(|| panic!("there is no thread {name}"))
+}
+
+/// Memory stays as it is: only the marks move.
+fn hysteresis() {
+    eventually("nothing declines", || value("decline") == 0);
+    let (available, critical) = (value("available"), value("critical_mark"));
+    let above = Marks::new(available + (256 << 20), critical);
+    eventually("the level is low", || shown("level") == "low");
+    let within = Marks::new(available - available / 8, critical);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(shown("level"), "low", "it falls at the mark itself");
+    let below = Marks::new(available / 2, critical);
+    let start = Instant::now();
+    eventually("the level is ok", || shown("level") == "ok");
+    assert!(start.elapsed() > Duration::from_millis(380), "it falls without waiting: {:?}", start.elapsed());
+    // From critical as well, and then it is low only.
+    let critical = Marks::new(available * 2, available + (256 << 20));
+    eventually("the level is critical", || shown("level") == "critical");
+    let within = [within, Marks::new(available * 2, available - available / 8)];
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(shown("level"), "critical", "it falls at the mark itself");
+    let low = Marks::new(available * 2, available / 2);
+    eventually("the level is low", || shown("level") == "low");
+    // Each puts back what was before it.
+    drop(low);
+    within.into_iter().rev().for_each(drop);
+    drop((critical, below, above));
+}
+
+/// With marks that let the watchdog see nothing.
+fn out_of_memory() {
+    let marks = Marks::new(0, 0);
+    let kills = oom_kills();
+    set("reserve", 128 << 20);
+    eventually("the reserve is full", || value("reserve_ready") == 128 << 20);
+    let device = device();
+    let unused = device.alloc(&Request::new(128 << 20, "unused")).expect("memory");
+    device.seal(&unused).expect("sealing");
+    device.publish(&unused, &Key::default(), None).expect("publishing");
+    drop(unused);
+    eventually("the reserve is full", || value("reserve_ready") == 128 << 20);
+    let hog = Child::run(|_| {
+        let mut held = Vec::new();
+        while value("cache_used") > 0 || value("reserve_ready") == 128 << 20 {
+            held.push(vec![1u8; 2 << 20]);
+        }
+    });
+    assert!(hog.ended_well(), "it was killed");
+    assert_eq!((value("cache_used"), oom_kills()), (0, kills));
+    set("reserve", 0);
+    drop(marks);
 }
 
 fn full_pool() {
     let limit = Setting::new("pool_limit", 32 * CHUNK as u64);
     let device = device();
     let held = device.alloc(&Request::new(31 * CHUNK as u64, "full")).expect("memory");
-    assert_eq!(hear(&device, Level::Low, 3).0, abi::CAUSE_POOL);
+    assert_eq!(hear(&device, Level::Low).0, abi::CAUSE_POOL);
     drop(device.alloc(&Request::new(1, "full")).expect("the limit is not reached"));
     drop(held);
-    hear(&device, Level::Ok, 5);
+    hear(&device, Level::Ok);
     drop(limit);
 }
 
 fn told_once() {
     let early = device();
     let low = Setting::new("low_mark", value("available") + (512 << 20));
-    hear(&early, Level::Low, 3);
+    hear(&early, Level::Low);
     assert!(early.next_event(Some(Duration::from_millis(300))).expect("an answer").is_none(), "told already");
     let (late, eventfd) = (device(), eventfd());
     assert_eq!(late.next_event(None).expect("an answer").expect("news to it").level, Level::Low);
@@ -179,9 +251,71 @@ fn told_once() {
     assert_eq!(signals(&eventfd), 1, "the level is news for a new eventfd");
     late.set_eventfd(None).expect("no eventfd");
     drop(low);
-    hear(&early, Level::Ok, 5);
-    hear(&late, Level::Ok, 5);
+    hear(&early, Level::Ok);
+    hear(&late, Level::Ok);
     assert_eq!(signals(&eventfd), 0, "it was taken back");
+}
+
+/// By what the module wakes: whoever waits for one kind of news only must hear as well.
+fn woken() {
+    let sleeps = |child: &Child| {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.pid())).expect("proc is mounted");
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('S'))
+    };
+    let kinds: [&dyn Fn(); 3] = [
+        &|| {
+            let mut event = [0; size_of::<abi::Event>()];
+            let mut file = File::open(Device::PATH).expect("the device opens");
+            assert_eq!(file.read(&mut event).expect("an event"), event.len());
+            assert_eq!(event[..4], abi::LEVEL_LOW.to_ne_bytes());
+        },
+        &|| assert_eq!(poll(&device(), libc::POLLRDNORM), libc::POLLRDNORM),
+        &|| assert_eq!(poll(&device(), libc::POLLIN), libc::POLLIN),
+    ];
+    for waits in kinds {
+        let child = Child::run(|parent| {
+            parent.reached();
+            waits();
+        });
+        let clients = || table("clients").lines().any(|line| line.starts_with(&format!("{} ", child.pid())));
+        eventually("it waits", || clients() && sleeps(&child));
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(sleeps(&child), "it did not wait");
+        let low = Setting::new("low_mark", value("available") + (512 << 20));
+        assert!(child.ended_well(), "it was not woken");
+        drop(low);
+        eventually("the level is ok", || shown("level") == "ok");
+    }
+}
+
+/// Waits for these kinds of news, and gives those that came.
+fn poll(device: &Device, events: i16) -> i16 {
+    let mut poll = libc::pollfd { fd: device.as_fd().as_raw_fd(), events, revents: 0 };
+    // SAFETY: one pollfd, which lives through the call.
+    assert_eq!(unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) }, 1, "in time");
+    poll.revents
+}
+
+fn table(name: &str) -> String {
+    fs::read_to_string(format!("/sys/kernel/debug/greenboost/{name}")).expect("debugfs")
+}
+
+fn clients() {
+    let device = device();
+    let held = device.alloc(&Request::new(3 * CHUNK as u64, "held")).expect("memory");
+    let (ours, bytes) = (std::process::id(), held.bytes());
+    let row = |level, causes| format!("{ours} 0 {bytes} {bytes} {level} {causes} ");
+    let shows = |row: &str| table("clients").lines().any(|line| line.starts_with(row) && line.ends_with(" init"));
+    assert!(shows(&row(0, "0x0")), "{}", table("clients"));
+    // What was taken for this is a fall as well, for a moment.
+    eventually("nothing declines", || value("decline") == 0);
+    let low = Setting::new("low_mark", value("available") + (512 << 20));
+    hear(&device, Level::Low);
+    assert!(shows(&row(1, "0x1")), "{}", table("clients"));
+    let expected = format!("{} 0 {ours} {bytes} 0 0 0 0 0 0 held", held.id());
+    assert!(table("buffers").lines().any(|line| line == expected), "{}", table("buffers"));
+    drop(low);
+    hear(&device, Level::Ok);
 }
 
 fn closing_listeners() {

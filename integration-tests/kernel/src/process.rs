@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A fork of this process; killed when dropped.
 pub struct Child {
@@ -65,9 +66,17 @@ impl Child {
         receive_fd(&self.line)
     }
 
-    /// Kills it and waits for its end.
+    /// Kills it and waits for its end, which must be of that.
+    #[track_caller]
     pub fn kill(mut self) {
-        self.end(true);
+        let status = self.end(true);
+        assert!(libc::WIFSIGNALED(status), "it ended by itself, with {}", libc::WEXITSTATUS(status));
+        assert_eq!(libc::WTERMSIG(status), libc::SIGKILL);
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Whether it ended well.
@@ -95,6 +104,58 @@ impl Drop for Child {
             self.end(true);
         }
     }
+}
+
+/// A number that forks share with this process.
+pub struct Count(*const AtomicU64);
+
+impl Count {
+    pub fn new() -> Self {
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping of zeroes.
+        let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
+        assert_ne!(page, libc::MAP_FAILED);
+        Self(page.cast())
+    }
+
+    fn number(&self) -> &AtomicU64 {
+        // SAFETY: mapped until this is dropped, and only ever used as an atomic number.
+        unsafe { &*self.0 }
+    }
+
+    pub fn one_more(&self) {
+        self.number().fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.number().load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping.
+        unsafe { libc::munmap(self.0.cast_mut().cast(), 4096) };
+    }
+}
+
+/// Keeps a thread, or with 0 this one, to these processors.
+pub fn bind(pid: i32, processors: &[usize]) {
+    // SAFETY: a set of bits, for which zeroes are a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &processor in processors {
+        // SAFETY: one of the first bits of the set.
+        unsafe { libc::CPU_SET(processor, &mut set) };
+    }
+    // SAFETY: a set with its size.
+    assert_eq!(unsafe { libc::sched_setaffinity(pid, size_of_val(&set), &raw const set) }, 0, "bound");
+}
+
+/// Lets no ordinary thread run where this one does.
+pub fn run_before_all() {
+    let first = libc::sched_param { sched_priority: 50 };
+    // SAFETY: a struct that lives through the call.
+    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) }, 0, "before all");
 }
 
 /// Runs something in a fork and expects it to succeed.

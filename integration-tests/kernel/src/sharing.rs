@@ -1,21 +1,23 @@
 //! Sealed buffers under the name of their content, which outlive a process and are shared by the next.
 
 use crate::Test;
-use crate::machine::{Setting, eventually, value};
+use crate::machine::{Marks, Setting, between_ticks, eventually, value};
 use crate::mapping::{buffer, device, pattern, words};
 use crate::peer::{self, Peer};
 use crate::process::elsewhere;
-use greenboost_kmod::{Access, Buffer, CHUNK, Key, Request};
+use greenboost_kmod::{Access, Buffer, CHUNK, Error, Key, Request};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
     ("sharing: nothing seals that something could still write", seal_refused),
     ("sharing: after sealing nothing can write, everything can read", sealed),
     ("sharing: the next process finds it, after the first has died", outlives),
     ("sharing: it is kept for its time after its last use", time_to_live),
+    ("sharing: asking about it is no use of it", asked_about),
     ("sharing: unused objects keep within the cache budget, oldest out first", cache_budget),
     ("sharing: unused objects make room for an allocation", makes_room),
+    ("sharing: where memory is short, unused objects make room", makes_room_in_memory),
     ("sharing: at low unused objects go, used ones stay", goes_when_low),
 ];
 
@@ -124,6 +126,53 @@ fn time_to_live() {
     eventually("its time is over", || value("cache_used") == C);
     assert!(published(1).is_none());
     device().withdraw(&key(2)).expect("it has time left");
+}
+
+fn asked_about() {
+    let (buffer, mapping) = buffer(1);
+    drop(mapping);
+    let (device, id) = (device(), buffer.id());
+    device.seal(&buffer).expect("sealing");
+    device.publish(&buffer, &key(1), Some(Duration::from_secs(4))).expect("publishing");
+    drop(buffer);
+    let there = || device.query(id).is_ok();
+    let asking: Vec<_> = (0..3)
+        .map(|_| {
+            crate::process::Child::run(|_| {
+                let device = self::device();
+                loop {
+                    let _ = device.query(id);
+                }
+            })
+        })
+        .collect();
+    // Its time, and as much again for a watchdog that comes late.
+    let start = Instant::now();
+    while there() && start.elapsed() < Duration::from_secs(12) {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    asking.into_iter().for_each(crate::process::Child::kill);
+    assert!(!there(), "whoever asks about it keeps it");
+}
+
+/// The level is ok all the time, and what is wanted is more than the marks leave.
+fn makes_room_in_memory() {
+    between_ticks(|| {
+        let device = device();
+        for number in 1..4 {
+            let buffer = device.alloc(&Request::new(32 * C, "unused")).expect("memory");
+            device.seal(&buffer).expect("sealing");
+            device.publish(&buffer, &key(number), None).expect("publishing");
+        }
+        let _used = published(3).expect("just published");
+        let room = value("available") - 16 * C;
+        let _marks = Marks::new(room, room);
+        let refused = device.alloc(&Request::new(128 * C, "room"));
+        assert!(matches!(refused, Err(Error::NoMemory)), "not even with all that is unused: {refused:?}");
+        assert_eq!(value("cache_used"), 64 * C, "and nothing goes for what cannot be");
+        let _held = device.alloc(&Request::new(32 * C, "room")).expect("the oldest unused object makes room");
+        assert!(published(1).is_none() && published(2).is_some());
+    });
 }
 
 fn cache_budget() {
