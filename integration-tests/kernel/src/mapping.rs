@@ -3,7 +3,7 @@
 use crate::Test;
 use crate::machine::{Marks, SPILL, errno, eventually, set, smaps, value};
 use crate::peer::{self, Peer};
-use greenboost_kmod::{Access, Buffer, CHUNK, Device, Mapping, Request};
+use greenboost_kmod::{Access, Buffer, CHUNK, Device, Key, Mapping, Request};
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -181,9 +181,18 @@ fn in_pieces() {
     eventually("the reserve is full", || value("reserve_ready") == 4 * CHUNK as u64);
     let peer = Peer::open();
     let device = device();
+    let unused = device.alloc(&Request::new(8 * CHUNK as u64, "unused")).expect("memory");
+    device.seal(&unused).expect("sealing");
+    device.publish(&unused, &Key::default(), None).expect("publishing");
+    drop(unused);
     peer.fragment().expect("the machine's memory is cut in pieces");
     let ready = device.alloc(&Request::new(4 * CHUNK as u64, "ready")).expect("the reserve does not care");
     assert_eq!(ready.ready_bytes(), ready.bytes());
+    // Nor does what nobody uses: whole pages go to who wants some, should moving others not suffice.
+    let mut whole = Vec::new();
+    while value("cache_used") > 0 {
+        whole.push(device.alloc(&Request::new(4 * CHUNK as u64, "whole")).expect("there are whole pages"));
+    }
 
     // More than moving what can be moved could put together again.
     let want = Request::new(96 * CHUNK as u64, "mixed");
@@ -201,6 +210,6 @@ fn in_pieces() {
     peer.pin(mapping.as_ptr(), mapping.len(), true).expect("4 KiB pages pin as well");
     assert_eq!(smaps(mapping.as_ptr(), "FilePmdMapped:"), huge);
     assert_eq!(device.query(buffer.id()).expect("its state").small_bytes, buffer.small_bytes());
-    drop((marks, peer, mapping, buffer, ready));
+    drop((marks, peer, mapping, buffer, ready, whole));
     set("reserve", "0");
 }
