@@ -98,6 +98,12 @@ fn sweep() {
             }
             None
         });
+        let folder = File::open("/tmp").expect("a folder");
+        each("spill", 1, &|| {
+            let _ = device.watch_spill(folder.as_fd(), 2, 1);
+            device.forget_spill().expect("forgotten");
+            None
+        });
         assert_eq!(value("pool_used"), 2 * CHUNK as u64, "a fault has left something");
         println!("gb-figure faults.total {total}");
     });

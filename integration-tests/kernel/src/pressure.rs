@@ -302,8 +302,11 @@ fn woken() {
 /// Waits for these kinds of news, and gives those that came.
 fn poll(device: &Device, events: i16) -> i16 {
     let mut poll = libc::pollfd { fd: device.as_fd().as_raw_fd(), events, revents: 0 };
+    let start = Instant::now();
     // SAFETY: one pollfd, which lives through the call.
     assert_eq!(unsafe { libc::poll(&raw mut poll, 1, PATIENCE.as_millis() as i32) }, 1, "in time");
+    // At the end of its time it looks once more, and then finds what it was not woken for.
+    assert!(start.elapsed() < PATIENCE - Duration::from_secs(5), "nobody woke it");
     poll.revents
 }
 
