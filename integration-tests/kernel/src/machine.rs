@@ -187,20 +187,21 @@ pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Loads the module anew.
+pub fn reload(parameters: &str) {
+    eventually("nothing holds it", || unload("greenboost").is_ok());
+    load("greenboost", parameters).expect("it loads");
+}
+
 /// Runs something while the watchdog sleeps, which is the only one to give back what nobody uses when the level changes.
 /// The module is loaded anew for it. Where it took too long, the watchdog was awake after all, and it is done again.
 pub fn between_ticks(body: fn()) {
-    let reload = |parameters| {
-        unload("greenboost").expect("nothing holds it");
-        load("greenboost", parameters).expect("it loads");
-    };
     for round in 1.. {
         let start = Instant::now();
         reload("watchdog_ms=10000");
         let done = std::panic::catch_unwind(body);
         let in_time = start.elapsed() < Duration::from_secs(9);
-        eventually("nothing is left of it", || unload("greenboost").is_ok());
-        load("greenboost", "").expect("it loads");
+        reload("");
         match done {
             Ok(()) => return,
             Err(panic) if in_time || round == 5 => std::panic::resume_unwind(panic),

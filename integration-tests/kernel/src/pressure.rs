@@ -114,7 +114,7 @@ fn hog() {
 /// have told.
 fn falls_fast() {
     let device = device();
-    for _ in 0..10 {
+    for _ in 0..20 {
         eventually("nothing declines", || value("decline") == 0);
         let stop = Count::new();
         let hog = Child::run(|parent| {

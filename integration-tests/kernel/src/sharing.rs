@@ -1,7 +1,7 @@
 //! Sealed buffers under the name of their content, which outlive a process and are shared by the next.
 
 use crate::Test;
-use crate::machine::{Marks, Setting, between_ticks, eventually, value};
+use crate::machine::{Marks, Setting, between_ticks, eventually, reload, value};
 use crate::mapping::{buffer, device, pattern, words};
 use crate::peer::{self, Peer};
 use crate::process::elsewhere;
@@ -128,12 +128,14 @@ fn time_to_live() {
     device().withdraw(&key(2)).expect("it has time left");
 }
 
+/// With a watchdog that looks often: each look is a chance to find somebody asking.
 fn asked_about() {
+    reload("watchdog_ms=10");
     let (buffer, mapping) = buffer(1);
     drop(mapping);
     let (device, id) = (device(), buffer.id());
     device.seal(&buffer).expect("sealing");
-    device.publish(&buffer, &key(1), Some(Duration::from_secs(4))).expect("publishing");
+    device.publish(&buffer, &key(1), Some(Duration::from_secs(6))).expect("publishing");
     drop(buffer);
     let there = || device.query(id).is_ok();
     let asking: Vec<_> = (0..3)
@@ -146,13 +148,15 @@ fn asked_about() {
             })
         })
         .collect();
-    // Its time, and as much again for a watchdog that comes late.
+    // Its time, and some more for a watchdog that comes late.
     let start = Instant::now();
-    while there() && start.elapsed() < Duration::from_secs(12) {
+    while there() && start.elapsed() < Duration::from_secs(25) {
         std::thread::sleep(Duration::from_millis(50));
     }
     asking.into_iter().for_each(crate::process::Child::kill);
     assert!(!there(), "whoever asks about it keeps it");
+    drop(device);
+    reload("");
 }
 
 /// The level is ok all the time, and what is wanted is more than the marks leave.
