@@ -86,7 +86,7 @@ impl Plant {
             Self::Silence => guest::SILENT,
             Self::Kasan => "BUG: KASAN: use-after-free in peer_plant",
             Self::Lockdep => "possible circular locking dependency detected",
-            Self::Kmemleak => "new suspected memory leaks",
+            Self::Kmemleak => "unreferenced object",
             Self::Atomic => "sleeping function called from invalid context",
             Self::Ubsan => "UBSAN: shift-out-of-bounds",
             Self::All => unreachable!("each by itself"),
