@@ -1,0 +1,104 @@
+//! What is done at the launch of a kernel or of a graph.
+
+use super::engine::Session;
+use super::{choice, graphs, has_name, layout, may_capture, params, rules, weights};
+use crate::abi::*;
+use crate::driver::RelaxedCapture;
+use crate::memory::Memory;
+use greenboost_contract::Stream;
+use std::ffi::c_void;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Issues a launch with the addresses of weights outside VRAM replaced by those of their copies. `issue` gets the
+/// parameters, and whether they are replaced.
+///
+/// # Safety
+/// The parameters are those of a launch of `function`, which `issue` makes.
+pub unsafe fn launch(
+    memory: &Memory,
+    function: CUfunction,
+    stream: CUstream,
+    params: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
+) -> Status {
+    let index = weights::index();
+    if index.len() == 0 || memory.settings.stream == Stream::Off {
+        return issue(params, extra, false);
+    }
+    let layout = layout::of(function);
+    if layout.is_never {
+        return issue(params, extra, false);
+    }
+    let may_capture = may_capture();
+    let mut relaxed = None;
+    let mut session: Option<Session<'_>> = None;
+    // Bytes of tensors that this launch reads in place to see how long that takes.
+    let mut to_time = 0;
+    let mut replace = |address| {
+        let weight = index.find(address)?;
+        let is_streamed = match rules::way(layout.rules, weight.rules) {
+            rules::Way::Slot => true,
+            rules::Way::InPlace => false,
+            // A capture has no times.
+            rules::Way::Measured if may_capture || session.is_some() => true,
+            rules::Way::Measured if to_time > 0 => false,
+            rules::Way::Measured => match choice::advice(memory.driver, &layout.name) {
+                choice::Advice::Slot => true,
+                choice::Advice::InPlace => false,
+                choice::Advice::Time => {
+                    to_time += weight.bytes;
+                    false
+                }
+            },
+        };
+        if is_streamed && has_name(stream) {
+            if session.is_none() {
+                relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
+                session = Session::begin(memory, weight.device, stream, may_capture);
+            }
+            if let Some(slot) = session.as_mut().and_then(|session| session.slot(weight)) {
+                return Some(slot + (address - weight.at));
+            }
+        }
+        let device = memory.device(weight.device).ok()?;
+        device.record.in_place.fetch_add(1, Relaxed);
+        None
+    };
+    // SAFETY: the caller's promise.
+    let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
+    let timing = (to_time > 0).then(|| choice::begins(memory.driver, &layout.name, stream, to_time));
+    let (Some(mut replaced), Some(mut session)) = (replaced, session) else {
+        let status = issue(params, extra, false);
+        timing.into_iter().for_each(|timing| timing.end(memory.driver, stream));
+        return status;
+    };
+    // Not alone: it has to wait for a copy, and says nothing.
+    timing.into_iter().for_each(choice::Timing::give_up);
+    replaced.seal();
+    if !session.before_launch() {
+        return issue(params, extra, false);
+    }
+    let status = issue(replaced.params(), replaced.extra(), true);
+    session.after_launch(&index, &layout.name);
+    status
+}
+
+/// Issues a launch of a graph on `stream`.
+pub fn launch_graph(memory: &Memory, exec: CUgraphExec, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+    // Served copies are in no graph, so that graphs use no slots then.
+    if memory.settings.stream == Stream::Off {
+        return issue();
+    }
+    let Some(device) = memory.current_device().ok() else { return issue() };
+    let may_capture = may_capture();
+    let _relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
+    let Some(mut session) = Session::begin(memory, device.ordinal, stream, may_capture) else { return issue() };
+    session.before_graph();
+    let status = issue();
+    session.after_graph();
+    if status == SUCCESS {
+        device.record.captured.fetch_add(graphs::copied_by(exec), Relaxed);
+    }
+    status
+}
