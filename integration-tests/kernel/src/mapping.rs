@@ -178,14 +178,22 @@ fn o_direct() {
 fn in_pieces() {
     let marks = Marks::new(0, 0);
     set("reserve", (4 * CHUNK).to_string());
-    eventually("the reserve is full", || value("reserve_ready") == 4 * CHUNK as u64);
-    let peer = Peer::open();
+    let is_full = || value("reserve_ready") == 4 * CHUNK as u64;
+    eventually("the reserve is full", is_full);
     let device = device();
     let unused = device.alloc(&Request::new(8 * CHUNK as u64, "unused")).expect("memory");
     device.seal(&unused).expect("sealing");
     device.publish(&unused, &Key::default(), None).expect("publishing");
     drop(unused);
-    peer.fragment().expect("the machine's memory is cut in pieces");
+    // While memory is being cut, whatever else runs may bring the kernel to the point of killing somebody, and then the
+    // reserve goes, as it should. That is another test's matter: again.
+    let peer = (0..5).find_map(|_| {
+        eventually("the reserve is full", is_full);
+        let peer = Peer::open();
+        peer.fragment().expect("the machine's memory is cut in pieces");
+        is_full().then_some(peer)
+    });
+    let peer = peer.expect("once in five times the reserve is there");
     let ready = device.alloc(&Request::new(4 * CHUNK as u64, "ready")).expect("the reserve does not care");
     assert_eq!(ready.ready_bytes(), ready.bytes());
     // Nor does what nobody uses: whole pages go to who wants some, should moving others not suffice.
