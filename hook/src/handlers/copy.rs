@@ -5,7 +5,7 @@ use crate::abi::*;
 use crate::ggml::registry;
 use crate::guard::Handled;
 use crate::memory::gate::GATE;
-use crate::memory::{self, Memory};
+use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
 use std::ffi::c_void;
 
@@ -99,18 +99,25 @@ pub unsafe fn peer_async(
 }
 
 /// Writes a piece of an upload where it stays, if that is RAM the processor sees: the driver would have it cross the link
-/// twice. Only of weights that are not whole yet, which nothing reads, so that there is no order to keep.
+/// twice; else issues it. Only of weights that are not whole yet, which nothing reads, so that there is no order to keep;
+/// and not while anything is captured, since what is captured is to happen later, and again.
 ///
 /// # Safety
-/// The arguments of a copy that the program makes; inside the gate.
-unsafe fn write_straight(memory: &Memory, dst: CUdeviceptr, src: *const c_void, bytes: usize) -> bool {
-    let is_ours = memory.has_seams() && registry::is_arriving(dst) && memory.table().is_open_to_cpu(dst, bytes as u64);
-    if !is_ours || memory.is_on_device(src as u64) {
-        return false;
+/// The arguments of a copy that the program makes, which `issue` submits; inside the gate.
+unsafe fn upload(dst: CUdeviceptr, src: *const c_void, bytes: usize, issue: impl FnOnce() -> Status) -> Status {
+    let is_straight = memory::get().is_ok_and(|memory| {
+        memory.has_seams()
+            && registry::is_arriving(dst)
+            && !captures::maybe_any()
+            && memory.table().is_open_to_cpu(dst, bytes as u64)
+            && !memory.is_on_device(src as u64)
+    });
+    if !is_straight {
+        return issue();
     }
     // SAFETY: memory of ours that is mapped here, and stays so while the gate is open; the source is the program's.
     unsafe { std::ptr::copy_nonoverlapping(src.cast::<u8>(), dst as *mut u8, bytes) };
-    true
+    SUCCESS
 }
 
 /// `cuMemcpyHtoD`.
@@ -141,10 +148,8 @@ unsafe fn from_host(
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
     submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
-        match memory::get() {
-            Ok(memory) if write_straight(memory, dst + at as u64, src.byte_add(at), piece) => SUCCESS,
-            _ => original(dst + at as u64, src.byte_add(at), piece),
-        }
+        let (dst, src) = (dst + at as u64, src.byte_add(at));
+        upload(dst, src, piece, || original(dst, src, piece))
     })
 }
 
@@ -183,14 +188,10 @@ unsafe fn from_host_async(
     let on = if stream.is_null() { null_means } else { stream };
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
-    submit_or(serve, dst, src as u64, bytes, |at, piece| {
-        // SAFETY: the program's own call, in pieces.
-        unsafe {
-            match memory::get() {
-                Ok(memory) if write_straight(memory, dst + at as u64, src.byte_add(at), piece) => SUCCESS,
-                _ => original(dst + at as u64, src.byte_add(at), piece, stream),
-            }
-        }
+    // SAFETY: the program's own call, in pieces.
+    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+        let (dst, src) = (dst + at as u64, src.byte_add(at));
+        upload(dst, src, piece, || original(dst, src, piece, stream))
     })
 }
 
