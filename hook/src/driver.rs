@@ -123,14 +123,33 @@ pub fn get() -> Option<&'static Driver> {
         .as_ref()
 }
 
+/// What the driver can be asked of an address: `CU_POINTER_ATTRIBUTE_...`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointerAttribute {
+    /// `MEMORY_TYPE`: [`crate::abi::MEMORY_HOST`] and others.
+    MemoryType = 2,
+    /// `DEVICE_POINTER`: where the device has it.
+    DevicePointer = 3,
+    /// `RANGE_START_ADDR`: of the allocation it is in.
+    RangeStart = 11,
+    /// `RANGE_SIZE`.
+    RangeBytes = 12,
+}
+
+impl Driver {
+    /// What the driver says of an address. `None` of memory that it knows nothing of.
+    pub fn pointer_attribute(&self, which: PointerAttribute, at: CUdeviceptr) -> Option<u64> {
+        let mut value = 0u64;
+        // SAFETY: the largest of these attributes has eight bytes; little-endian makes the smaller ones right.
+        unsafe { self.cuPointerGetAttribute((&raw mut value).cast(), which as c_uint, at) }.ok()?;
+        Some(value)
+    }
+}
+
 /// Keeps the driver where it is. A plugin that needs it may be closed and opened again (ggml does), and the driver
 /// would come back elsewhere while our addresses, and our memory, are of the old one.
 pub fn pin() {
-    // SAFETY: the driver is loaded, so this loads nothing; the handle is kept for ever on purpose.
-    let handle = unsafe {
-        real::dl::open(Library::Cuda.soname().as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE)
-    };
-    if handle.is_null() {
+    if !real::dl::keep(Library::Cuda.soname()) {
         log::warn!("the driver could not be pinned: a program that unloads it would take our addresses with it");
     }
 }

@@ -80,9 +80,7 @@ fn find() -> Option<Accessors> {
 fn keep(path: Vec<u8>) {
     // The executable itself has no path, and stays.
     let Some(path) = CString::new(path).ok().filter(|path| !path.is_empty()) else { return };
-    // SAFETY: the library is loaded, so this loads nothing; the handle is kept for ever on purpose.
-    let handle = unsafe { dl::open(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
-    if handle.is_null() {
+    if !dl::keep(&path) {
         log::warn!("{path:?} could not be kept loaded: a program that closes it would take our addresses with it");
     }
 }

@@ -63,16 +63,19 @@ pub fn note(address: u64, bytes: u64, name: String, kind: Option<&'static str>) 
 
 /// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is no more.
 pub fn around(address: u64) -> Option<(u64, u64)> {
+    around_if(address, |_| true)
+}
+
+/// The same, if the tensor is as asked for.
+fn around_if(address: u64, is_so: impl Fn(&Tensor) -> bool) -> Option<(u64, u64)> {
     let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
     let (at, tensor) = tensors.range(..=address).next_back()?;
-    (address - at < tensor.bytes).then_some((*at, tensor.bytes))
+    (address - at < tensor.bytes && is_so(tensor)).then_some((*at, tensor.bytes))
 }
 
 /// The same, if the tensor is a weight.
 pub fn weight_around(address: u64) -> Option<(u64, u64)> {
-    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
-    let (at, tensor) = tensors.range(..=address).next_back()?;
-    (tensor.is_weight && address - at < tensor.bytes).then_some((*at, tensor.bytes))
+    around_if(address, |tensor| tensor.is_weight)
 }
 
 /// Whether any byte of a range is in a weight.
@@ -101,9 +104,7 @@ pub fn is_awaited(at: u64) -> bool {
 
 /// Whether an address is in a weight of which bytes are still to arrive: nothing reads it before it is whole.
 pub fn is_arriving(at: u64) -> bool {
-    let tensors = TENSORS.read().unwrap_or_else(PoisonError::into_inner);
-    let tensor = tensors.range(..=at).next_back().filter(|(start, tensor)| at - **start < tensor.bytes);
-    tensor.is_some_and(|(_, tensor)| tensor.is_weight && tensor.uploaded < tensor.bytes)
+    around_if(at, |tensor| tensor.is_weight && tensor.uploaded < tensor.bytes).is_some()
 }
 
 /// Bytes of the tensor at an address have arrived; `source` is where the tensor's first byte came from.

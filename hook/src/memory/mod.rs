@@ -29,7 +29,7 @@ pub mod room;
 pub mod vram;
 
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, MEMORY_HOST};
-use crate::driver::{self, Driver};
+use crate::driver::{self, Driver, PointerAttribute};
 use crate::ggml::placement::Rules;
 use crate::{activate, guard::Bypass, stream};
 use allocations::Table;
@@ -185,12 +185,8 @@ impl Memory {
 
     /// Whether the driver says that an address is a device's.
     pub fn is_on_device(&self, address: CUdeviceptr) -> bool {
-        /// `CU_POINTER_ATTRIBUTE_MEMORY_TYPE`.
-        const TYPE: u32 = 2;
-        let mut kind = 0u32;
-        // SAFETY: writes four bytes to a live local. Of ordinary memory the driver knows nothing, and refuses.
-        let asked = unsafe { self.driver.cuPointerGetAttribute((&raw mut kind).cast(), TYPE, address) };
-        asked.is_ok() && kind != MEMORY_HOST
+        let kind = self.driver.pointer_attribute(PointerAttribute::MemoryType, address);
+        kind.is_some_and(|kind| kind != MEMORY_HOST.into())
     }
 
     /// Bytes free and total as the program is to see them, from what the driver says of a device.

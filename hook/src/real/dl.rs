@@ -167,6 +167,12 @@ pub unsafe fn vsym(handle: *mut c_void, name: *const c_char, version: *const c_c
     }
 }
 
+/// Keeps a library that is loaded where it is, for ever. False when there is none of that name.
+pub fn keep(name: &CStr) -> bool {
+    // SAFETY: loads nothing; the handle is kept on purpose.
+    !unsafe { open(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) }.is_null()
+}
+
 /// `dlopen` as called from here.
 ///
 /// # Safety

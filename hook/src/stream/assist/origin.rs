@@ -7,18 +7,10 @@
 
 use crate::abi::{CUdeviceptr, MEMORY_HOST};
 use crate::driver::Driver;
+use crate::driver::PointerAttribute::{DevicePointer, MemoryType, RangeBytes, RangeStart};
 use crate::files;
 use crate::ggml::registry;
 use crate::memory::Memory;
-
-/// `CU_POINTER_ATTRIBUTE_MEMORY_TYPE`.
-const TYPE: u32 = 2;
-/// `CU_POINTER_ATTRIBUTE_DEVICE_POINTER`.
-const DEVICE_POINTER: u32 = 3;
-/// `CU_POINTER_ATTRIBUTE_RANGE_START_ADDR`.
-const RANGE_START: u32 = 11;
-/// `CU_POINTER_ATTRIBUTE_RANGE_SIZE`.
-const RANGE_BYTES: u32 = 12;
 
 /// A range of weights in RAM. See the module.
 #[derive(Debug, Clone)]
@@ -101,19 +93,13 @@ fn is_weight(at: u64, bytes: u64) -> bool {
 /// Whether the device reads a range of the host's memory at the same addresses.
 fn is_pinned(driver: &Driver, at: u64, bytes: u64) -> bool {
     let is_here = |at| {
-        attribute(driver, TYPE, at) == Some(MEMORY_HOST.into()) && attribute(driver, DEVICE_POINTER, at) == Some(at)
+        driver.pointer_attribute(MemoryType, at) == Some(MEMORY_HOST.into())
+            && driver.pointer_attribute(DevicePointer, at) == Some(at)
     };
     bytes > 0 && is_here(at) && is_here(at + bytes - 1)
 }
 
 /// The memory that the driver gives back together with an address: first address and bytes.
 pub fn going_with(driver: &Driver, at: u64) -> Option<(u64, u64)> {
-    Some((attribute(driver, RANGE_START, at)?, attribute(driver, RANGE_BYTES, at)?))
-}
-
-fn attribute(driver: &Driver, which: u32, at: u64) -> Option<u64> {
-    let mut value = 0u64;
-    // SAFETY: the largest of these attributes has eight bytes; little-endian makes the smaller ones right.
-    unsafe { driver.cuPointerGetAttribute((&raw mut value).cast(), which, at) }.ok()?;
-    Some(value)
+    Some((driver.pointer_attribute(RangeStart, at)?, driver.pointer_attribute(RangeBytes, at)?))
 }
