@@ -1,36 +1,26 @@
 //! `[[place]]`: where the tensors of a model should be.
 
-use crate::pattern;
 use crate::read::{Result, Table, Value};
 use crate::schema;
 use greenboost_contract::place::{DEFAULT_PRIORITY, MAX_PRIORITY, PlaceRule, Tier, parse_layers};
 
 /// The rules of a file, in its order.
 pub fn read(top: &Table<'_>) -> Result<Vec<PlaceRule>> {
-    let Some(value) = top.get("place") else { return Ok(Vec::new()) };
-    let hint = "must be tables: write [[place]] on a line of its own before each rule";
-    let values = value.get_ref().as_array().ok_or_else(|| top.refuse("place", value, hint))?;
-    values.iter().map(|value| rule(top, value, hint)).collect()
+    top.rules("place", schema::PLACE, rule)
 }
 
-fn rule(top: &Table<'_>, value: &Value<'_>, hint: &str) -> Result<PlaceRule> {
-    let table = value.get_ref().as_table().ok_or_else(|| top.refuse("place", value, hint))?;
-    let table = Table { path: "place", table, ..*top };
-    table.only(schema::PLACE)?;
-    let Some(tensor) = table.text("tensor")? else {
+fn rule(table: &Table<'_>, at: usize) -> Result<PlaceRule> {
+    let Some(tensor) = table.expression("tensor")? else {
         let problem = "place.tensor is missing: give [[place]] a regular expression on tensor names, such as \
                        tensor = '_exps\\.'";
-        return Err(top.reader.refuse(value.span().start, problem.to_owned()));
+        return Err(table.reader.refuse(at, problem.to_owned()));
     };
-    if let (Err(reason), Some(value)) = (pattern::compile(&tensor.value), table.get("tensor")) {
-        return Err(table.refuse("tensor", value, &format!("is not a regular expression: {reason}")));
-    }
     Ok(PlaceRule {
         tensor: tensor.value,
-        layers: layers(&table)?,
+        layers: layers(table)?,
         at_least: table.size("at_least", |_| true, "")?.unwrap_or(0),
         tier: table.one_of("tier", Tier::from_name, Tier::NAMES)?.unwrap_or_default(),
-        priority: priority(&table)?,
+        priority: priority(table)?,
     })
 }
 

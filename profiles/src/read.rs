@@ -142,6 +142,34 @@ impl<'a> Table<'a> {
         Ok(Some(Located { value: text.to_owned(), line: self.reader.line(value.span().start) }))
     }
 
+    /// One regular expression.
+    pub(crate) fn expression(&self, key: &str) -> Result<Option<Located<String>>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        if let (Err(reason), Some(value)) = (pattern::compile(&text.value), self.get(key)) {
+            return Err(self.refuse(key, value, &format!("is not a regular expression: {reason}")));
+        }
+        Ok(Some(text))
+    }
+
+    /// Rules, each a table `[[key]]` of its own, in the file's order. `rule` also gets where its table begins.
+    pub(crate) fn rules<T>(
+        &self,
+        key: &'static str,
+        allowed: &[&str],
+        rule: impl Fn(&Table<'_>, usize) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let hint = format!("must be tables: write [[{key}]] on a line of its own before each rule");
+        let values = value.get_ref().as_array().ok_or_else(|| self.refuse(key, value, &hint))?;
+        let tables = values.iter().map(|value| {
+            let table = value.get_ref().as_table().ok_or_else(|| self.refuse(key, value, &hint))?;
+            let table = Table { path: key, table, ..*self };
+            table.only(allowed)?;
+            rule(&table, value.span().start)
+        });
+        tables.collect()
+    }
+
     fn flag(&self, key: &str) -> Result<bool> {
         let Some(value) = self.get(key) else { return Ok(false) };
         value.get_ref().as_bool().ok_or_else(|| self.refuse(key, value, "must be true or false"))

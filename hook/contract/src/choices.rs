@@ -84,6 +84,8 @@ macro_rules! written {
         }
     };
 }
+pub(crate) use written;
+
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
 written!(Assist { Off = "off", On = "on" });

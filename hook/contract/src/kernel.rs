@@ -3,6 +3,7 @@
 //! Rules are tried in order and the first whose conditions all hold decides; what no rule names is measured. They
 //! travel to the hook as one environment variable, a line for each rule, fields separated by tabs.
 
+use crate::choices::written;
 use thiserror::Error;
 
 /// How a kernel reads a weight outside VRAM.
@@ -16,29 +17,7 @@ pub enum Read {
     Never,
 }
 
-impl Read {
-    /// The allowed spellings.
-    pub const NAMES: &'static [&'static str] = &["stream", "in-place", "never"];
-
-    /// How it is written.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::InPlace => "in-place",
-            Self::Never => "never",
-        }
-    }
-
-    /// The value of a spelling.
-    pub fn from_name(text: &str) -> Option<Self> {
-        match text {
-            "stream" => Some(Self::Stream),
-            "in-place" => Some(Self::InPlace),
-            "never" => Some(Self::Never),
-            _ => None,
-        }
-    }
-}
+written!(Read { Stream = "stream", InPlace = "in-place", Never = "never" });
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]

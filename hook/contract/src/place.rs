@@ -3,6 +3,7 @@
 //! Rules are tried in order and the first whose conditions all hold decides. They travel to the hook as one
 //! environment variable, a line for each rule, fields separated by tabs.
 
+use crate::choices::written;
 use crate::size::parse_size;
 use thiserror::Error;
 
@@ -18,29 +19,7 @@ pub enum Tier {
     Ram,
 }
 
-impl Tier {
-    /// The allowed spellings.
-    pub const NAMES: &'static [&'static str] = &["vram", "auto", "ram"];
-
-    /// How it is written.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vram => "vram",
-            Self::Auto => "auto",
-            Self::Ram => "ram",
-        }
-    }
-
-    /// The tier of a spelling.
-    pub fn from_name(text: &str) -> Option<Self> {
-        match text {
-            "vram" => Some(Self::Vram),
-            "auto" => Some(Self::Auto),
-            "ram" => Some(Self::Ram),
-            _ => None,
-        }
-    }
-}
+written!(Tier { Vram = "vram", Auto = "auto", Ram = "ram" });
 
 /// The highest priority a rule can give.
 pub const MAX_PRIORITY: u8 = 100;

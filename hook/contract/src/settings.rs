@@ -81,6 +81,9 @@ pub const TENSORS: &str = "GREENBOOST_TENSORS";
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;
 
+/// The share of the VRAM budget that slots for streaming take where nothing else is said: one in so many.
+pub const RING_SHARE: u64 = 16;
+
 /// The names a RAM backing has in settings, logs and the status record, best first.
 pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 

@@ -38,16 +38,13 @@ use crate::driver::{Current, RelaxedCapture};
 use crate::ggml::registry;
 use crate::memory::device::Device;
 use crate::memory::{Memory, captures};
-use greenboost_contract::settings::GRANULE;
+use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use greenboost_contract::{Assist, Stream, format_size};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use assist::{context_gone as files_gone, copy as assist, host_memory_goes, knows_pinned};
 pub use launch::{launch, launch_graph};
 pub use layout::forget as forget_layouts;
-
-/// Of the VRAM budget, for slots, where nothing else is said.
-const RING_SHARE: u64 = 16;
 
 /// Whether any device has an engine.
 static ON: AtomicBool = AtomicBool::new(false);

@@ -35,12 +35,11 @@ pub use answer::{AnswerOptions, run_answer};
 pub use command_line::CommandLine;
 pub use commands::Argument;
 pub use measure::{MeasureOptions, When, run_measurement};
-use wishes::RING_SHARE;
 pub use wishes::Wishes;
 
 use clap::Args;
 use facts::{Class, Facts};
-use greenboost_contract::settings::RING;
+use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};

@@ -5,6 +5,7 @@ use super::measure::Figures;
 use super::predict::{Asked, Setting, UBATCHES, Way};
 use crate::doctor::machine::Machine;
 use clap::Args;
+use greenboost_contract::settings::RING_SHARE;
 use greenboost_contract::{Assist, Settings, Stream, parse_size};
 
 /// The context of the shipped llama-server profile: see there.
@@ -13,8 +14,6 @@ const CONTEXT: u64 = 8192;
 const UNKNOWN_CONTEXT: u64 = 4096;
 /// As the hook: its `memory/ram.rs` says why.
 const RAM_SHARE: f64 = 0.75;
-/// As the hook: its `stream/mod.rs` takes this part of the VRAM for the ring.
-pub const RING_SHARE: u64 = 16;
 
 /// What is wished; the rest is chosen.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
