@@ -6,14 +6,13 @@
 //! it several times, is not. Until that is known, launches have copies: those are never far from right.
 
 use super::events;
-use crate::abi::{CUevent, CUstream, NOT_READY, Status};
+use crate::abi::{CUevent, CUstream};
 use crate::driver::Driver;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// `CU_EVENT_DEFAULT`: with a time.
-const TIMING: u32 = 0;
 /// In place has to be quicker than this share of the copy's time.
 const WORTH_IT: f64 = 0.8;
 
@@ -61,20 +60,28 @@ pub enum Advice {
     Slot,
     /// Read in place.
     InPlace,
-    /// Read in place between [`begins`] and [`Timing::end`].
+    /// Read in place between [`begins`] and [`ends`].
     Time,
 }
 
-/// What a launch of `kernel` outside of captures is to do. One without a name has its copies.
-pub fn advice(driver: &Driver, kernel: &Arc<str>) -> Advice {
-    let mut choices = choices();
+/// What a launch of `kernel` outside of captures is to do; `decided` remembers it once that is settled. A kernel without a
+/// name has its copies.
+pub fn advice(driver: &Driver, kernel: &Arc<str>, decided: &Cell<Option<Advice>>) -> Advice {
+    if let Some(advice) = decided.get() {
+        return advice;
+    }
     if kernel.is_empty() {
         return Advice::Slot;
     }
+    let mut choices = choices();
     choices.look(driver);
     match choices.kernels.get(kernel) {
-        Some(Known::InPlace(true)) => Advice::InPlace,
-        Some(_) => Advice::Slot,
+        Some(Known::InPlace(in_place)) => {
+            let advice = if *in_place { Advice::InPlace } else { Advice::Slot };
+            decided.set(Some(advice));
+            advice
+        }
+        Some(Known::Waiting) => Advice::Slot,
         None => {
             choices.kernels.insert(kernel.clone(), Known::Waiting);
             Advice::Time
@@ -82,55 +89,55 @@ pub fn advice(driver: &Driver, kernel: &Arc<str>) -> Advice {
     }
 }
 
-/// A launch that is being timed.
-#[derive(Debug)]
+/// What is being timed: its begin, and how many bytes it was given.
+#[derive(Debug, Clone, Copy)]
 pub struct Timing {
-    kernel: Arc<str>,
-    timed: Option<Timed>,
+    from: CUevent,
+    bytes: u64,
 }
 
-/// A launch of `kernel`, which was given tensors of so many bytes, is about to be issued.
-pub fn begins(driver: &Driver, kernel: &Arc<str>, stream: CUstream, bytes: u64) -> Timing {
-    Timing { kernel: kernel.clone(), timed: start(driver, stream, bytes).ok() }
+/// What was given tensors of so many bytes is about to be submitted. `None`: it cannot be timed.
+pub fn begins(driver: &Driver, stream: CUstream, bytes: u64) -> Option<Timing> {
+    Some(Timing { from: events::timed_behind(driver, stream).ok()?, bytes })
 }
 
 impl Timing {
-    /// It has been issued.
-    pub fn end(self, driver: &Driver, stream: CUstream) {
-        let timed = self.timed.filter(|timed| events::record(driver, timed.to, stream).is_ok());
-        let mut choices = choices();
-        match timed {
-            Some(timed) => {
-                choices.open.push((self.kernel, timed));
-                WANTS_COPY.store(choices.rate.is_none() && choices.copy.is_none(), Relaxed);
-            }
-            // What cannot be measured has copies.
-            None => {
-                choices.kernels.insert(self.kernel, Known::InPlace(false));
-            }
+    /// It has been submitted.
+    fn end(self, driver: &Driver, stream: CUstream) -> Option<Timed> {
+        Some(Timed { from: self.from, to: events::timed_behind(driver, stream).ok()?, bytes: self.bytes })
+    }
+}
+
+/// The launch of `kernel` that was to be timed has been issued.
+pub fn ends(driver: &Driver, kernel: &Arc<str>, stream: CUstream, timing: Option<Timing>) {
+    let timed = timing.and_then(|timing| timing.end(driver, stream));
+    let mut choices = choices();
+    match timed {
+        Some(timed) => {
+            choices.open.push((kernel.clone(), timed));
+            WANTS_COPY.store(choices.rate.is_none() && choices.copy.is_none(), Relaxed);
+        }
+        // What cannot be measured has copies.
+        None => {
+            choices.kernels.insert(kernel.clone(), Known::InPlace(false));
         }
     }
 }
 
-impl Timing {
-    /// It cannot be timed after all, and another launch may be.
-    pub fn give_up(self) {
-        choices().kernels.remove(&self.kernel);
-    }
+/// This launch of `kernel` cannot be timed after all, and another may be.
+pub fn give_up(kernel: &Arc<str>) {
+    choices().kernels.remove(kernel);
 }
 
 /// The first copy into a slot is timed, too: what is about to be submitted to `stream` is one.
 pub fn copy_begins(driver: &Driver, stream: CUstream, bytes: u64) -> Option<Timing> {
-    if !WANTS_COPY.load(Relaxed) || !WANTS_COPY.swap(false, Relaxed) {
-        return None;
-    }
-    let timed = start(driver, stream, bytes).ok()?;
-    Some(Timing { kernel: Arc::default(), timed: Some(timed) })
+    let is_wanted = WANTS_COPY.load(Relaxed) && WANTS_COPY.swap(false, Relaxed);
+    if is_wanted { begins(driver, stream, bytes) } else { None }
 }
 
 /// And has been.
 pub fn copy_ends(driver: &Driver, stream: CUstream, timing: Timing) {
-    if let Some(timed) = timing.timed.filter(|timed| events::record(driver, timed.to, stream).is_ok()) {
+    if let Some(timed) = timing.end(driver, stream) {
         choices().copy = Some(timed);
     }
 }
@@ -143,40 +150,25 @@ pub fn forget() {
     choices.kernels.extend(open.into_iter().map(|(kernel, _)| (kernel, Known::InPlace(false))));
 }
 
-fn start(driver: &Driver, stream: CUstream, bytes: u64) -> Result<Timed, Status> {
-    let (mut from, mut to) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: each call writes one handle to a live local.
-    unsafe {
-        driver.cuEventCreate(&mut from, TIMING)?;
-        driver.cuEventCreate(&mut to, TIMING)?;
-    }
-    events::record(driver, from, stream)?;
-    Ok(Timed { from, to, bytes })
-}
-
 impl Choices {
     /// Looks at what has been done meanwhile.
     fn look(&mut self, driver: &Driver) {
-        let copied = self.copy.as_ref().and_then(|copy| Some((copy.milliseconds(driver)?, copy.bytes)));
-        if let Some((milliseconds, bytes)) = copied {
-            self.rate = milliseconds.map(|milliseconds| bytes as f64 / milliseconds.max(1e-3));
-            self.copy.take().into_iter().for_each(|copy| copy.destroy(driver));
+        if let Some(copy) = self.copy.take_if(|copy| copy.is_done(driver)) {
+            self.rate = copy.milliseconds(driver).map(|milliseconds| copy.bytes as f64 / milliseconds.max(1e-3));
+            copy.destroy(driver);
         }
         let Some(rate) = self.rate else { return };
-        let Self { kernels, open, .. } = self;
-        open.retain(|(kernel, timed)| {
-            let Some(milliseconds) = timed.milliseconds(driver) else { return true };
-            let copy = timed.bytes as f64 / rate;
+        for (kernel, timed) in self.open.extract_if(.., |(_, timed)| timed.is_done(driver)) {
+            let (milliseconds, copy) = (timed.milliseconds(driver), timed.bytes as f64 / rate);
             let in_place = milliseconds.is_some_and(|milliseconds| is_worth_it(milliseconds, copy));
             log::info!(
                 "{kernel}: {} ms in place, {copy:.3} ms to copy: {}",
                 milliseconds.map_or_else(|| "?".to_owned(), |milliseconds| format!("{milliseconds:.3}")),
                 if in_place { "read in place" } else { "streamed" }
             );
-            kernels.insert(kernel.clone(), Known::InPlace(in_place));
+            self.kernels.insert(kernel, Known::InPlace(in_place));
             timed.destroy(driver);
-            false
-        });
+        }
     }
 }
 
@@ -185,15 +177,14 @@ fn is_worth_it(in_place: f64, copy: f64) -> bool {
 }
 
 impl Timed {
-    /// How long it took; `None`: not done yet. `Some(None)`: the driver does not tell.
-    fn milliseconds(&self, driver: &Driver) -> Option<Option<f64>> {
-        let mut milliseconds = 0.0;
-        // SAFETY: both events are ours and have been recorded outside of captures; writes to a live local.
-        match unsafe { driver.cuEventElapsedTime(&mut milliseconds, self.from, self.to) } {
-            Ok(()) => Some(Some(f64::from(milliseconds))),
-            Err(NOT_READY) => None,
-            Err(_) => Some(None),
-        }
+    /// Whether there is nothing to wait for.
+    fn is_done(&self, driver: &Driver) -> bool {
+        events::milliseconds(driver, self.from, self.to) != Ok(None)
+    }
+
+    /// How long it took, if it is done and the driver tells.
+    fn milliseconds(&self, driver: &Driver) -> Option<f64> {
+        events::milliseconds(driver, self.from, self.to).ok().flatten()
     }
 
     /// Gives its events back.

@@ -6,6 +6,8 @@
 use crate::abi::{CUevent, CUstream, NOT_READY, Status};
 use crate::driver::Driver;
 
+/// `CU_EVENT_DEFAULT`: with a time.
+const TIMING: u32 = 0;
 /// `CU_EVENT_DISABLE_TIMING`.
 const NO_TIMING: u32 = 2;
 
@@ -32,6 +34,32 @@ impl Events {
     /// Takes back an event that no wait will be issued for any more.
     pub fn give(&mut self, event: CUevent) {
         self.0.push(event);
+    }
+}
+
+/// An event that keeps its time, behind everything submitted to a stream so far. Not for a stream that is captured.
+///
+/// # Errors
+/// The driver's status.
+pub fn timed_behind(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let mut event = std::ptr::null_mut();
+    // SAFETY: writes one handle to a live local.
+    unsafe { driver.cuEventCreate(&mut event, TIMING) }?;
+    record(driver, event, stream)?;
+    Ok(event)
+}
+
+/// The time between two such events; `None`: they have not both been reached.
+///
+/// # Errors
+/// The driver's status.
+pub fn milliseconds(driver: &Driver, from: CUevent, to: CUevent) -> Result<Option<f64>, Status> {
+    let mut milliseconds = 0.0f32;
+    // SAFETY: both events are ours and have been recorded outside of captures; writes to a live local.
+    match unsafe { driver.cuEventElapsedTime(&mut milliseconds, from, to) } {
+        Ok(()) => Ok(Some(milliseconds.into())),
+        Err(NOT_READY) => Ok(None),
+        Err(status) => Err(status),
     }
 }
 

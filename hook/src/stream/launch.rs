@@ -43,7 +43,7 @@ pub unsafe fn launch(
             // A capture has no times.
             rules::Way::Measured if may_capture || session.is_some() => true,
             rules::Way::Measured if to_time > 0 => false,
-            rules::Way::Measured => match choice::advice(memory.driver, &layout.name) {
+            rules::Way::Measured => match choice::advice(memory.driver, &layout.name, &layout.decided) {
                 choice::Advice::Slot => true,
                 choice::Advice::InPlace => false,
                 choice::Advice::Time => {
@@ -67,14 +67,19 @@ pub unsafe fn launch(
     };
     // SAFETY: the caller's promise.
     let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
-    let timing = (to_time > 0).then(|| choice::begins(memory.driver, &layout.name, stream, to_time));
     let (Some(mut replaced), Some(mut session)) = (replaced, session) else {
+        if to_time == 0 {
+            return issue(params, extra, false);
+        }
+        let timing = choice::begins(memory.driver, stream, to_time);
         let status = issue(params, extra, false);
-        timing.into_iter().for_each(|timing| timing.end(memory.driver, stream));
+        choice::ends(memory.driver, &layout.name, stream, timing);
         return status;
     };
-    // Not alone: it has to wait for a copy, and says nothing.
-    timing.into_iter().for_each(choice::Timing::give_up);
+    if to_time > 0 {
+        // Not alone: it has to wait for a copy, and says nothing.
+        choice::give_up(&layout.name);
+    }
     replaced.seal();
     if !session.before_launch() {
         return issue(params, extra, false);

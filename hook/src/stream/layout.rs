@@ -1,11 +1,11 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
 use super::copies::Spread;
-use super::rules;
+use super::{choice, rules};
 use crate::abi::{CUfunction, SUCCESS, Status};
 use crate::real;
 use crate::slot::Library;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::hash::BuildHasherDefault;
@@ -22,6 +22,8 @@ pub struct Layout {
     pub rules: rules::Mask,
     /// Whether its launches are not to be looked into.
     pub is_never: bool,
+    /// What was found out where no rule names it.
+    pub decided: Cell<Option<choice::Advice>>,
     /// Its mangled name; empty when the driver does not tell it.
     pub name: Arc<str>,
 }
@@ -124,6 +126,7 @@ impl Queries {
             _ => "".into(),
         };
         let rules = rules::of_kernel(&name);
-        Some(Layout { params, rules, is_never: rules::is_never(rules), name: name.into() })
+        let decided = Cell::default();
+        Some(Layout { params, rules, is_never: rules::is_never(rules), decided, name: name.into() })
     }
 }

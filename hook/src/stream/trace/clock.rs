@@ -4,14 +4,12 @@
 //! short kernel. So there is a new base every second; a mark is measured against the base that had been reached when
 //! the mark was made, so that no time is negative.
 
-use crate::abi::{CUevent, CUstream, NOT_READY, Status};
+use crate::abi::{CUevent, CUstream, Status};
 use crate::driver::Driver;
 use crate::stream::events;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// `CU_EVENT_DEFAULT`: with a time.
-const TIMING: u32 = 0;
 /// How old a base may become.
 const OLDEST: Duration = Duration::from_secs(1);
 
@@ -89,12 +87,7 @@ impl Clock {
 }
 
 fn recorded(driver: &Driver, spare: &mut Vec<CUevent>, stream: CUstream) -> Result<CUevent, Status> {
-    let mut event = std::ptr::null_mut();
-    match spare.pop() {
-        Some(known) => event = known,
-        // SAFETY: writes one handle to a live local.
-        None => unsafe { driver.cuEventCreate(&mut event, TIMING) }?,
-    }
+    let Some(event) = spare.pop() else { return events::timed_behind(driver, stream) };
     events::record(driver, event, stream)?;
     Ok(event)
 }
@@ -104,11 +97,6 @@ fn recorded(driver: &Driver, spare: &mut Vec<CUevent>, stream: CUstream) -> Resu
 /// # Errors
 /// The driver's status.
 pub fn time(driver: &Driver, base: &Base, mark: CUevent) -> Result<Option<f64>, Status> {
-    let mut milliseconds = 0.0;
-    // SAFETY: both events are ours and have been recorded outside of captures; writes to a live local.
-    match unsafe { driver.cuEventElapsedTime(&mut milliseconds, base.event, mark) } {
-        Ok(()) => Ok(Some(base.at + f64::from(milliseconds) * 1e3)),
-        Err(NOT_READY) => Ok(None),
-        Err(status) => Err(status),
-    }
+    let since = events::milliseconds(driver, base.event, mark)?;
+    Ok(since.map(|milliseconds| base.at + milliseconds * 1e3))
 }
