@@ -1,7 +1,7 @@
 //! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
 
 use super::access;
-use super::allocations::{Allocation, Chunk, Home, Wish};
+use super::allocations::{Allocation, Chunk, Home, Table, Wish};
 use super::claim::Claim;
 use super::device::Device;
 use super::gate::GATE;
@@ -101,32 +101,19 @@ impl Memory {
         if captures::any(self.driver) || !self.wait_for(device) {
             return 0;
         }
-        let (mut table, mut moved) = (self.table_mut(), 0);
-        let cold = movable.partition_point(|(wish, _, _)| *wish < Wish::HOT);
-        let mut slots_gave = 0;
-        for (at_turn, (_, base, at)) in movable.into_iter().filter(|_| may_move).enumerate() {
-            // Slots are colder than what is hot.
-            if at_turn == cold && moved < needed && may_shrink {
-                slots_gave = stream::shrink(self, device, needed - moved);
-            }
-            if moved + slots_gave >= needed {
-                break;
-            }
-            let Some(allocation) = table.get_mut(base) else { continue };
-            let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
-            let chunk = &mut allocation.chunks[at];
-            let Home::Vram(handle) = chunk.home else { continue };
-            match self.move_to_ram(device, chunk, handle) {
-                Ok(()) => moved += chunk.bytes,
-                Err(status) => {
-                    log::warn!("a chunk stays in VRAM: moving it to RAM failed with {status}");
-                    break;
-                }
-            }
+        let movable = if may_move { movable } else { Vec::new() };
+        let (cold, hot) = movable.split_at(movable.partition_point(|(wish, _, _)| *wish < Wish::HOT));
+        let shrink = |lacking| if may_shrink { stream::shrink(self, device, lacking) } else { 0 };
+        let mut table = self.table_mut();
+        let (mut moved, goes_on) = self.move_some(device, &mut table, cold, needed);
+        // Slots are colder than what is hot.
+        let mut slots_gave = if moved < needed { shrink(needed - moved) } else { 0 };
+        if goes_on && moved + slots_gave < needed {
+            moved += self.move_some(device, &mut table, hot, needed - moved - slots_gave).0;
         }
         drop(table);
-        if moved + slots_gave < needed && slots_gave == 0 && may_shrink {
-            slots_gave = stream::shrink(self, device, needed - moved);
+        if moved < needed && slots_gave == 0 {
+            slots_gave = shrink(needed - moved);
         }
         device.record.moved_out.fetch_add(moved, Relaxed);
         if moved > 0 {
@@ -141,6 +128,34 @@ impl Memory {
             self.homes_changed();
         }
         moved + slots_gave
+    }
+
+    /// Moves chunks to RAM until so many bytes are. Returns how many were, and whether more might.
+    fn move_some(
+        &self,
+        device: &Device,
+        table: &mut Table,
+        movable: &[(Wish, CUdeviceptr, usize)],
+        needed: u64,
+    ) -> (u64, bool) {
+        let mut moved = 0;
+        for (_, base, at) in movable {
+            if moved >= needed {
+                break;
+            }
+            let Some(allocation) = table.get_mut(*base) else { continue };
+            let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
+            let chunk = &mut allocation.chunks[*at];
+            let Home::Vram(handle) = chunk.home else { continue };
+            match self.move_to_ram(device, chunk, handle) {
+                Ok(()) => moved += chunk.bytes,
+                Err(status) => {
+                    log::warn!("a chunk stays in VRAM: moving it to RAM failed with {status}");
+                    return (moved, false);
+                }
+            }
+        }
+        (moved, true)
     }
 
     /// Chunks in VRAM that make way, the first to go first: by allocation and position. What wants VRAM least, then
