@@ -21,18 +21,6 @@ pub const TESTS: &[Test] = &[
     ("abi: NUMA node 0 serves, others are refused", nodes),
 ];
 
-const CALLS: [u32; 9] = [
-    abi::IOC_INFO,
-    abi::IOC_ALLOC,
-    abi::IOC_QUERY,
-    abi::IOC_SEAL,
-    abi::IOC_PUBLISH,
-    abi::IOC_OPEN,
-    abi::IOC_WITHDRAW,
-    abi::IOC_SPILL,
-    abi::IOC_EVENTFD,
-];
-
 /// The number of the error, or 0.
 pub fn raw<T>(device: &Device, request: u32, argument: &mut T) -> i32 {
     // SAFETY: the tests pass the struct of the request; what else they pass, the kernel must refuse to touch.
@@ -52,7 +40,7 @@ fn unknown() {
         assert_eq!(raw(&device, request, &mut room), ENOTTY, "call {number}");
     }
     // Each known one, of any other size or direction.
-    for request in CALLS {
+    for request in abi::CALLS {
         for other in (0..512u32).chain([1 << 13, (1 << 14) - 1]).flat_map(|size| (0..4u32).map(move |way| (size, way)))
         {
             let other = other.1 << 30 | other.0 << 16 | request & 0xffff;
@@ -132,7 +120,7 @@ fn faults() {
             assert_eq!((libc::ioctl(fd, abi::IOC_ALLOC as _, writable), errno()), (-1, EFAULT));
             assert_eq!((libc::ioctl(fd, abi::IOC_OPEN as _, shared), errno()), (-1, EFAULT));
         }
-        for request in CALLS {
+        for request in abi::CALLS {
             assert_eq!((libc::ioctl(fd, request as _, nothing), errno()), (-1, EFAULT), "{request:x}");
             assert_eq!((libc::ioctl(fd, request as _, usize::MAX - 7), errno()), (-1, EFAULT), "{request:x}");
         }

@@ -50,18 +50,6 @@ const KINDS: [Kind; 18] = [
     kind("close", 2, true, close),
 ];
 
-const CALLS: [u32; 9] = [
-    abi::IOC_INFO,
-    abi::IOC_ALLOC,
-    abi::IOC_QUERY,
-    abi::IOC_SEAL,
-    abi::IOC_PUBLISH,
-    abi::IOC_OPEN,
-    abi::IOC_WITHDRAW,
-    abi::IOC_SPILL,
-    abi::IOC_EVENTFD,
-];
-
 /// What the threads know of each other's work.
 struct Shared {
     fd: AtomicI32,
@@ -310,7 +298,7 @@ fn eventfd(thread: &mut Thread) -> bool {
 fn noise(thread: &mut Thread) -> bool {
     let mut words = [0u64; 32];
     words.iter_mut().for_each(|word| *word = thread.random.number());
-    let request = CALLS[thread.random.below(9) as usize];
+    let request = abi::CALLS[thread.random.below(9) as usize];
     let done = thread.call(request, &mut words);
     // SAFETY: the array is larger than either struct, and aligned as they are; any bytes make one.
     unsafe {
@@ -328,7 +316,7 @@ fn number(thread: &mut Thread) -> bool {
     let mut room = [thread.random.number(); 2048];
     let number = thread.random.next() as u32;
     let request = if thread.random.one_in(3) { number } else { number & !0xff00 | 0xdc00 };
-    !CALLS.contains(&request) && ioctl(thread.devices[0].as_raw_fd(), request, &mut room)
+    !abi::CALLS.contains(&request) && ioctl(thread.devices[0].as_raw_fd(), request, &mut room)
 }
 
 /// Of nothing but the devices: standard input would wait.

@@ -173,6 +173,10 @@ pub const IOC_WITHDRAW: u32 = ioc::<Withdraw>(WRITE, 6);
 pub const IOC_SPILL: u32 = ioc::<Spill>(WRITE, 7);
 pub const IOC_EVENTFD: u32 = ioc::<Eventfd>(WRITE, 8);
 
+/// All of them, by number.
+pub const CALLS: [u32; 9] =
+    [IOC_INFO, IOC_ALLOC, IOC_QUERY, IOC_SEAL, IOC_PUBLISH, IOC_OPEN, IOC_WITHDRAW, IOC_SPILL, IOC_EVENTFD];
+
 /// Sizes and offsets as the module asserts them (the end of `kmod/ioctl.c`).
 const _: () = {
     assert!(size_of::<Info>() == 160);
