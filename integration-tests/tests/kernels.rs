@@ -56,3 +56,10 @@ fn launches_of_a_kernel_that_is_never_looked_into_are_the_programs_own() {
     assert!(outcome.log.contains("streamed 0 B, 0 B more by graphs; 0 launches"), "{}", outcome.report());
     assert_eq!(in_place(&outcome), 0, "{}", outcome.report());
 }
+
+#[test]
+fn a_kernel_that_reads_in_place_takes_what_others_left_in_the_ring() {
+    let alone = in_place(&run(&world("gb_checksum\t\tnever\ngb_\t\tin-place")));
+    let beside = in_place(&run(&world("gb_checksum\t\tstream\ngb_\t\tin-place")));
+    assert!(0 < beside && beside < alone, "the link is read {beside} times, without copies to find {alone} times");
+}

@@ -96,6 +96,24 @@ impl Lane {
         self.copies.get_mut(&key).map(|copy| copy.hand_to(means, key, stream, false)).transpose()
     }
 
+    /// The address of a weight's copy that is there, and complete without waiting for it.
+    ///
+    /// # Errors
+    /// The driver's status; the lane must not be used any more.
+    pub fn slot_left(
+        &mut self,
+        means: &mut Means<'_>,
+        key: Key,
+        stream: CUstream,
+    ) -> Result<Option<CUdeviceptr>, Status> {
+        let Some(copy) = self.copies.get_mut(&key) else { return Ok(None) };
+        if !copy.seen_by.contains(&stream) && !events::is_done(means.driver, copy.ready) {
+            return Ok(None);
+        }
+        means.record.slot_hits.fetch_add(1, Relaxed);
+        copy.hand_to(means, key, stream, true).map(Some)
+    }
+
     /// Copies a weight into a slot, behind what `behind` has been given so far. False when there is no place.
     fn copy_in(
         &mut self,
@@ -204,8 +222,8 @@ impl Lane {
         }
     }
 
-    /// The launch has been issued. With `at_once`, the stream keeps nothing open. Whether it read another weight than
-    /// the launch before.
+    /// The launch has been issued. With `at_once`, the stream keeps nothing open; of those in `found` nothing is learnt.
+    /// Whether it read another weight than the launch before.
     ///
     /// # Errors
     /// The driver's status; the lane must not be used any more.
@@ -214,9 +232,10 @@ impl Lane {
         means: &mut Means<'_>,
         stream: CUstream,
         keys: &[Key],
+        found: &[Key],
         at_once: bool,
     ) -> Result<bool, Status> {
-        let is_new = keys.iter().filter(|key| self.order.used(**key)).count() > 0;
+        let is_new = keys.iter().filter(|key| !found.contains(key) && self.order.used(**key)).count() > 0;
         if at_once {
             keys.iter().try_for_each(|key| self.read_by(means, *key, stream))?;
             return Ok(is_new);

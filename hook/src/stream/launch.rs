@@ -35,31 +35,39 @@ pub unsafe fn launch(
     let mut session: Option<Session<'_>> = None;
     // Bytes of tensors that this launch reads in place to see how long that takes.
     let mut to_time = 0;
+    let mut has_slots = false;
     let mut replace = |address| {
         let weight = index.find(address)?;
-        let is_streamed = match rules::way(layout.rules, weight.rules) {
-            rules::Way::Slot => true,
-            rules::Way::InPlace => false,
+        let reading = match rules::way(layout.rules, weight.rules) {
+            rules::Way::Slot => choice::Advice::Slot,
+            rules::Way::InPlace => choice::Advice::InPlace,
             // A capture has no times.
-            rules::Way::Measured if may_capture || session.is_some() => true,
-            rules::Way::Measured if to_time > 0 => false,
-            rules::Way::Measured => match choice::advice(memory.driver, &layout.name, &layout.decided) {
-                choice::Advice::Slot => true,
-                choice::Advice::InPlace => false,
-                choice::Advice::Time => {
-                    to_time += weight.bytes;
-                    false
-                }
-            },
+            rules::Way::Measured if may_capture || has_slots => choice::Advice::Slot,
+            rules::Way::Measured if to_time > 0 => choice::Advice::Time,
+            rules::Way::Measured => choice::advice(memory.driver, &layout.name, &layout.decided),
         };
-        if is_streamed && has_name(stream) {
+        let uses_slots = match reading {
+            choice::Advice::Slot => true,
+            // A capture's copies are its own, made in it.
+            choice::Advice::InPlace => !may_capture,
+            choice::Advice::Time => false,
+        };
+        if uses_slots && has_name(stream) {
             if session.is_none() {
                 relaxed = may_capture.then(|| RelaxedCapture::enter(memory.driver));
                 session = Session::begin(memory, weight.device, stream, may_capture);
             }
-            if let Some(slot) = session.as_mut().and_then(|session| session.slot(weight)) {
+            let slot = session.as_mut().and_then(|session| match reading {
+                choice::Advice::Slot => session.slot(weight),
+                _ => session.slot_left(weight),
+            });
+            if let Some(slot) = slot {
+                has_slots = true;
                 return Some(slot + (address - weight.at));
             }
+        }
+        if reading == choice::Advice::Time {
+            to_time += weight.bytes;
         }
         let device = memory.device(weight.device).ok()?;
         device.record.in_place.fetch_add(1, Relaxed);

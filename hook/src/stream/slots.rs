@@ -15,24 +15,23 @@ pub struct SlotMemory {
     base: CUdeviceptr,
     /// Of addresses.
     reserved: u64,
-    /// In order of address, all of `piece` bytes.
-    pieces: Vec<CUmemGenericAllocationHandle>,
+    /// In order of address, each with its bytes: `piece`, and the first what is left over as well.
+    pieces: Vec<(CUmemGenericAllocationHandle, u64)>,
     piece: u64,
 }
 
 /// Kernels may read this much behind the last slot.
 const SLACK: u64 = 4096;
-/// Into so many pieces it is cut at most.
+/// Into about so many pieces it is cut.
 const MOST_PIECES: u64 = 8;
 
 impl SlotMemory {
-    /// Makes `bytes`, a multiple of 2 MiB; a little less where that is no whole number of pieces.
+    /// Makes `bytes`, a multiple of 2 MiB: all of them, since whoever asks may have counted tensors.
     ///
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget or the driver has not so much; else the driver's status.
     pub fn make(memory: &Memory, device: &Device, bytes: u64) -> Result<Self, Status> {
-        let piece = (bytes / MOST_PIECES).div_ceil(GRANULE).max(1) * GRANULE;
-        let bytes = bytes / piece * piece;
+        let piece = (bytes / MOST_PIECES / GRANULE).max(1) * GRANULE;
         if !device.budget.take(Use::Ring, bytes, device.record) {
             return Err(OUT_OF_MEMORY);
         }
@@ -46,7 +45,8 @@ impl SlotMemory {
             .inspect_err(give_back)?;
         let mut made = Self { base, reserved: bytes, pieces: Vec::new(), piece };
         while made.bytes() < bytes {
-            if let Err(status) = made.add(memory.driver, device.ordinal) {
+            let left_over = if made.pieces.is_empty() { bytes % piece } else { 0 };
+            if let Err(status) = made.add(memory.driver, device.ordinal, piece + left_over) {
                 made.unmap_from(memory.driver, 0);
                 made.free_addresses(memory.driver);
                 give_back(&status);
@@ -57,14 +57,14 @@ impl SlotMemory {
     }
 
     /// One piece more, at the end.
-    fn add(&mut self, driver: &Driver, ordinal: CUdevice) -> Result<(), Status> {
+    fn add(&mut self, driver: &Driver, ordinal: CUdevice, bytes: u64) -> Result<(), Status> {
         let prop = AllocationProp::pinned(LOCATION_DEVICE, ordinal);
-        let (at, length, mut handle) = (self.base + self.bytes(), self.piece as usize, 0);
+        let (at, length, mut handle) = (self.base + self.bytes(), bytes as usize, 0);
         // SAFETY: results go to live locals; each step is undone when the next one fails.
         unsafe {
             driver.cuMemCreate(&mut handle, length, &prop, 0)?;
             let mapped = driver.cuMemMap(at, length, 0, handle, 0).and_then(|()| {
-                access::open_vram(driver, ordinal, at, self.piece).inspect_err(|_| {
+                access::open_vram(driver, ordinal, at, bytes).inspect_err(|_| {
                     let _ = driver.cuMemUnmap(at, length);
                 })
             });
@@ -72,7 +72,7 @@ impl SlotMemory {
                 let _ = driver.cuMemRelease(handle);
             })?;
         }
-        self.pieces.push(handle);
+        self.pieces.push((handle, bytes));
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl SlotMemory {
 
     /// Bytes of VRAM.
     pub fn bytes(&self) -> u64 {
-        self.pieces.len() as u64 * self.piece
+        self.pieces.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Bytes that slots may take.
@@ -115,12 +115,10 @@ impl SlotMemory {
     /// Unmaps and releases all pieces but the first so many.
     fn unmap_from(&mut self, driver: &Driver, kept: usize) {
         while self.pieces.len() > kept {
-            let Some(handle) = self.pieces.pop() else { return };
+            let Some((handle, bytes)) = self.pieces.pop() else { return };
             // SAFETY: mapped by us, behind those that are left; used by nobody.
             let undone = unsafe {
-                driver
-                    .cuMemUnmap(self.base + self.bytes(), self.piece as usize)
-                    .and_then(|()| driver.cuMemRelease(handle))
+                driver.cuMemUnmap(self.base + self.bytes(), bytes as usize).and_then(|()| driver.cuMemRelease(handle))
             };
             if let Err(status) = undone {
                 log::error!("VRAM of slots could not be given back: status {status}");

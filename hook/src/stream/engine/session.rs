@@ -26,6 +26,8 @@ pub struct Session<'a> {
     stream: CUstream,
     capture: Option<u64>,
     keys: Vec<Key>,
+    /// Those of the keys that say nothing of what comes next: a launch that reads in place found them in the ring.
+    found: Vec<Key>,
     at_once: bool,
 }
 
@@ -54,7 +56,7 @@ impl<'a> Session<'a> {
         // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
         let at_once = may_capture && capture.is_none() || !has_name(stream);
         engine.trace.iter_mut().for_each(Trace::forget_draft);
-        Some(Self { guard, memory, record, device, stream, capture, keys: Vec::new(), at_once })
+        Some(Self { guard, memory, record, device, stream, capture, keys: Vec::new(), found: Vec::new(), at_once })
     }
 
     fn work<T>(
@@ -113,6 +115,20 @@ impl<'a> Session<'a> {
         Some(slot)
     }
 
+    /// The address of a copy that is there already, for a launch that would have none made. So the ring's VRAM serves
+    /// weights while nothing is streamed: experts, in a long answer.
+    pub fn slot_left(&mut self, weight: &Weight) -> Option<CUdeviceptr> {
+        if weight.device != self.device || self.capture.is_some() {
+            return None;
+        }
+        let slot = self.work(|lane, means, stream, _| lane.slot_left(means, weight.at, stream))??;
+        if !self.keys.contains(&weight.at) {
+            self.keys.push(weight.at);
+            self.found.push(weight.at);
+        }
+        Some(slot)
+    }
+
     /// The launch is about to be issued. False when its parameters must be the program's own.
     pub fn before_launch(&mut self) -> bool {
         let moved_on = self.work(|lane, means, stream, keys| {
@@ -126,9 +142,10 @@ impl<'a> Session<'a> {
     /// The launch of `kernel` has been issued.
     pub fn after_launch(&mut self, index: &Index, kernel: &Arc<str>) {
         let (at_once, in_capture) = (self.at_once, self.capture.is_some());
+        let found = std::mem::take(&mut self.found);
         self.work(|lane, means, stream, keys| {
             means.trace(|trace, driver| trace.launched(driver, stream, kernel));
-            let is_new = lane.launched(means, stream, keys, at_once)?;
+            let is_new = lane.launched(means, stream, keys, &found, at_once)?;
             // In a graph nothing needs to be guessed: a copy waits for its slot alone, not for the launch before it.
             if is_new && !in_capture {
                 lane.copy_ahead(means, index, stream)?;
