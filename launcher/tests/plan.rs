@@ -147,7 +147,7 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
         "* CPU and link together",
         "Asked for: CPU and link together, ",
         "The CPU computes experts of ",
-        "GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram 1572864000 --ram 8589934592 --assist on llama-server -m '",
+        "  gb-launch --vram 1572864000 --ram 8589934592 --assist on llama-server -m '",
         "-ot 'blk\\.(",
         ")\\.ffn_(up|down|gate|gate_up)_exps\\.=CPU' -lm none -t 4",
         "LLAMA_ARG_OVERRIDE_TENSOR='blk",
@@ -168,6 +168,7 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
     assert!(stderr.contains("allowed are vram, extend, extend-in-place, offload, assist, combined"), "{stderr}");
     let (_, text, _) = ask(&["--way", "extend", "--ring", "64MiB"]);
     assert!(text.contains("ring 64 MiB") && text.contains(" --ring 67108864 "), "{text}");
+    assert!(text.contains("GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram "), "{text}");
 }
 
 #[test]

@@ -26,12 +26,12 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
         ("LLAMA_ARG_N_GPU_LAYERS", "999"),
         ("LLAMA_ARG_LOAD_MODE", "none"),
         ("LLAMA_ARG_THREADS", "4"),
-        ("GGML_CUDA_DISABLE_GRAPHS", "1"),
         ("GREENBOOST_STREAM", "on"),
         ("GREENBOOST_ASSIST", "on"),
     ] {
         assert_eq!(combined.get(name).map(String::as_str), Some(value), "{name}");
     }
+    assert!(!combined.contains_key("GGML_CUDA_DISABLE_GRAPHS"), "of experts nothing is copied in answers");
     let mut by_variable = launch(&[], &[]);
     by_variable.env("GREENBOOST_WAY", "combined");
     assert_eq!(got(by_variable).0, combined);
@@ -40,14 +40,18 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
     assert!(assisted.contains_key("LLAMA_ARG_N_CPU_MOE") && !assisted.contains_key("GGML_CUDA_DISABLE_GRAPHS"));
     let (streamed, _) = got(launch(&["--way", "extend", "--ring", "64MiB"], &[]));
     assert_eq!((&*streamed["GREENBOOST_STREAM"], &*streamed["GREENBOOST_RING"]), ("on", "67108864"));
+    assert_eq!(streamed["GGML_CUDA_DISABLE_GRAPHS"], "1");
 
     // The user's own words stay.
     let mut command = launch(&["--way", "combined"], &["-t", "2"]);
-    command.env("GGML_CUDA_DISABLE_GRAPHS", "0").env("LLAMA_ARG_LOAD_MODE", "mmap");
+    command.env("LLAMA_ARG_LOAD_MODE", "mmap");
     let mut own = combined.clone();
     own.remove("LLAMA_ARG_THREADS");
-    own.extend(variables(&[("GGML_CUDA_DISABLE_GRAPHS", "0"), ("LLAMA_ARG_LOAD_MODE", "mmap")]));
+    own.extend(variables(&[("LLAMA_ARG_LOAD_MODE", "mmap")]));
     assert_eq!(got(command).0, own);
+    let mut command = launch(&["--way", "extend"], &[]);
+    command.env("GGML_CUDA_DISABLE_GRAPHS", "0");
+    assert_eq!(got(command).0["GGML_CUDA_DISABLE_GRAPHS"], "0");
     // What cannot be had stops nobody, and a name that is none is refused.
     let (none, line) = got(launch(&["--way", "combined", "--stream", "off"], &[]));
     assert_eq!(line, "none: CPU and link together was asked for: you have turned streaming off");
@@ -55,8 +59,8 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
     refused(&mut launch(&["--way", "fastest"], &[]), 2, &["--way", "allowed are vram, extend, extend-in-place"]);
     refused(&mut place.launch(&["--way", "extend", "env"]), 2, &["--way", "nothing is planned for", "generic"]);
     // Each variable is set once.
-    let (_, shown, _) = run(&mut launch(&["--dry-run", "--way", "combined"], &[]));
-    for name in ["GREENBOOST_STREAM", "GREENBOOST_ASSIST", "GGML_CUDA_DISABLE_GRAPHS"] {
+    let (_, shown, _) = run(&mut launch(&["--dry-run", "--way", "extend"], &[]));
+    for name in ["GREENBOOST_STREAM", "GREENBOOST_RING", "GGML_CUDA_DISABLE_GRAPHS"] {
         assert_eq!(shown.matches(&format!("    {name}=")).count(), 1, "{name} in\n{shown}");
     }
 }

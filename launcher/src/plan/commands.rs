@@ -4,7 +4,7 @@ use super::Plan;
 use super::facts::KvTypes;
 use super::predict::{Prediction, Way, override_pattern};
 use greenboost_contract::format_size;
-use greenboost_contract::planned::SETTINGS;
+use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::STREAM;
 
 /// An option of llama-server with its value.
@@ -92,15 +92,13 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
     let row = prediction.way.row();
     let size = |option: &str, bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!("{option} {bytes} "));
     let ring = plan.wishes.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
-    let (switches, variables): (Vec<_>, Vec<_>) = row.sets.iter().partition(|(name, _)| SETTINGS.contains(name));
     // Streaming is what the profiles start from.
-    let switches = switches.iter().filter(|set| **set != (STREAM, "on"));
+    let switches = row.sets.iter().filter(|set| **set != (STREAM, "on"));
     let switches =
         switches.map(|(name, value)| format!("{} {value} ", if *name == STREAM { "--stream" } else { "--assist" }));
-    let variables = variables.iter().map(|(name, value)| format!("{name}={value} "));
+    let direct = if prediction.direct { format!("{DISABLE_GRAPHS}=1 ") } else { String::new() };
     format!(
-        "{}gb-launch {}{}{}{}",
-        variables.collect::<String>(),
+        "{direct}gb-launch {}{}{}{}",
         size("--vram", plan.wishes.vram),
         size("--ram", plan.wishes.ram),
         size("--ring", ring),

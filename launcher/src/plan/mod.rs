@@ -39,6 +39,7 @@ pub use wishes::Wishes;
 
 use clap::Args;
 use facts::{Class, Facts};
+use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
 use measure::Figures;
@@ -146,7 +147,8 @@ impl Plan {
     pub fn settings(&self) -> Variables {
         let Some(winner) = self.winner() else { return Variables::new() };
         let sets = winner.way.row().sets.iter().map(|(name, value)| (*name, (*value).to_owned()));
-        sets.chain(self.ring(winner).map(|bytes| (RING, bytes.to_string()))).collect()
+        let direct = winner.direct.then(|| (DISABLE_GRAPHS, "1".to_owned()));
+        sets.chain(direct).chain(self.ring(winner).map(|bytes| (RING, bytes.to_string()))).collect()
     }
 
     /// The size of the ring, where it is another than the hook's own choice.

@@ -2,10 +2,9 @@
 
 use super::facts::{Facts, KvTypes};
 use super::measure::Figures;
-use super::predict::{Asked, Setting, UBATCHES, Way};
+use super::predict::{Asked, Setting, UBATCHES, Way, ring};
 use crate::doctor::machine::Machine;
 use clap::Args;
-use greenboost_contract::settings::RING_SHARE;
 use greenboost_contract::{Assist, Settings, Stream, parse_size};
 
 /// The context of the shipped llama-server profile: see there.
@@ -107,7 +106,7 @@ impl Wishes {
             None => return Err("the table of types has no F16".to_owned()),
         };
         let ram = if self.no_spill { 0 } else { self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64) };
-        let ring = self.ring.unwrap_or(vram / RING_SHARE);
+        let ring = self.ring.unwrap_or_else(|| ring(facts, vram));
         let ring_is_fixed = self.ring.is_some();
         Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, ring_is_fixed, kv }, ubatches))
     }

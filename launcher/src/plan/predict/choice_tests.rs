@@ -101,6 +101,34 @@ fn what_is_not_known_of_the_ram_is_not_predicted_but_can_be_asked_for() {
 }
 
 #[test]
+fn graphs_are_off_where_copies_run_ahead_and_launching_does_not_show() {
+    let rig = machine(79.0, 55.4, UNLIMITED);
+    let direct = |facts: &Facts, vram, way| of(&planned(facts, &rig, vram, &Asked::default()), way).direct;
+    let (dense, moe) = (facts(&dense()), facts(&moe()));
+    for (facts, vram) in [(&dense, 12), (&moe, 8)] {
+        assert!(direct(facts, vram, Way::ExtendStreaming));
+        for way in [Way::ExtendByTensor, Way::Offload, Way::Assist] {
+            assert!(!direct(facts, vram, way), "{way:?} copies nothing ahead in answers");
+        }
+    }
+    assert!(direct(&dense, 12, Way::Combined) && !direct(&moe, 8, Way::Combined), "experts are read in place");
+    // Nearly all of it in VRAM: a token takes about as long as its launches.
+    assert!(!direct(&moe, 16, Way::ExtendStreaming));
+}
+
+#[test]
+fn where_the_ram_is_the_limit_the_split_is_the_one_that_suits_cpu_and_link() {
+    let dense = facts(&dense());
+    let layers = |ram| {
+        let all = planned(&dense, &machine(72.0, 55.4, ram), 12, &Asked::default());
+        of(&all, Way::Combined).placement.cpu_layers.len()
+    };
+    let (free, tight) = (layers(UNLIMITED), layers(80.0));
+    assert!((9..=14).contains(&free), "{free}");
+    assert!(free.abs_diff(tight) <= 2, "{free} {tight}");
+}
+
+#[test]
 fn experts_are_not_streamed_in_decode_so_nothing_is_gained_for_them() {
     let moe = facts(&moe());
     let all = planned(&moe, &machine(79.0, 55.4, UNLIMITED), 8, &Asked::default());

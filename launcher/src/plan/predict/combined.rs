@@ -20,7 +20,12 @@ impl Placement {
         // Where it is not known what both get of the RAM at once, the choice is made as if they did not meet there.
         let apart = rig.cpu.zip(rig.link).map(|(cpu, link)| cpu + link);
         let rig = Rig { together: rig.together.or(apart), ..*rig };
-        let seconds = |placement: &Self| speed::decode(facts, placement, &rig, Decode::CpuAndLink);
+        let decode = |placement: &Self, rig: &Rig| speed::decode(facts, placement, rig, Decode::CpuAndLink);
+        // Where the RAM is the limit every split takes the same: then it is the one that would be best without it.
+        let seconds = |placement: &Self| {
+            let free = Rig { together: Some(f64::MAX), ..rig };
+            Some(decode(placement, &rig)? + RAM_IS_FREE * decode(placement, &free)?)
+        };
         let mut tried = Vec::new();
         for count in 0..=layers.len() {
             let placement = Self::with_cpu_layers(facts, setting, spread(&layers, count));
@@ -45,6 +50,9 @@ impl Placement {
         Self { handovers, cpu_layers: layers, ..Self::beside_cpu(facts, setting, cpu) }
     }
 }
+
+/// How little the second question counts beside the first.
+const RAM_IS_FREE: f64 = 0.01;
 
 /// Layers that have something for the CPU.
 pub fn candidates(facts: &Facts) -> Vec<u64> {

@@ -8,7 +8,7 @@ pub mod speed;
 mod way;
 
 pub use combined::override_pattern;
-pub use placement::{Placement, Setting};
+pub use placement::{Placement, Setting, ring};
 pub use rig::Rig;
 pub use way::{Asked, Row, State, WAYS, Way};
 
@@ -38,6 +38,8 @@ pub struct Prediction {
     pub ubatch: u64,
     /// Where everything is.
     pub placement: Placement,
+    /// Whether kernels are launched one by one, not in CUDA graphs.
+    pub direct: bool,
     /// Prompt tokens a second.
     pub prefill: Option<f64>,
     /// Answer tokens a second, for one conversation.
@@ -105,6 +107,7 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
     let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
     let token = speed::decode(facts, &placement, rig, row.decode).filter(|seconds| *seconds > 0.0);
     let (load, read) = speed::load(facts, &placement, rig);
+    let direct = row.is_streamed() && is_better_direct(facts, &placement, row.way, token);
     // A prompt shorter than the micro-batch still moves every weight once.
     let own_batch = speed::prefill(facts, &placement, rig, ubatch.min(PROMPT), row.prefill);
     let request = own_batch
@@ -117,12 +120,24 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         problem: asked.objection(row).or_else(|| problem(&placement, setting)),
         ubatch,
         placement,
+        direct,
         prefill: batch.map(|seconds| ubatch as f64 / seconds),
         decode: token.map(|seconds| 1.0 / seconds),
         load,
         read,
         request,
     }
+}
+
+/// Copies in a graph begin when it is launched, so none runs ahead from one to the next: from a token to the next one, from
+/// a micro-batch to the next, across what the CPU computes in between. Without graphs they do, and the CPU has to launch
+/// every kernel by itself, which does not show where a token takes much longer than that. Between turns of the CPU it does:
+/// there answers have to gain by it, for which experts are not copied, and not prompts alone.
+fn is_better_direct(facts: &Facts, placement: &Placement, way: Way, token: Option<f64>) -> bool {
+    let linked = placement.linked();
+    let copied = if way.uses_cpu() { linked.dense.bytes } else { linked.bytes() };
+    let launching = facts.layers.len() as f64 * calibration::DIRECT_LAYER_SECONDS;
+    copied > 0 && token.is_none_or(|seconds| seconds > 2.0 * launching)
 }
 
 fn problem(placement: &Placement, setting: &Setting) -> Option<String> {

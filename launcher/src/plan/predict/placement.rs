@@ -1,7 +1,7 @@
 //! Which weights are in VRAM and which are not.
 
 use crate::plan::facts::{Amount, Facts, KvTypes, Split, scratch};
-use greenboost_contract::settings::GRANULE;
+use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use serde::Serialize;
 
 /// What a plan is asked for, with every choice made.
@@ -50,6 +50,23 @@ pub struct Placement {
     pub cpu_moe: Option<u64>,
     /// Layers whose feed-forward networks, or experts, are left to the CPU one by one.
     pub cpu_layers: Vec<u64>,
+}
+
+/// Slots of a ring that is large enough: on an H200, five of a dense model's tensors had copies hide as well as ten, and the
+/// VRAM of the others is better used by weights.
+const SLOTS: u64 = 5;
+/// While the one is read the other comes, and the third waits until the first can be given up.
+const LEAST_SLOTS: u64 = 3;
+
+/// VRAM for so many tensors of a layer.
+fn slots(facts: &Facts, count: u64) -> u64 {
+    facts.largest.saturating_mul(count).next_multiple_of(GRANULE) + GRANULE
+}
+
+/// VRAM that weights are copied into, where nobody says how much: [`SLOTS`] if they are no large part of it.
+pub fn ring(facts: &Facts, vram: u64) -> u64 {
+    let most = (vram / RING_SHARE).max(slots(facts, LEAST_SLOTS)).min(vram / 4);
+    slots(facts, SLOTS).min(most) / GRANULE * GRANULE
 }
 
 impl Placement {
@@ -131,13 +148,12 @@ impl Placement {
         by_layer.into_iter().find(fits).unwrap_or_else(|| Self::layered(facts, setting, 0, cpu_moe))
     }
 
-    /// The same with slots in what whole layers leave of the VRAM, if two tensors have room there: while the one is copied
-    /// on within VRAM, which takes no time, the other comes over the link.
+    /// The same with slots in what whole layers leave of the VRAM, if some tensors have room there.
     pub fn assisted(facts: &Facts, setting: &Setting) -> Self {
         if setting.ring_is_fixed {
             return Self::offloaded(facts, setting);
         }
-        let least = facts.largest.saturating_mul(2).next_multiple_of(GRANULE) + GRANULE;
+        let least = slots(facts, LEAST_SLOTS);
         let most = setting.ring.max(GRANULE);
         let mut placement = Self::offloaded(facts, &Setting { ring: least.min(most), ..*setting });
         let left = setting.vram.saturating_sub(placement.vram());

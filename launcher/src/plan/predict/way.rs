@@ -1,7 +1,6 @@
 //! The ways to run a model, which of them GreenBoost can do today, and what each needs to be set.
 
 use super::speed::{Decode, Prefill};
-use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{ASSIST, STREAM};
 use greenboost_contract::{Assist, Stream};
 use serde::Serialize;
@@ -63,9 +62,6 @@ const STREAMED: (&str, &str) = (STREAM, "on");
 const IN_PLACE: (&str, &str) = (STREAM, "off");
 const ASSISTED: (&str, &str) = (ASSIST, "on");
 const ALONE: (&str, &str) = (ASSIST, "off");
-/// Inside a CUDA graph, copies begin when the graph is launched, and llama.cpp launches one for what lies between two
-/// layers of the CPU: nothing would be copied while the CPU computes.
-const DIRECT: (&str, &str) = (DISABLE_GRAPHS, "1");
 
 /// The ways, in the enum's order. A row becomes [`State::Proven`] in the change that commits its measurement on a real GPU.
 #[rustfmt::skip]
@@ -83,8 +79,15 @@ pub const WAYS: &[Row] = &[
     Row { way: Way::Assist, name: "assisted CPU offload", asked_as: Some("assist"), state: State::Unproven,
           decode: Decode::Cpu, prefill: Prefill::Ahead, has_ring: true, sets: &[ASSISTED] },
     Row { way: Way::Combined, name: "CPU and link together", asked_as: Some("combined"), state: State::Unproven,
-          decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED, DIRECT] },
+          decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED] },
 ];
+
+impl Row {
+    /// Whether weights are copied ahead of the kernels that read them.
+    pub fn is_streamed(&self) -> bool {
+        self.sets.contains(&STREAMED)
+    }
+}
 
 impl Way {
     /// Its row.
