@@ -1,8 +1,8 @@
 """llama.cpp's default offload, which copies out of its mapping of the model file, with and without assist."""
 from bench import Failure
 from hooked import Hooked, PLAIN
-from speed import CAPS, flags, measure, on_gpu, prepare, threads
-from ways import TESTS, assisted
+from speed import CAPS, flags, measure, on_gpu, prepare, threads_to_try
+from ways import TESTS, planned
 
 
 def mapped(bench):
@@ -15,7 +15,7 @@ def mapped(bench):
                 try:
                     model = prepare(bench, name, bench.disk)
                     # The same layers for both: those that leave room for the slots.
-                    options = (*flags(name, on_gpu(name, assisted(bench, name, model, ubatch))), '-t', str(threads()))
+                    options = (*flags(name, on_gpu(name, planned(bench, name, model, ubatch, 'assist')[0])), '-t', threads_to_try())
                     measure(bench, name, model, config, start, limit, ubatch, tests, options)
                     rows = bench.find(model=name, config=config, ubatch=ubatch)
                     if limit:

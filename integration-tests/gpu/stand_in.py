@@ -3,7 +3,7 @@
 
 STAND_IN_FAULT plants faults: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
 prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (assist serves nothing), `default`
-(what is read in place is streamed all the same), `old` (a greenboost that cannot plan for a way by name), `endless` (streaming
+(what is read in place is streamed all the same), `old` (a greenboost that does not know one of the ways), `endless` (streaming
 takes longer than there is time).
 """
 import hashlib, http.server, json, os, signal, sys, time
@@ -35,8 +35,9 @@ def gb_launch(arguments):
     assert '--no-plan' in told, told
     if 'llama-bench' in command[0]:
         assert {'--stream', '--assist', '--log'} <= set(told), 'a row of speed leaves something to the profile: %s' % told
-    if option(told, '--stream') == option(told, '--assist') == 'on':
-        assert os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1' and option(told, '--ring') == '805306368', told
+    if 'llama-bench' in command[0] and 'on' in (option(told, '--stream'), option(told, '--assist')) and '--ring' in told:
+        assert option(told, '--ring') == '805306368', told
+        assert option(told, '--stream') == 'off' or os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1', told
     os.environ['STAND_IN_HOOKED'] = option(told, '--vram', '')
     os.environ['STAND_IN_TOLD'] = json.dumps({name: option(told, name) for name in told if name.startswith('--')
                                               and name != '--no-plan'})
@@ -63,7 +64,7 @@ class Counted:
     def __exit__(self, *_):
         if TOLD.get('--log') and (self.streamed or self.served):
             with open(TOLD['--log'], 'a') as log:
-                log.write('[info] device 0: streamed 5 GiB, 0 B more in graphs; %d launches found their weight in a slot or on '
+                log.write('[info] device 0: streamed 5 GiB, 0 B more by graphs; %d launches found their weight in a slot or on '
                           'its way (1 of them had to wait), 2 had to ask for it, 4 read it in place\n' % (9 * self.streamed))
         if TOLD.get('--trace') and (self.streamed or self.served):
             assert os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1'
@@ -97,7 +98,7 @@ def greenboost(arguments):
 
 def plan(arguments):
     named = option(arguments, '--way')
-    if named and 'old' in FAULTS:
+    if named == 'combined' and 'old' in FAULTS:
         print("error: unexpected argument '--way' found\n\nUsage: greenboost plan <MODEL>", file=sys.stderr)
         sys.exit(2)
     vram, moe = int(option(arguments, '--vram')), 'moe' in arguments[1]
@@ -108,15 +109,20 @@ def plan(arguments):
     ways = []
     for way in ('vram', 'extend_by_tensor', 'extend_streaming', 'offload', 'assist', 'combined'):
         ways.append(dict(way=way, prefill=2000.0, decode=100.0, placement=placement))
-    answer = dict(predictions=ways, winner=named or 'offload')
-    if named == 'combined':
+    answer = dict(predictions=ways, winner='extend_streaming' if named == 'extend' else named or 'offload')
+    if named:
         overrides = r'blk\.(1|3)\.ffn_.*=CPU,blk\.5\.ffn_up=CPU'
+        words, variables = dict(
+            extend=('-ngl 999', {}),
+            assist=('-ngl 999 -ncmoe 28' if moe else '-ngl %d' % fits, dict(LLAMA_ARG_LOAD_MODE='none', LLAMA_ARG_THREADS='2')),
+            combined=("-ot '%s'" % overrides, dict(LLAMA_ARG_OVERRIDE_TENSOR=overrides, LLAMA_ARG_LOAD_MODE='none',
+                                                   LLAMA_ARG_THREADS='2', LLAMA_ARG_N_GPU_LAYERS='999')))[named]
+        direct = {} if named == 'assist' else dict(GGML_CUDA_DISABLE_GRAPHS='1')
         answer['commands'] = dict(
-            llama_server="GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram %d --ring 805306368 llama-server -m x -c 2048 -ub %s -ot '%s'"
-                         % (vram, option(arguments, '--ubatch'), overrides),
-            llama_server_environment=dict(LLAMA_ARG_OVERRIDE_TENSOR=overrides, LLAMA_ARG_LOAD_MODE='none', LLAMA_ARG_THREADS='2',
-                                          LLAMA_ARG_N_GPU_LAYERS='999', LLAMA_ARG_CTX_SIZE='2048', GREENBOOST_STREAM='on',
-                                          GREENBOOST_ASSIST='on', GGML_CUDA_DISABLE_GRAPHS='1'))
+            llama_server='%sgb-launch --vram %d --ring 805306368 llama-server -m x -c 2048 -ub %s %s' % (
+                'GGML_CUDA_DISABLE_GRAPHS=1 ' if direct else '', vram, option(arguments, '--ubatch'), words),
+            llama_server_environment=dict(LLAMA_ARG_CTX_SIZE='2048', GREENBOOST_STREAM='off' if named == 'assist' else 'on',
+                                          GREENBOOST_ASSIST='off' if named == 'extend' else 'on', **variables, **direct))
     print(json.dumps(answer))
 
 

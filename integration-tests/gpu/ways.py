@@ -1,14 +1,18 @@
 """The ways to run a model that does not fit, each with exactly what its name says: how it is started, with which options
 of llama.cpp, and what it must say the same as."""
-import json, math, os, re, shlex
+import json, os, re, shlex
 from bench import Failure, GIB, Skip
 from hooked import Hooked, PLAIN, in_words, streamed
-from speed import (ALL_ON_GPU, CAPS, CONTEXT_OPTIONS, FIRST_TRY, RING_SHARE, allowed, flags, keep, layer_bytes, llama_bench,
-                   on_gpu, said, threads, tuned)
+from speed import ALL_ON_GPU, CAPS, CONTEXT_OPTIONS, allowed, keep, llama_bench, said, threads_to_try, tuned
 
 TESTS = {512: ('pp2048', 'tg64'), 2048: ('pp2048',)}
 OURS = ('stream', 'extend', 'assist', 'combined')
 CONFIGS = ('full-vram', 'llama.cpp-best', *OURS)
+# What the plan says how to run: what it is asked for, what it then answers, what gb-launch is told of streaming and assist.
+PLANNED = {'stream': ('extend', 'extend_streaming', 'on', 'off'), 'assist': ('assist', 'assist', 'off', 'on'),
+           'combined': ('combined', 'combined', 'on', 'on')}
+# All layers in a plan; the rows of both sides have one number for it.
+ALL_LAYERS = '999'
 # llama.cpp's variables, which llama-bench does not read, as options that it has. What is named None is said otherwise.
 OPTIONS = {'LLAMA_ARG_OVERRIDE_TENSOR': '-ot', 'LLAMA_ARG_LOAD_MODE': '-lm', 'LLAMA_ARG_THREADS': '-t',
            'LLAMA_ARG_N_GPU_LAYERS': '-ngl', 'LLAMA_ARG_N_CPU_MOE': '-ncmoe', 'LLAMA_ARG_FLASH_ATTN': '-fa',
@@ -39,51 +43,25 @@ def way(bench, name, model, config, ubatch, trace=None):
 
     if config == 'full-vram':
         return Way(PLAIN, ALL_ON_GPU)
-    if config == 'stream':
-        return Way(hooked('on', 'off'), ALL_ON_GPU, cap)
     if config == 'extend':
         return Way(hooked('off', 'off'), ALL_ON_GPU, cap)
-    if config == 'assist':
-        ring = ('--ring', str(assist_ring(name, model)))
-        return Way(hooked('off', 'on', ring), assisted(bench, name, model, ubatch), cap)
-    if config == 'combined':
-        options, more, variables = combined(bench, name, model, ubatch)
-        return Way(hooked('on', 'on', more, {**variables, **env}), options, cap)
+    if config in PLANNED:
+        options, more, variables = planned(bench, name, model, ubatch, config)
+        return Way(hooked(*PLANNED[config][2:], more, {**variables, **env}), options, cap)
     raise ValueError(config)
 
 
 def best_mode():
-    """llama.cpp's own way at its best: pinned copies of what the CPU computes, and every processor."""
-    return ('-lm', 'none', '-t', str(threads()))
+    """llama.cpp's own way at its best: pinned copies of what the CPU computes, and the better number of threads."""
+    return ('-lm', 'none', '-t', threads_to_try())
 
 
-def assist_ring(name, model):
-    """Slots for two of a layer's three large tensors, as the plan has them: while one is copied on, the other comes."""
-    granule = 2 << 20
-    return min(CAPS[name] // RING_SHARE, (int(layer_bytes(name, model) * 2 / 3 / granule) + 2) * granule)
-
-
-def assisted(bench, name, model, ubatch):
-    """The rival's own command line, less the layers whose VRAM the slots take."""
-    known = bench.find(model=name, config='assist', ubatch=ubatch)
-    known = [row for row in known if row['test'] != 'load_s']
-    if known:
-        return known[0]['options'].split()
-    rival = bench.find(model=name, config='llama.cpp-best', ubatch=ubatch)
-    slots = assist_ring(name, model)
-    if rival:
-        count, spare = on_gpu(name, rival[0]['options']), rival[0]['vram_cap_bytes'] - rival[0]['vram_peak_bytes']
-    else:
-        count, spare = FIRST_TRY[name, ubatch], 0
-    fewer = math.ceil(max(0, slots - spare) / layer_bytes(name, model))
-    return [*flags(name, max(0, count - fewer)), *best_mode()]
-
-
-def combined(bench, name, model, ubatch):
-    """The plan's own choice of what the CPU computes and what is streamed: options of llama.cpp, of gb-launch, variables."""
-    plan = ask_plan(bench, model, CAPS[name], ubatch, 'combined')
+def planned(bench, name, model, ubatch, config):
+    """How the plan would run a way: options of llama.cpp, of gb-launch, variables."""
+    asked, answer = PLANNED[config][:2]
+    plan = ask_plan(bench, model, CAPS[name], ubatch, asked)
     commands = plan.get('commands') or {}
-    if plan.get('winner') != 'combined' or not commands:
+    if plan.get('winner') != answer or not commands:
         raise Skip('the plan does not say how to run it: winner %s' % plan.get('winner'))
     variables, more, options = of_command_line(commands.get('llama_server', ''))
     variables.update(commands.get('llama_server_environment') or {})
@@ -92,11 +70,12 @@ def combined(bench, name, model, ubatch):
             print('      llama-bench is not told %s=%s' % (variable, value))
         elif OPTIONS.get(variable):
             options[OPTIONS[variable]] = str(value)
-    if not {'-ot', '-ncmoe'} & set(options):
+    if config != 'stream' and not {'-ot', '-ncmoe', '-ngl'} & set(options):
         raise Skip('the plan leaves nothing to the CPU: %s' % commands)
-    options = {'-ngl': '99', '-lm': 'none', '-t': str(threads()), **options}
+    if options.get('-ngl') == ALL_LAYERS:
+        options['-ngl'] = ALL_ON_GPU[1]
     env = {variable: str(value) for variable, value in variables.items() if variable.startswith(('GREENBOOST_', 'GGML_'))}
-    return [word for pair in options.items() for word in pair], more, {'GGML_CUDA_DISABLE_GRAPHS': '1', **env}
+    return [word for pair in options.items() for word in pair], more, env
 
 
 def of_command_line(line):
@@ -121,6 +100,8 @@ def ask_plan(bench, model, vram, ubatch, way=None):
     if ran.code not in (0, 1) or not ran.out.strip():
         reason = ' '.join((ran.err or ran.out).split())[-300:]
         raise (Skip if way else Failure)('greenboost plan%s: %s' % (' --way ' + way if way else '', reason))
+    if not PLANS:
+        print('      measured: %s' % json.dumps(json.loads(ran.out).get('machine')), flush=True)
     PLANS[asked] = json.loads(ran.out)
     return PLANS[asked]
 
@@ -142,17 +123,6 @@ def speeds(bench, name, model, config, ubatch):
         return
     how = way(bench, name, model, config, ubatch)
     result = llama_bench(bench, how.start, model, ubatch, tests, how.for_bench(), limit=120)
-    for _ in range(2):
-        if config != 'assist' or has_room(result, limit):
-            break
-        # The slots found no room, or weights had to leave VRAM: a layer less.
-        count = on_gpu(name, how.options)
-        if count == 0:
-            break
-        how.options = (*flags(name, count - 1), *best_mode())
-        print('      %s, ubatch %d: %s; trying %s' % (config, ubatch, in_words(result['counters']), ' '.join(how.options)),
-              flush=True)
-        result = llama_bench(bench, how.start, model, ubatch, tests, how.for_bench(), limit=120)
     keep(bench, name, config, how.cap, ubatch, tests, how.for_bench(), result)
     if how.cap:
         what = '%s, %s, ubatch %d,' % (name, config, ubatch)
@@ -161,12 +131,6 @@ def speeds(bench, name, model, config, ubatch):
         known = limit if limit > how.cap else how.cap + GIB
         bench.check('%s takes no more VRAM than the rival may' % what, result['peak'] <= 1.01 * known,
                     '%.2f of %.2f GiB' % (result['peak'] / GIB, known / GIB))
-
-
-def has_room(result, limit):
-    counters = result['counters']
-    without_slots = counters.get('assist_copies') == 0 and counters.get('ring_bytes') == 0
-    return not counters.get('ram_bytes') and not without_slots and result['peak'] <= limit
 
 
 def is_what_it_says(config, counters):

@@ -169,8 +169,7 @@ impl Plan {
         let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
         match self.wishes.way {
             Some(way) => {
-                let why = problem(way).unwrap_or_else(|| "it is not built yet".to_owned());
-                format!("{} was asked for: {why}", way.row().name)
+                format!("{} was asked for: {}", way.row().name, problem(way).unwrap_or_default())
             }
             None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
             None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),

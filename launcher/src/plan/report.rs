@@ -4,7 +4,7 @@ use super::Plan;
 use super::commands;
 use super::facts::Class;
 use super::measure::{Rates, Together};
-use super::predict::{ANSWER, PROMPT, Prediction, State};
+use super::predict::{ANSWER, PROMPT, Prediction};
 use greenboost_contract::format_size;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -102,12 +102,7 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
     )?;
     for prediction in &plan.predictions {
         let chosen = winner.is_some_and(|winner| winner.way == prediction.way);
-        let note = match (prediction.state, &prediction.problem, prediction.way.row().asked_as) {
-            (State::NotBuilt, ..) => "  not built yet".to_owned(),
-            (_, Some(problem), _) => format!("  {problem}"),
-            (State::Unproven, None, Some(name)) if !prediction.asked => format!("  not proven yet: --way {name}"),
-            _ => String::new(),
-        };
+        let note = prediction.problem.as_ref().map_or_else(String::new, |problem| format!("  {problem}"));
         writeln!(
             text,
             "{} {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  {:<6}{note}",

@@ -35,6 +35,13 @@ pub const CPU_SHARE: f64 = 0.92;
 pub const CPU_THREAD: f64 = 6.5;
 /// Seconds for each layer whose experts the CPU computes: handing over and waiting, twice.
 pub const HANDOVER_SECONDS: f64 = 100e-6;
+/// Seconds for each token and each matrix that llama.cpp copies by itself, served or not: it splits its graph there, and
+/// what the parts hand over is copied as well. Fitted to micro-batches of 512 and 2048 of both models.
+pub const SERVED_SECONDS: f64 = 0.4e-6;
+/// Matrices of a layer's attention and feed-forward network, and of the latter alone or of its experts.
+pub const LAYER_MATRICES: u64 = 7;
+/// See [`LAYER_MATRICES`].
+pub const FFN_MATRICES: u64 = 3;
 /// The share of the experts that a micro-batch chooses: llama.cpp's offload copies only those.
 pub const CHOSEN_EXPERTS: f64 = 0.85;
 

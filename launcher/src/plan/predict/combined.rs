@@ -8,6 +8,7 @@
 //! says which is best. Of a mixture of experts the CPU gets experts. Those that a token chose are read in place by the GPU,
 //! not streamed, so nothing runs beside the CPU there, and what comes out is llama.cpp's own offload, spread.
 
+use super::calibration as fit;
 use super::placement::{Placement, Setting};
 use super::rig::Rig;
 use super::speed::{self, Decode};
@@ -43,11 +44,13 @@ impl Placement {
         tried.swap_remove(best).1
     }
 
-    fn with_cpu_layers(facts: &Facts, setting: &Setting, layers: Vec<u64>) -> Self {
+    /// The CPU has the feed-forward networks, or the experts, of these layers.
+    pub fn with_cpu_layers(facts: &Facts, setting: &Setting, layers: Vec<u64>) -> Self {
         let weights = layers.iter().filter_map(|layer| facts.layers.get(*layer as usize));
         let cpu = weights.fold(Split::default(), |sum, layer| sum.plus(cpu_part(facts, layer)));
         let handovers = layers.len() as u64;
-        Self { handovers, cpu_layers: layers, ..Self::beside_cpu(facts, setting, cpu) }
+        let served = handovers * fit::FFN_MATRICES;
+        Self { handovers, served, cpu_layers: layers, ..Self::beside_cpu(facts, setting, cpu) }
     }
 }
 

@@ -10,7 +10,7 @@ mod way;
 pub use combined::override_pattern;
 pub use placement::{Placement, Setting, ring};
 pub use rig::Rig;
-pub use way::{Asked, Row, State, WAYS, Way};
+pub use way::{Asked, Row, WAYS, Way};
 
 use super::facts::Facts;
 use greenboost_contract::format_size;
@@ -28,10 +28,6 @@ pub const UBATCHES: [u64; 2] = [512, 2048];
 pub struct Prediction {
     /// The way.
     pub way: Way,
-    /// How far GreenBoost has come with it.
-    pub state: State,
-    /// Whether the user asked for it.
-    pub asked: bool,
     /// Why it cannot be done here.
     pub problem: Option<String>,
     /// Tokens in a micro-batch.
@@ -55,8 +51,7 @@ pub struct Prediction {
 impl Prediction {
     /// Whether it can be chosen.
     pub fn is_possible(&self) -> bool {
-        let is_ready = self.state == State::Proven || (self.state == State::Unproven && self.asked);
-        is_ready && self.problem.is_none()
+        self.problem.is_none()
     }
 }
 
@@ -115,8 +110,6 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         .map(|(batch, token)| batch * PROMPT.div_ceil(ubatch.max(1)) as f64 + token * ANSWER as f64);
     Prediction {
         way: row.way,
-        state: row.state,
-        asked: asked.is_for(row.way),
         problem: asked.objection(row).or_else(|| problem(&placement, setting)),
         ubatch,
         placement,

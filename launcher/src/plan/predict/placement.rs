@@ -1,5 +1,6 @@
 //! Which weights are in VRAM and which are not.
 
+use super::calibration as fit;
 use crate::plan::facts::{Amount, Facts, KvTypes, Split, scratch};
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use serde::Serialize;
@@ -44,6 +45,8 @@ pub struct Placement {
     pub ring: u64,
     /// Layers of which the CPU computes a part: each is handed to it and back.
     pub handovers: u64,
+    /// Matrices outside that llama.cpp copies to the GPU by itself, for prompts.
+    pub served: u64,
     /// llama.cpp's `-ngl`, where that makes the placement.
     pub gpu_layers: Option<u64>,
     /// llama.cpp's `-ncmoe`.
@@ -179,6 +182,11 @@ impl Placement {
             } else {
                 placement.kv_outside = placement.kv_outside.saturating_add(kv);
             }
+            placement.served += match (on_gpu, experts_on_gpu) {
+                (false, _) => fit::LAYER_MATRICES,
+                (true, false) if layer.experts().bytes > 0 => fit::FFN_MATRICES,
+                (true, _) => 0,
+            };
             placement.handovers += u64::from(on_gpu && !experts_on_gpu && layer.experts().bytes > 0);
         }
         add(&mut placement, gpu_layers > 0, facts.output, Amount::default());

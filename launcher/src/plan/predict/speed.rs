@@ -26,6 +26,8 @@ pub enum Prefill {
     InPlace,
     /// They are copied ahead, while the GPU computes.
     Ahead,
+    /// The same of a block of layers at one end of the model: nothing is to be copied while the GPU computes the others.
+    AheadInBlock,
     /// They are copied, from pinned memory, while the GPU waits.
     Copied,
     /// They are copied from ordinary memory, while the GPU waits.
@@ -85,10 +87,15 @@ pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how
             let read = dense * readings(tokens) + experts * readings(tokens * facts.active_share());
             compute_inside + compute_outside.max(over(read, rig.in_place)?)
         }
-        Prefill::Ahead => {
-            let copy = over(dense + experts, rig.link)?;
+        Prefill::Ahead | Prefill::AheadInBlock => {
+            // Whole tensors where we copy by ourselves; of those that llama.cpp copies, as much as it asks for.
+            let unasked = placement.cpu.experts.bytes as f64 * (1.0 - fit::CHOSEN_EXPERTS);
+            let copy = over(dense + experts - unasked, rig.link)?;
             let experts = if experts > 0.0 { experts / (dense + experts) } else { 0.0 };
-            compute.max(copy) + compute.min(copy) * experts * fit::EXPERTS_OVERLAP_LOSS
+            let (alone, beside) =
+                if how == Prefill::Ahead { (0.0, compute) } else { (compute_inside, compute_outside) };
+            let served = placement.served as f64 * tokens * fit::SERVED_SECONDS;
+            alone + beside.max(copy) + beside.min(copy) * experts * fit::EXPERTS_OVERLAP_LOSS + served
         }
         Prefill::Copied => compute + over(copied, rig.link)?,
         Prefill::CopiedPageable => compute + over(copied, rig.pageable)?,

@@ -297,15 +297,14 @@ fn a_batch_of_few_tokens_takes_as_long_as_reading_the_weights() {
 }
 
 #[test]
-fn what_is_not_proven_never_wins_by_itself() {
+fn the_fastest_way_that_is_possible_wins() {
     let rig = Rig::new(&h200());
     for (facts, vram) in [(facts(&dense()), 12), (facts(&moe()), 8)] {
         let all = predictions(&facts, &rig, &setting(vram, 8192, 512), &UBATCHES, &Asked::default());
         let chosen = winner(&all, None).expect("a winner");
-        assert!(chosen.state == State::Proven && chosen.problem.is_none());
         let fastest = all.iter().filter(|other| other.problem.is_none()).filter_map(|other| other.request);
         let fastest = fastest.fold(f64::MAX, f64::min);
-        assert!(fastest <= chosen.request.expect("known"), "there are faster ways, not proven yet");
+        assert!(chosen.problem.is_none() && chosen.request == Some(fastest), "{chosen:?}");
         assert!(all[0].problem.as_deref().is_some_and(|problem| problem.contains("of VRAM")), "{:?}", all[0]);
     }
 }
@@ -345,8 +344,8 @@ fn a_cpu_without_a_link_and_a_link_without_a_cpu_are_told_apart() {
         let all = predictions(&moe, &Rig::new(&figures), &setting(8, 8192, 512), &[512], &Asked::default());
         winner(&all, None).map(|prediction| prediction.way)
     };
-    assert_eq!(decide(3.0, 16), Some(Way::Offload));
-    assert_eq!(decide(400.0, 1), Some(Way::ExtendByTensor));
+    assert!(decide(3.0, 16).is_some_and(Way::uses_cpu));
+    assert!(decide(400.0, 1).is_some_and(Way::is_extend));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The ways to run a model, which of them GreenBoost can do today, and what each needs to be set.
+//! The ways to run a model, and what each needs to be set.
 
 use super::speed::{Decode, Prefill};
 use greenboost_contract::settings::{ASSIST, STREAM};
@@ -25,18 +25,6 @@ pub enum Way {
     Combined,
 }
 
-/// How far a way has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Shown, so that one sees what it would bring; never taken.
-    NotBuilt,
-    /// Built, and no run on a real GPU has shown yet that it is as fast as predicted: taken when asked for.
-    Unproven,
-    /// Taken where it is the fastest.
-    Proven,
-}
-
 /// A row of [`WAYS`].
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
@@ -46,8 +34,6 @@ pub struct Row {
     pub name: &'static str,
     /// The name to ask for it by. Nobody can choose to be blind.
     pub asked_as: Option<&'static str>,
-    /// How far it has come.
-    pub state: State,
     /// How decode reaches weights outside VRAM.
     pub decode: Decode,
     /// How a prompt does.
@@ -63,22 +49,22 @@ const IN_PLACE: (&str, &str) = (STREAM, "off");
 const ASSISTED: (&str, &str) = (ASSIST, "on");
 const ALONE: (&str, &str) = (ASSIST, "off");
 
-/// The ways, in the enum's order. A row becomes [`State::Proven`] in the change that commits its measurement on a real GPU.
+/// The ways, in the enum's order. All have run on a real GPU: docs/benchmarks.
 #[rustfmt::skip]
 pub const WAYS: &[Row] = &[
-    Row { way: Way::Vram, name: "all in VRAM", asked_as: Some("vram"), state: State::Proven,
+    Row { way: Way::Vram, name: "all in VRAM", asked_as: Some("vram"),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[] },
-    Row { way: Way::ExtendByTensor, name: "extend, by tensor", asked_as: Some("extend-in-place"), state: State::Proven,
+    Row { way: Way::ExtendByTensor, name: "extend, by tensor", asked_as: Some("extend-in-place"),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::Extend, name: "extend, blind", asked_as: None, state: State::Proven,
+    Row { way: Way::Extend, name: "extend, blind", asked_as: None,
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::ExtendStreaming, name: "extend, streaming", asked_as: Some("extend"), state: State::Proven,
+    Row { way: Way::ExtendStreaming, name: "extend, streaming", asked_as: Some("extend"),
           decode: Decode::Streamed, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED] },
-    Row { way: Way::Offload, name: "llama.cpp's CPU offload", asked_as: Some("offload"), state: State::Proven,
+    Row { way: Way::Offload, name: "llama.cpp's CPU offload", asked_as: Some("offload"),
           decode: Decode::Cpu, prefill: Prefill::Copied, has_ring: false, sets: &[ALONE] },
-    Row { way: Way::Assist, name: "assisted CPU offload", asked_as: Some("assist"), state: State::Unproven,
-          decode: Decode::Cpu, prefill: Prefill::Ahead, has_ring: true, sets: &[ASSISTED] },
-    Row { way: Way::Combined, name: "CPU and link together", asked_as: Some("combined"), state: State::Unproven,
+    Row { way: Way::Assist, name: "assisted CPU offload", asked_as: Some("assist"),
+          decode: Decode::Cpu, prefill: Prefill::AheadInBlock, has_ring: true, sets: &[ASSISTED] },
+    Row { way: Way::Combined, name: "CPU and link together", asked_as: Some("combined"),
           decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED] },
 ];
 
@@ -128,12 +114,6 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Whether a way was asked for, so that it is taken though it is not proven: by its name, or by turning on what makes
-    /// it.
-    pub fn is_for(&self, way: Way) -> bool {
-        self.way == Some(way) || (way == Way::Assist && self.assist == Some(Assist::On))
-    }
-
     /// Why a way cannot be had with what the user has set.
     pub fn objection(&self, row: &Row) -> Option<String> {
         let fixed = |name: &str| match name {
