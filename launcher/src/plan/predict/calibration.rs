@@ -31,8 +31,16 @@ pub const TILE_TOKENS: f64 = 96.0;
 
 /// The share of the RAM's read rate at which the CPU decodes.
 pub const CPU_SHARE: f64 = 0.92;
-/// GB/s of quantised weights that one thread gets through, however fast the RAM is.
-pub const CPU_THREAD: f64 = 6.5;
+/// GB/s of quantised weights that one thread gets through, however fast the RAM is; `n` threads get through `n` times as much
+/// by `1 + n *` [`CPU_SHARED`]. Fitted to 4 and 16 threads, on processors that are threads of half as many cores.
+pub const CPU_THREAD: f64 = 7.5;
+/// See [`CPU_THREAD`].
+pub const CPU_SHARED: f64 = 0.052;
+/// What the CPU loses of its speed alone for each GB/s that is copied beside it, where the RAM has enough for both. Fitted to
+/// 9 to 17 layers of 64 beside a link of 55 GB/s.
+pub const CPU_BESIDE_LINK: f64 = 0.25 / 55.0;
+/// More than that it does not lose.
+pub const CPU_LOSES_AT_MOST: f64 = 0.25;
 /// Seconds for each layer whose experts the CPU computes: handing over and waiting, twice.
 pub const HANDOVER_SECONDS: f64 = 100e-6;
 /// Seconds for each token and each matrix that llama.cpp copies by itself, served or not: it splits its graph there, and

@@ -23,7 +23,7 @@ pub struct Rig {
     pub cpu: Option<f64>,
     /// The CPU decoding and the copy engine over the link, what both get of the RAM at once.
     pub together: Option<f64>,
-    /// Threads that llama.cpp is to have for it.
+    /// Threads the CPU does that with.
     pub threads: Option<usize>,
     /// The model's disk.
     pub disk: Option<f64>,
@@ -36,7 +36,7 @@ impl Rig {
         let mut rig = Self {
             cpu: cpu.map(|(threads, rate)| Self::cpu_rate(threads, rate)),
             together: figures.together.map(|both| Self::cpu_rate(both.threads, both.cpu) + both.link),
-            threads: cpu.map(|(threads, _)| threads_beside_launching(threads, &figures.cpu.reads)),
+            threads: cpu.map(|(threads, _)| threads),
             disk: figures.disk,
             ..Self::default()
         };
@@ -58,14 +58,7 @@ impl Rig {
 
     /// What so many threads decode at, when they read RAM at this rate.
     pub fn cpu_rate(threads: usize, reads: f64) -> f64 {
-        (reads * fit::CPU_SHARE).min(threads as f64 * fit::CPU_THREAD)
+        let threads = threads as f64;
+        (reads * fit::CPU_SHARE).min(threads * fit::CPU_THREAD / (1.0 + threads * fit::CPU_SHARED))
     }
-}
-
-/// One processor of many is left to the thread that launches kernels and copies: llama.cpp's threads spin while they wait for
-/// each other, and all of them wait for one that has to share. On an H200's 16 processors 15 threads made 17.2 tokens a second
-/// beside the link where 16 made 15.1, and 59.8 alone where 16 made 58.4.
-fn threads_beside_launching(threads: usize, reads: &[(usize, f64)]) -> usize {
-    let all = reads.iter().map(|(threads, _)| *threads).max().unwrap_or(threads);
-    if threads == all && all > 4 { threads - 1 } else { threads }
 }

@@ -59,8 +59,12 @@ pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> O
         Decode::CpuAndLink => {
             // GPU and CPU take turns in a token; the link works beside both, and what it copies the GPU still has to read.
             let experts_in_place = over(experts, in_place)?;
-            let turns = gpu + over(dense, rig.matvec)? + experts_in_place + over(cpu, rig.cpu)? + handovers;
-            let link = over(dense, rig.link)? + experts_in_place;
+            let (copying, computing) = (over(dense, rig.link)?, over(cpu, rig.cpu)?);
+            let others = gpu + over(dense, rig.matvec)? + experts_in_place + handovers;
+            let copied_a_second = dense / 1e9 / copying.max(others + computing);
+            let lost = (fit::CPU_BESIDE_LINK * copied_a_second).min(fit::CPU_LOSES_AT_MOST);
+            let turns = others + computing / (1.0 - lost);
+            let link = copying + experts_in_place;
             // Both read the same RAM; where only one of them has work, its own rate is the limit.
             let ram = if cpu > 0.0 { over(cpu + dense + experts, rig.together)? } else { 0.0 };
             turns.max(link).max(ram)
