@@ -185,11 +185,14 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
             );
             let mut options = vec!["--vram".to_owned(), vram.to_string()];
             options.extend(rules.iter().flat_map(|rule| ["--place".to_owned(), (*rule).to_owned()]));
+            let expected = prediction(plan, way)?;
+            if let Some(ring) = expected["placement"]["ring"].as_u64().filter(|_| stream == "on") {
+                options.extend(["--ring".to_owned(), ring.to_string()]);
+            }
             let environment = vec![("GREENBOOST_STREAM", stream), ("GREENBOOST_KERNELS", KERNELS)];
             let start = Start { options, environment };
             let output = passes.run(&tensors, &script, &start)?;
             ensure!(*checksum.get_or_insert_with(|| output.checksum.clone()) == output.checksum, "another answer");
-            let expected = prediction(plan, way)?;
             let bytes = |part: &str| expected["placement"]["outside"][part]["bytes"].as_u64().unwrap_or_default();
             let outside = [bytes("dense") + bytes("experts"), output.outside];
             let mut row = |test: String, tokens: u64, kind: &str| -> Result<()> {

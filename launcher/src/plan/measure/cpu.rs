@@ -18,6 +18,28 @@ pub fn model() -> String {
     named.map_or_else(|| std::env::consts::ARCH.to_owned(), |name| name.trim().to_owned())
 }
 
+/// Cores that this process may use; `None` where a virtual machine shows each of its processors as one, whatever it is.
+pub fn cores() -> Option<usize> {
+    let mut processors = 0;
+    let mut found = std::collections::BTreeSet::new();
+    for entry in fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
+        let read = |name: &str| fs::read_to_string(entry.path().join("topology").join(name)).ok();
+        if let (Some(package), Some(core)) = (read("physical_package_id"), read("core_id")) {
+            processors += 1;
+            found.insert((package, core));
+        }
+    }
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let is_virtual = info.lines().any(|line| line.starts_with("flags") && line.contains(" hypervisor"));
+    let all = thread::available_parallelism().map_or(1, usize::from);
+    match found.len() {
+        0 => None,
+        cores if cores == processors && is_virtual => None,
+        // Of the processors that it may use, the same share.
+        cores => Some((cores * all).div_ceil(processors)),
+    }
+}
+
 /// Gigabytes a second with 1, 2, 4, ... threads, and with all.
 pub fn reads() -> Vec<(usize, f64)> {
     let all = thread::available_parallelism().map_or(1, usize::from);

@@ -120,14 +120,28 @@ pub struct Cpu {
     pub model: String,
     /// Reading RAM with so many threads.
     pub reads: Vec<(usize, f64)>,
+    /// Cores, each of which may run several threads; not known of figures that an older version kept.
+    #[serde(default)]
+    pub cores: Option<usize>,
 }
 
 impl Cpu {
     /// The fewest threads that come within 3% of the best rate, and the rate.
     pub fn best(&self) -> Option<(usize, f64)> {
-        let most = self.reads.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
-        self.reads.iter().filter(|(_, rate)| *rate >= most * 0.97).min_by_key(|(threads, _)| *threads).copied()
+        fewest(&self.reads)
     }
+
+    /// Cores, where nobody has counted them: processors are often two threads of one.
+    pub fn cores_or_half(&self) -> usize {
+        let processors = self.reads.iter().map(|(threads, _)| *threads).max().unwrap_or(1);
+        self.cores.unwrap_or_else(|| processors.div_ceil(2))
+    }
+}
+
+/// The fewest threads that come within 3% of the best of rates by threads, and the rate.
+pub fn fewest(rates: &[(usize, f64)]) -> Option<(usize, f64)> {
+    let most = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
+    rates.iter().filter(|(_, rate)| *rate >= most * 0.97).min_by_key(|(threads, _)| *threads).copied()
 }
 
 /// When a machine's speed is measured, which takes some seconds.
@@ -160,7 +174,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     // First, since it says how many threads are measured beside the link.
     if when != When::Never {
         let begun = Instant::now();
-        entry.cpu.get_or_insert_with(|| Cpu { model: cpu.clone(), reads: cpu::reads() });
+        entry.cpu.get_or_insert_with(|| Cpu { model: cpu.clone(), reads: cpu::reads(), cores: cpu::cores() });
         started += begun.elapsed();
     }
     if let Some(gpu) = &mut figures.gpu {
@@ -191,7 +205,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     }
     if when == When::Never {
         figures.disk = entry.known_disk(model);
-        figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, reads: Vec::new() });
+        figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, ..Cpu::default() });
         return figures;
     }
     figures.cpu = entry.cpu.clone().unwrap_or_default();
@@ -261,8 +275,13 @@ mod tests {
 
     #[test]
     fn more_threads_than_help_are_not_taken() {
-        let cpu = Cpu { model: String::new(), reads: vec![(1, 12.0), (4, 40.0), (8, 78.0), (16, 79.0), (32, 71.0)] };
+        let cpu = Cpu {
+            model: String::new(),
+            reads: vec![(1, 12.0), (4, 40.0), (8, 78.0), (16, 79.0), (32, 71.0)],
+            cores: None,
+        };
         assert_eq!(cpu.best(), Some((8, 78.0)));
+        assert_eq!((cpu.cores_or_half(), Cpu { cores: Some(32), ..cpu }.cores_or_half()), (16, 32));
         assert_eq!(Cpu::default().best(), None);
     }
 }

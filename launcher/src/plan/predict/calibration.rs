@@ -31,11 +31,11 @@ pub const TILE_TOKENS: f64 = 96.0;
 
 /// The share of the RAM's read rate at which the CPU decodes.
 pub const CPU_SHARE: f64 = 0.92;
-/// GB/s of quantised weights that one thread gets through, however fast the RAM is; `n` threads get through `n` times as much
-/// by `1 + n *` [`CPU_SHARED`]. Fitted to 4 and 16 threads, on processors that are threads of half as many cores.
-pub const CPU_THREAD: f64 = 7.5;
-/// See [`CPU_THREAD`].
-pub const CPU_SHARED: f64 = 0.052;
+/// GB/s of quantised weights that a core gets through, however fast the RAM is. Fitted to 4 and 16 threads, as 8 cores run
+/// them.
+pub const CPU_CORE: f64 = 6.5;
+/// What a second thread on a core adds.
+pub const CPU_SIBLING: f64 = 1.7;
 /// What the CPU loses of its speed alone for each GB/s that is copied beside it, where the RAM has enough for both. Fitted to
 /// 9 to 17 layers of 64 beside a link of 55 GB/s.
 pub const CPU_BESIDE_LINK: f64 = 0.25 / 55.0;

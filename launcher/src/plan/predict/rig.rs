@@ -1,7 +1,7 @@
 //! A machine as the formulas see it: measured figures and what follows from them.
 
 use super::calibration as fit;
-use crate::plan::measure::Figures;
+use crate::plan::measure::{Figures, fewest};
 use serde::Serialize;
 
 /// Speeds in GB/s, unless said otherwise. Absent: not measured, so nothing that needs it is predicted.
@@ -32,10 +32,13 @@ pub struct Rig {
 impl Rig {
     /// Of what was measured.
     pub fn new(figures: &Figures) -> Self {
-        let cpu = figures.cpu.best();
+        let cores = figures.cpu.cores_or_half();
+        let decodes =
+            figures.cpu.reads.iter().map(|(threads, reads)| (*threads, Self::cpu_rate(*threads, cores, *reads)));
+        let cpu = fewest(&decodes.collect::<Vec<_>>());
         let mut rig = Self {
-            cpu: cpu.map(|(threads, rate)| Self::cpu_rate(threads, rate)),
-            together: figures.together.map(|both| Self::cpu_rate(both.threads, both.cpu) + both.link),
+            cpu: cpu.map(|(_, rate)| rate),
+            together: figures.together.map(|both| Self::cpu_rate(both.threads, cores, both.cpu) + both.link),
             threads: cpu.map(|(threads, _)| threads),
             disk: figures.disk,
             ..Self::default()
@@ -56,9 +59,9 @@ impl Rig {
         rig
     }
 
-    /// What so many threads decode at, when they read RAM at this rate.
-    pub fn cpu_rate(threads: usize, reads: f64) -> f64 {
-        let threads = threads as f64;
-        (reads * fit::CPU_SHARE).min(threads * fit::CPU_THREAD / (1.0 + threads * fit::CPU_SHARED))
+    /// What so many threads on so many cores decode at, when they read RAM at this rate.
+    pub fn cpu_rate(threads: usize, cores: usize, reads: f64) -> f64 {
+        let (alone, sharing) = (threads.min(cores) as f64, threads.saturating_sub(cores) as f64);
+        (reads * fit::CPU_SHARE).min(alone * fit::CPU_CORE + sharing * fit::CPU_SIBLING)
     }
 }

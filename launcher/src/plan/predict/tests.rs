@@ -24,7 +24,7 @@ pub fn h200() -> Figures {
         rates,
         ..Gpu::default()
     };
-    let cpu = Cpu { model: "16 cores".to_owned(), reads: vec![(4, 40.0), (16, 79.0)] };
+    let cpu = Cpu { model: "16 cores".to_owned(), reads: vec![(4, 40.0), (16, 79.0)], cores: None };
     Figures { gpu: Some(gpu), gpus: 1, cpu, together: None, disk: Some(3.0), missing: Vec::new() }
 }
 
@@ -230,7 +230,7 @@ fn the_formulas_agree_with_the_design_table() {
     for run in runs() {
         let mut rig = Rig::new(&h200());
         let reads = h200().cpu.reads.iter().find(|(threads, _)| *threads == run.threads).expect("a rate").1;
-        rig.cpu = Some(Rig::cpu_rate(run.threads, reads));
+        rig.cpu = Some(Rig::cpu_rate(run.threads, h200().cpu.cores_or_half(), reads));
         let mut check = |what: String, predicted: f64, measured: f64, tolerance: f64| {
             let off = predicted / measured - 1.0;
             println!("{:<38} {what:>9} {measured:>9.1} {predicted:>9.1} {:>+5.0}%", run.name, off * 100.0);
