@@ -66,7 +66,7 @@ fn slots(facts: &Facts, count: u64) -> u64 {
     facts.largest.saturating_mul(count).next_multiple_of(GRANULE) + GRANULE
 }
 
-/// VRAM that weights are copied into, where nobody says how much: [`SLOTS`] if they are no large part of it.
+/// VRAM that weights are copied into, where nobody says how much: five of the largest tensors if they are no large part of it.
 pub fn ring(facts: &Facts, vram: u64) -> u64 {
     let most = (vram / RING_SHARE).max(slots(facts, LEAST_SLOTS)).min(vram / 4);
     slots(facts, SLOTS).min(most) / GRANULE * GRANULE
