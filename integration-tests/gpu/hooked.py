@@ -92,6 +92,7 @@ def of_status(processes, pid, seen):
                                 ('streamed_bytes', streamed.get('bytes')), ('captured_bytes', streamed.get('captured_bytes')),
                                 *((name, streamed.get(name)) for name in ('slot_hits', 'slot_late', 'slot_misses', 'in_place')),
                                 ('ring_bytes', device.get('vram_ring_bytes')), ('moved_out_bytes', device.get('moved_out_bytes')),
+                                ('page_cache_bytes', device.get('page_cache_bytes')),
                                 ('ram_bytes', sum(ram['bytes'] for ram in device.get('ram', [])))):
                 if value is not None:
                     now[name] = now.get(name, 0) + value

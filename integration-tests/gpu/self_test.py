@@ -154,10 +154,18 @@ def main():
         late, _, _ = run(folder, 'late', ['dense', 'moe'], budget=1)
         expect('a call without time left says how to go on', late.returncode == 3 and 'dense moe' in late.stdout, late)
 
+        cached, rows, _ = run(folder, 'cached', ['page-cache'])
+        have = {(row['model'], row['test'], row['ubatch'], row['config']) for row in rows}
+        sides = ('stream-mapped', 'stream-page-cache')
+        expect('weights in the page cache are compared with copied ones', cached.returncode == 0 and have == {
+            (model, *speed, config) for model in MODELS for speed in SPEEDS for config in sides} | {
+            (model, 'load_s', 512, config) for model in MODELS for config in ('full-vram-mapped', *sides)}, cached)
+
         for fault, phase, words in (('tokens', 'dense', 'says the same'), ('slow', 'fit', 'of a model that fits'),
                                     ('stdout', 'discovery', 'says the same'), ('missed', 'fixtures', 'may not spill'),
                                     ('greedy', 'moe', 'keeps to its cap'),
-                                    ('unserved', 'mapped', 'is what its name says')):
+                                    ('unserved', 'mapped', 'is what its name says'),
+                                    ('copied', 'page-cache', 'has no second copy')):
             ran, _, _ = run(folder, 'fault-' + fault, [phase], fault=fault)
             found = any(line.startswith('FAIL') and words in line for line in ran.stdout.splitlines())
             expect('the planted fault "%s" is found' % fault, ran.returncode == 1 and found, ran)

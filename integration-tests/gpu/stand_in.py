@@ -3,7 +3,7 @@
 
 STAND_IN_FAULT plants faults: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
 prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (assist serves nothing), `default`
-(what is read in place is streamed all the same), `old` (a greenboost that does not know one of the ways), `endless` (streaming
+(what is read in place is streamed all the same), `copied` (nothing stays in the page cache), `old` (a greenboost that does not know one of the ways), `endless` (streaming
 takes longer than there is time).
 """
 import hashlib, http.server, json, os, signal, sys, time
@@ -53,8 +53,12 @@ class Counted:
         if '--log' in TOLD:
             streamed = dict(bytes=5 * GIB * self.streamed, slot_hits=9 * self.streamed, slot_late=1, slot_misses=2, in_place=3,
                             captured_bytes=0)
+            # What is outside VRAM is in RAM, or in the page cache of the model file.
+            is_kept = TOLD.get('--page-cache') == 'on' and 'copied' not in FAULTS
+            kept, copied = (5 * GIB, 0) if is_kept else (0, 5 * GIB * ('--page-cache' in TOLD))
             device = dict(assist_copies=70 * self.served, assist_bytes=GIB * self.served, vram_ring_bytes=GIB // 2,
-                          moved_out_bytes=0, ram=[dict(backing='host-numa', bytes=0)], streamed=streamed)
+                          moved_out_bytes=0, ram=[dict(backing='host-numa', bytes=copied)], page_cache_bytes=kept,
+                          streamed=streamed)
             write(STATUS, [dict(pid=os.getpid(), devices=[device])])
             # Until it was asked for.
             deadline = time.time() + 5
