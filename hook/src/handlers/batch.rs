@@ -54,7 +54,7 @@ fn settle_before_batch() {
 
 /// What a batch writes.
 unsafe fn targets(dsts: *const CUdeviceptr, sizes: *const usize, count: usize) -> Vec<(CUdeviceptr, u64)> {
-    if !streaming::is_on() || dsts.is_null() || sizes.is_null() {
+    if dsts.is_null() || sizes.is_null() {
         return Vec::new();
     }
     // SAFETY: the program passes `count` of each, as for the driver.
@@ -182,10 +182,16 @@ pub unsafe fn batch(
 ) -> Handled {
     settle_before_batch();
     let memory = memory::get()?;
+    // SAFETY: the program's own arrays.
+    let targets =
+        if streaming::is_on() || memory.has_file_homes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    if let Err(status) = targets.iter().try_for_each(|(at, bytes)| memory.will_write(*at, *bytes)) {
+        return Ok(status);
+    }
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
+        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, number)) = asked.singly(memory) {
             if let Some(failed) = failed.as_mut().filter(|_| status != SUCCESS) {
@@ -230,10 +236,16 @@ pub unsafe fn batch_v2(
 ) -> Handled {
     settle_before_batch();
     let memory = memory::get()?;
+    // SAFETY: the program's own arrays.
+    let targets =
+        if streaming::is_on() || memory.has_file_homes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    if let Err(status) = targets.iter().try_for_each(|(at, bytes)| memory.will_write(*at, *bytes)) {
+        return Ok(status);
+    }
     let _inside = GATE.enter();
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
+        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, _)) = asked.singly(memory) {
             return Ok(status);

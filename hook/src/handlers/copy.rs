@@ -38,13 +38,21 @@ fn submit_or(
     if memory.has_late() {
         memory.touch(&[dst, src]);
     }
+    if let Err(status) = memory.will_copy(dst, src, bytes as u64) {
+        return Ok(status);
+    }
     let _inside = GATE.enter();
     let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
     if let Some(status) = serve(memory) {
         return Ok(status);
     }
     if memory.has_seams() {
-        return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, issue));
+        let mut issue = |at: usize, piece| match memory.is_in_file(dst + at as u64) {
+            // The bytes are there.
+            true => SUCCESS,
+            false => issue(at, piece),
+        };
+        return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, &mut issue));
     }
     Ok(issue(0, bytes))
 }

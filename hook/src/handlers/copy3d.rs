@@ -44,12 +44,18 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
     if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_late()) {
         memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
     }
-    let _inside = GATE.enter();
+    let is_asked = streaming::is_on() || memory.has_file_homes();
     // SAFETY: as above.
-    let target = unsafe { copy.as_ref() }.filter(|_| streaming::is_on()).map(|whole| {
+    let target = unsafe { copy.as_ref() }.filter(|_| is_asked).map(|whole| {
         let side = layout(&whole.dst, whole.height);
         (side.corner, side.reach([whole.width, whole.height, whole.depth]) as u64)
     });
+    if let Some((at, bytes)) = target
+        && let Err(status) = memory.will_write(at, bytes)
+    {
+        return Ok(status);
+    }
+    let _inside = GATE.enter();
     let _writing = streaming::writing(memory, target);
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {

@@ -26,8 +26,11 @@ fn line<T: Into<u32>>(
         }
         memory.touch(&[dst]);
     }
-    let _inside = GATE.enter();
     let element = size_of::<T>();
+    if let Err(status) = memory.will_write(dst, count.saturating_mul(element) as u64) {
+        return Ok(status);
+    }
+    let _inside = GATE.enter();
     let _writing = streaming::writing(memory, [(dst, count.saturating_mul(element) as u64)]);
     match count.checked_mul(element) {
         Some(bytes) if memory.has_seams() => {
@@ -51,11 +54,15 @@ fn rectangle<T>(
     if memory.has_late() {
         memory.touch(&[dst]);
     }
-    let _inside = GATE.enter();
     let element = size_of::<T>();
     let side = Layout { corner: dst, row: pitch, slice: 0 };
-    let reach =
-        width.checked_mul(element).filter(|_| streaming::is_on()).map(|row| side.reach([row, height, 1]) as u64);
+    let is_asked = streaming::is_on() || memory.has_file_homes();
+    let row = width.checked_mul(element).filter(|_| is_asked);
+    let reach = row.map(|row| side.reach([row, height, 1]) as u64);
+    if let Err(status) = memory.will_write(dst, reach.unwrap_or(0)) {
+        return Ok(status);
+    }
+    let _inside = GATE.enter();
     let _writing = streaming::writing(memory, reach.map(|bytes| (dst, bytes)));
     match width.checked_mul(element) {
         Some(row) if memory.has_seams() => {

@@ -12,6 +12,7 @@ use super::Memory;
 use super::allocations::{Allocation, Fill, Late, Wish};
 use super::claim::Claim;
 use super::device::Device;
+use super::page_cache::FileRange;
 use super::room::Request;
 use super::vram::Use;
 use crate::abi::*;
@@ -28,6 +29,11 @@ impl Memory {
     #[inline]
     pub fn has_late(&self) -> bool {
         self.late.load(Acquire) != 0
+    }
+
+    /// Whether an address lies in an allocation without homes yet.
+    pub fn is_late(&self, address: CUdeviceptr) -> bool {
+        self.has_late() && self.table().find(address).is_some_and(|allocation| allocation.late.is_some())
     }
 
     /// Takes the budgets for an allocation whose homes are made later, as much VRAM as there is.
@@ -78,7 +84,8 @@ impl Memory {
     /// Makes the homes of a buffer of weights, by tensor.
     pub fn settle_weights(&self, base: CUdeviceptr, bytes: u64) {
         let tensors = registry::within(base, bytes);
-        self.settle_with(base, |device, allocation| {
+        let files = self.file_ranges(&tensors);
+        self.settle_with(base, &files, |device, allocation| {
             let inside: Vec<_> = tensors
                 .iter()
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
@@ -101,7 +108,7 @@ impl Memory {
 
     /// Makes the homes of an allocation as hot: VRAM first, weights give way.
     pub fn settle(&self, address: CUdeviceptr) {
-        self.settle_with(address, |device, allocation| {
+        self.settle_with(address, &[], |device, allocation| {
             let short = allocation.span.saturating_sub(device.budget.left());
             if short > 0 {
                 self.make_room_placing(device, short, Request { wish: Wish::HOT, size: allocation.span });
@@ -128,7 +135,12 @@ impl Memory {
         self.touch(&bases);
     }
 
-    fn settle_with(&self, address: CUdeviceptr, stretches: impl FnOnce(&Device, &Allocation) -> Vec<Stretch>) {
+    fn settle_with(
+        &self,
+        address: CUdeviceptr,
+        files: &[FileRange],
+        stretches: impl FnOnce(&Device, &Allocation) -> Vec<Stretch>,
+    ) {
         if !self.has_late() {
             return;
         }
@@ -144,17 +156,18 @@ impl Memory {
             let late = allocation.late.take().unwrap_or_default();
             self.give_back_late(device, &late);
             let stretches = stretches(device, &allocation);
-            self.fill(device, &mut allocation, &stretches, Claim::Granted)?;
+            self.fill(device, &mut allocation, &stretches, files, Claim::Granted)?;
             self.make_up(&late.fills);
             Ok(late)
         });
         match settled {
             Ok(_) => log::info!(
-                "{} at {:#x} placed {}: {} in VRAM",
+                "{} at {:#x} placed {}: {} in VRAM{}",
                 format_size(allocation.size),
                 allocation.base,
                 ggml::reason(),
-                format_size(allocation.in_vram())
+                format_size(allocation.in_vram()),
+                Self::in_files(&allocation)
             ),
             // The program learns it from the driver, at its next use of the addresses that are missing.
             Err(status) => log::error!(

@@ -64,7 +64,7 @@ impl Memory {
         } else {
             self.record.placement.set(ggml::reason());
             let all = [Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }];
-            self.fill(device, &mut allocation, &all, Claim::New)
+            self.fill(device, &mut allocation, &all, &[], Claim::New)
         };
         let (base, in_vram) = (allocation.base, allocation.in_vram());
         match filled {

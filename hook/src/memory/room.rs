@@ -168,7 +168,7 @@ impl Memory {
                 .chunks
                 .iter()
                 .enumerate()
-                .filter(|(_, chunk)| matches!(chunk.home, Home::Vram(_)) && request.beats(chunk.wish, allocation.size))
+                .filter(|(_, chunk)| chunk.is_in_vram() && request.beats(chunk.wish, allocation.size))
                 .map(|(at, _)| at)
                 .collect();
             let turns = if stream::is_on() { turns(allocation, &may_move) } else { vec![0; may_move.len()] };
@@ -181,7 +181,7 @@ impl Memory {
     }
 
     /// Waits for all work on a device; false when that is not possible.
-    fn wait_for(&self, device: &Device) -> bool {
+    pub(super) fn wait_for(&self, device: &Device) -> bool {
         device.contexts().into_iter().all(|context| {
             let Ok(_current) = Current::push(self.driver, context) else {
                 device.forget_context(context);
@@ -249,7 +249,7 @@ fn turns(allocation: &Allocation, may_move: &[usize]) -> Vec<u32> {
     let starts: Vec<_> =
         registry::within(allocation.base, allocation.span).into_iter().map(|(address, _)| address).collect();
     let tensor = |at: usize| starts.partition_point(|start| *start <= allocation.chunks[at].at);
-    let is_outside = |at: &usize| matches!(allocation.chunks[*at].home, Home::Ram(..));
+    let is_outside = |at: &usize| !allocation.chunks[*at].is_in_vram();
     let outside: HashSet<_> = (0..allocation.chunks.len()).filter(is_outside).map(tensor).collect();
     let mut whole: Vec<_> = may_move.iter().map(|at| tensor(*at)).filter(|it| !outside.contains(it)).collect();
     whole.dedup();

@@ -1,0 +1,59 @@
+//! Page cache that the device reads: a read-only shared mapping of a file, registered with the driver.
+
+use crate::abi::{NOT_SUPPORTED, Status};
+use crate::driver::Driver;
+use crate::memory::ram;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_READ_ONLY`.
+const REGISTER_FLAGS: u32 = 1 | 2 | 8;
+
+/// Bytes registered, of all files. They are page cache that cannot be dropped.
+static REGISTERED: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of model files that are registered with the driver.
+pub fn registered() -> u64 {
+    REGISTERED.load(Relaxed)
+}
+
+/// Whether so much more page cache can be held: what is registered still counts as available.
+pub fn has_room(bytes: u64) -> bool {
+    ram::available() >= registered().saturating_add(bytes).saturating_add(ram::FLOOR)
+}
+
+/// Registers a range of a read-only mapping of a file, at the same address for the device, in the current context.
+///
+/// # Safety
+/// The range is mapped so, and stays mapped until [`unpin`].
+///
+/// # Errors
+/// The driver's status.
+pub unsafe fn pin(driver: &Driver, at: u64, bytes: u64) -> Result<(), Status> {
+    let (host, mut seen) = (at as *mut c_void, 0);
+    // SAFETY: the caller's promise; the result goes to a live local.
+    unsafe {
+        driver.cuMemHostRegister_v2(host, bytes as usize, REGISTER_FLAGS)?;
+        let same = driver.cuMemHostGetDevicePointer_v2(&mut seen, host, 0).is_ok() && seen == at;
+        if !same {
+            return driver.cuMemHostUnregister(host).and(Err(NOT_SUPPORTED));
+        }
+    }
+    REGISTERED.fetch_add(bytes, Relaxed);
+    Ok(())
+}
+
+/// Undoes [`pin`], which nothing may be using.
+///
+/// # Errors
+/// The driver's status.
+pub fn unpin(driver: &Driver, at: u64, bytes: u64) -> Result<(), Status> {
+    forget(bytes);
+    // SAFETY: registered by us, in use by nobody.
+    unsafe { driver.cuMemHostUnregister(at as *mut c_void) }
+}
+
+/// Counts bytes no more whose registration went with its context.
+pub fn forget(bytes: u64) {
+    REGISTERED.fetch_sub(bytes, Relaxed);
+}

@@ -1,0 +1,184 @@
+//! What is written to weights whose home is a file: nothing, where the file has the very bytes; else the chunk becomes RAM
+//! first. The file itself is never written.
+
+use super::Memory;
+use super::allocations::{Chunk, Home};
+use super::captures;
+use super::claim::Claim;
+use super::device::Device;
+use super::gate::GATE;
+use super::page_cache::FilePages;
+use crate::abi::*;
+use crate::driver::{Current, RelaxedCapture};
+use crate::files;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often files are looked at while kernels run.
+const WATCH: Duration = Duration::from_secs(1);
+/// Bytes that are read from a file at once.
+const PIECE: usize = 4 << 20;
+
+impl Memory {
+    /// A range is about to be written: where its home is a file, it is RAM when this returns. To be asked before the gate
+    /// is entered.
+    ///
+    /// # Errors
+    /// The status that the write has to fail with: the file's pages are read-only.
+    #[inline]
+    pub fn will_write(&self, at: CUdeviceptr, bytes: u64) -> Result<(), Status> {
+        if self.has_file_homes() { self.give_up_pages(at, bytes, |_| false) } else { Ok(()) }
+    }
+
+    /// The same, by a copy from `src`. Chunks whose file has these very bytes stay as they are: those pieces of the copy
+    /// are left out ([`Memory::is_in_file`]).
+    ///
+    /// # Errors
+    /// As of [`Memory::will_write`].
+    #[inline]
+    pub fn will_copy(&self, dst: CUdeviceptr, src: u64, bytes: u64) -> Result<(), Status> {
+        if !self.has_file_homes() {
+            return Ok(());
+        }
+        self.give_up_pages(dst, bytes, |chunk| {
+            // What is captured happens later, and again.
+            let Home::File(pages) = &chunk.home else { return true };
+            let (first, last) = (chunk.at.max(dst), chunk.end().min(dst + bytes));
+            !captures::maybe_any() && pages.has(chunk, first, last - first, src + (first - dst))
+        })
+    }
+
+    /// Whether an address lies in a chunk whose home is a file.
+    pub fn is_in_file(&self, at: CUdeviceptr) -> bool {
+        self.has_file_homes() && self.table().is_in_file(at)
+    }
+
+    /// [`Memory::watch_files`], now and then.
+    #[cold]
+    pub fn watch_files_at_times(&self) {
+        static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+        {
+            let Ok(mut last) = LAST.try_lock() else { return };
+            if last.is_some_and(|last| last.elapsed() < WATCH) {
+                return;
+            }
+            *last = Some(Instant::now());
+        }
+        self.watch_files();
+    }
+
+    #[cold]
+    fn give_up_pages(&self, at: CUdeviceptr, bytes: u64, may_stay: impl Fn(&Chunk) -> bool) -> Result<(), Status> {
+        // One at a time, so that two that write to a chunk do not both find the gate in use.
+        static REWRITING: Mutex<()> = Mutex::new(());
+        let goes = |chunk: &&Chunk| matches!(chunk.home, Home::File(_)) && !may_stay(chunk);
+        let chunks = || -> Vec<CUdeviceptr> {
+            let table = self.table();
+            let touched = table.find(at).map_or(&[][..], |allocation| allocation.touched(at, bytes));
+            touched.iter().filter(goes).map(|chunk| chunk.at).collect()
+        };
+        if chunks().is_empty() {
+            return Ok(());
+        }
+        let _one_at_a_time = REWRITING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _relaxed = RelaxedCapture::enter(self.driver);
+        let _placing = self.placing();
+        let chunks = chunks();
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        self.watch_files();
+        let changed = self.turn_into_ram(at, &chunks);
+        if let Err(status) = changed {
+            log::error!(
+                "weights at {at:#x} cannot be written: they are a file's, and RAM refused with status {status}"
+            );
+        }
+        self.homes_changed();
+        changed
+    }
+
+    /// Gives chunks of the allocation around an address homes in RAM, with the file's bytes.
+    fn turn_into_ram(&self, around: CUdeviceptr, chunks: &[CUdeviceptr]) -> Result<(), Status> {
+        let ordinal = self.table().find(around).map(|allocation| allocation.device).ok_or(INVALID_VALUE)?;
+        let device = self.device(ordinal).map_err(|_| UNKNOWN)?;
+        // A write that is captured happens later; that the pages are read-only then would fault.
+        if captures::any(self.driver) {
+            return Err(NOT_SUPPORTED);
+        }
+        let _closed = GATE.close().ok_or(NOT_SUPPORTED)?;
+        if captures::any(self.driver) || !self.wait_for(device) {
+            return Err(NOT_SUPPORTED);
+        }
+        let mut table = self.table_mut();
+        let base = table.find(around).map(|allocation| allocation.base).ok_or(INVALID_VALUE)?;
+        let allocation = table.get_mut(base).ok_or(INVALID_VALUE)?;
+        let _current = Current::push(self.driver, allocation.context)?;
+        let chosen = allocation.chunks.iter_mut().filter(|chunk| chunks.contains(&chunk.at));
+        chosen.into_iter().try_for_each(|chunk| self.turn_one_into_ram(device, chunk))
+    }
+
+    fn turn_one_into_ram(&self, device: &Device, chunk: &mut Chunk) -> Result<(), Status> {
+        let Home::File(pages) = &chunk.home else { return Ok(()) };
+        let (backing, mut memory) = self.take_ram(device, chunk.bytes, Claim::Granted)?;
+        pages.unmap(self.driver, chunk.at, chunk.bytes);
+        let filled = backing.map(self.driver, device.ordinal, &mut memory, chunk.at).and_then(|()| {
+            self.copy_from_file(pages, chunk).inspect_err(|_| backing.unmap(self.driver, memory, chunk.at))
+        });
+        if let Err(status) = filled {
+            backing.destroy(self.driver, memory);
+            self.ram.give_back(chunk.bytes, self.record);
+            self.restore_pages(pages, chunk.at, chunk.bytes);
+            return Err(status);
+        }
+        self.pages_gone(device, chunk.bytes);
+        self.note_ram(device, backing, chunk.bytes);
+        chunk.home = Home::Ram(backing, memory);
+        Ok(())
+    }
+
+    /// Fills a chunk that is RAM now. Read, not copied out of a mapping: where the file has become shorter, that would end
+    /// the program.
+    fn copy_from_file(&self, pages: &FilePages, chunk: &Chunk) -> Result<(), Status> {
+        let mut reader = pages.file.reader().map_err(|_| OUT_OF_MEMORY)?;
+        reader.seek(SeekFrom::Start(pages.offset)).map_err(|_| INVALID_VALUE)?;
+        let (mut at, mut buffer) = (chunk.at, vec![0u8; PIECE]);
+        while at < chunk.end() {
+            let wanted = (chunk.end() - at).min(PIECE as u64) as usize;
+            let piece = &mut buffer[..wanted];
+            piece.fill(0);
+            read_all(&mut reader, piece).map_err(|error| {
+                log::error!("{}: cannot be read: {error}", pages.file.path().display());
+                INVALID_VALUE
+            })?;
+            // SAFETY: a buffer of so many bytes, into memory that is mapped here and in use by nobody.
+            unsafe { self.driver.cuMemcpyHtoD_v2(at, piece.as_ptr().cast(), wanted) }?;
+            at += wanted as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_all(reader: &mut files::Reader, mut buffer: &mut [u8]) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match reader.read(buffer) {
+            Ok(0) => break,
+            Ok(read) => buffer = &mut buffer[read..],
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl FilePages {
+    /// Whether what lies at an address of the program is the very part of the file that is at `at` in this chunk.
+    fn has(&self, chunk: &Chunk, at: CUdeviceptr, bytes: u64, source: u64) -> bool {
+        files::source(source, bytes).is_some_and(|source| {
+            let (file, offset) = source.place();
+            file.id() == self.file.id() && offset == self.offset + (at - chunk.at) && self.file.has_its_bytes()
+        })
+    }
+}
