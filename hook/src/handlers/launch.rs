@@ -41,7 +41,7 @@ const PER_THREAD: usize = 2;
 const PROGRAMMATIC: u32 = 6;
 
 /// Files whose page cache weights are read in are looked at by the clock, and the clock at one launch in so many.
-const LAUNCHES_UNWATCHED: u64 = 64;
+const LAUNCHES_UNWATCHED: u64 = 16;
 
 type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;
 

@@ -1,7 +1,7 @@
 //! Spanning allocations: one device address over chunks that have homes in VRAM or RAM.
 
 use super::backing::{HostBacking, HostChunk};
-use super::page_cache::FilePages;
+use super::page_cache::{FilePages, FileRange};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
 use greenboost_contract::place::{DEFAULT_PRIORITY, MAX_PRIORITY, Tier};
 use std::cmp::Ordering;
@@ -127,6 +127,8 @@ pub struct Allocation {
     pub serial: u64,
     /// In order of address; none while [`Self::late`] is set.
     pub chunks: Vec<Chunk>,
+    /// Granules whose bytes are a file's, in order of address: they may come to be read there.
+    pub files: Vec<FileRange>,
     /// Set until homes are assigned.
     pub late: Option<Late>,
 }
@@ -252,7 +254,8 @@ mod tests {
         let chunk = |(at, it)| Chunk { at: base + at * M, bytes: M, home: home(it), wish: Wish::BLIND };
         let chunks = (0..).zip(homes.chars()).map(chunk);
         let context = std::ptr::null_mut();
-        Allocation { base, size: span - 1, span, device: 0, context, serial: 1, chunks: chunks.collect(), late: None }
+        let (size, chunks) = (span - 1, chunks.collect());
+        Allocation { base, size, span, device: 0, context, serial: 1, chunks, files: vec![], late: None }
     }
 
     #[test]

@@ -21,14 +21,13 @@ impl Memory {
         device: &Device,
         allocation: &mut Allocation,
         stretches: &[Stretch],
-        files: &[FileRange],
         claim: Claim,
     ) -> Result<(), Status> {
         let mut at = allocation.base;
         for stretch in stretches {
             let end = at + stretch.bytes;
             while at < end {
-                let chunk = self.make_chunk(device, at, end - at, stretch, files, claim)?;
+                let chunk = self.make_chunk(device, at, end - at, stretch, &allocation.files, claim)?;
                 at += chunk.bytes;
                 allocation.chunks.push(chunk);
             }
@@ -48,6 +47,11 @@ impl Memory {
     ) -> Result<Chunk, Status> {
         let (vram, wish) = (stretch.in_vram, stretch.wish);
         let mut bytes = self.settings.chunk.min(bytes);
+        // What a file has is a chunk of its own, so that it can come to be read there.
+        let next = files.iter().find(|range| at < range.end());
+        let file = next.filter(|range| range.at <= at);
+        let border = next.map(|range| if range.at <= at { range.end() } else { range.at });
+        bytes = bytes.min(border.map_or(bytes, |border| border - at));
         // The budget may end inside a chunk: its last granules are used too.
         let left = device.budget.left() / GRANULE * GRANULE;
         if vram && left > 0 {
@@ -65,14 +69,8 @@ impl Memory {
                 }
             }
         }
-        let next = files.iter().find(|range| at < range.end());
-        if let Some(range) = next.filter(|range| range.at <= at) {
-            bytes = bytes.min(range.end() - at);
-            if let Some(home) = self.file_home(device, range, at, bytes) {
-                return Ok(Chunk { at, bytes, home, wish });
-            }
-        } else if let Some(range) = next {
-            bytes = bytes.min(range.at - at);
+        if let Some(home) = file.and_then(|range| self.file_home(device, range, at, bytes)) {
+            return Ok(Chunk { at, bytes, home, wish });
         }
         let home = self.ram_home(device, at, bytes, claim)?;
         Ok(Chunk { at, bytes, home, wish })

@@ -85,7 +85,7 @@ impl Memory {
     pub fn settle_weights(&self, base: CUdeviceptr, bytes: u64) {
         let tensors = registry::within(base, bytes);
         let files = self.file_ranges(&tensors);
-        self.settle_with(base, &files, |device, allocation| {
+        self.settle_with(base, files, |device, allocation| {
             let inside: Vec<_> = tensors
                 .iter()
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
@@ -108,7 +108,7 @@ impl Memory {
 
     /// Makes the homes of an allocation as hot: VRAM first, weights give way.
     pub fn settle(&self, address: CUdeviceptr) {
-        self.settle_with(address, &[], |device, allocation| {
+        self.settle_with(address, Vec::new(), |device, allocation| {
             let short = allocation.span.saturating_sub(device.budget.left());
             if short > 0 {
                 self.make_room_placing(device, short, Request { wish: Wish::HOT, size: allocation.span });
@@ -138,7 +138,7 @@ impl Memory {
     fn settle_with(
         &self,
         address: CUdeviceptr,
-        files: &[FileRange],
+        files: Vec<FileRange>,
         stretches: impl FnOnce(&Device, &Allocation) -> Vec<Stretch>,
     ) {
         if !self.has_late() {
@@ -156,7 +156,8 @@ impl Memory {
             let late = allocation.late.take().unwrap_or_default();
             self.give_back_late(device, &late);
             let stretches = stretches(device, &allocation);
-            self.fill(device, &mut allocation, &stretches, files, Claim::Granted)?;
+            allocation.files = files;
+            self.fill(device, &mut allocation, &stretches, Claim::Granted)?;
             self.make_up(&late.fills);
             Ok(late)
         });

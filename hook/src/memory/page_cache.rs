@@ -41,7 +41,7 @@ pub struct FilePages {
 impl FilePages {
     /// Makes the pages what the device sees at `at`, a part of a reservation of ours that is empty, and stays so when it
     /// fails.
-    fn map(&self, driver: &Driver, at: CUdeviceptr, bytes: u64) -> Result<(), Status> {
+    pub(super) fn map(&self, driver: &Driver, at: CUdeviceptr, bytes: u64) -> Result<(), Status> {
         // SAFETY: an empty part of a reservation of ours.
         unsafe { self.file.map_over(at, bytes, self.offset) }.map_err(|error| {
             log::warn!("{} at {at:#x} could not be mapped: {error}", self.file.path().display());
@@ -51,7 +51,13 @@ impl FilePages {
         unsafe { files::pin(driver, at, bytes) }.inspect_err(|status| {
             log::warn!("{} at {at:#x} was not registered: status {status}", self.file.path().display());
             restore_reservation(at, bytes);
-        })
+        })?;
+        if !self.file.has_its_bytes() {
+            // What was mapped may have no pages any more.
+            self.unmap(driver, at, bytes);
+            return Err(NOT_SUPPORTED);
+        }
+        Ok(())
     }
 
     /// Undoes `map`; nothing may be using it.
@@ -82,6 +88,11 @@ impl FileRange {
         Some(Self { at: first, bytes, pages: FilePages { file: place.file, offset: place.offset + (first - at) } })
     }
 
+    /// The pages of an address in it.
+    pub(super) fn pages_at(&self, at: CUdeviceptr) -> FilePages {
+        FilePages { file: self.pages.file.clone(), offset: self.pages.offset + (at - self.at) }
+    }
+
     /// First address behind it.
     pub fn end(&self) -> CUdeviceptr {
         self.at + self.bytes
@@ -109,21 +120,25 @@ impl Memory {
 
     /// Makes a part of a file a home. `None`: it has to be RAM.
     pub(super) fn file_home(&self, device: &Device, range: &FileRange, at: CUdeviceptr, bytes: u64) -> Option<Home> {
-        if !device.reads_files(self.driver) || !files::has_room(bytes) {
+        if !self.may_be_in_file(device, bytes) {
             return None;
         }
-        let FilePages { file, offset } = &range.pages;
-        let pages = FilePages { file: file.clone(), offset: offset + (at - range.at) };
+        let pages = range.pages_at(at);
         pages.map(self.driver, at, bytes).ok()?;
-        if !file.has_its_bytes() {
-            // What was mapped may have no pages any more.
-            pages.unmap(self.driver, at, bytes);
-            return None;
-        }
+        self.pages_come(device, bytes);
+        Some(Home::File(pages))
+    }
+
+    /// Whether so much more page cache may become a home.
+    pub(super) fn may_be_in_file(&self, device: &Device, bytes: u64) -> bool {
+        device.reads_files(self.driver) && files::has_room(bytes)
+    }
+
+    /// A chunk's home is a file now.
+    pub(super) fn pages_come(&self, device: &Device, bytes: u64) {
         self.file_homes.fetch_add(1, AcqRel);
         self.note_pages(device, bytes, true);
         self.seams.store(true, Relaxed);
-        Some(Home::File(pages))
     }
 
     /// Puts a file's pages back where they were taken away.

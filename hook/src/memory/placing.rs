@@ -64,7 +64,7 @@ impl Memory {
         } else {
             self.record.placement.set(ggml::reason());
             let all = [Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }];
-            self.fill(device, &mut allocation, &all, &[], Claim::New)
+            self.fill(device, &mut allocation, &all, Claim::New)
         };
         let (base, in_vram) = (allocation.base, allocation.in_vram());
         match filled {
@@ -99,7 +99,8 @@ impl Memory {
         let base = self.addresses(span)?;
         // Ours are far above the driver's own numbers, so that no buffer ID is given twice.
         let serial = (1 << 48) + SERIAL.fetch_add(1, Relaxed);
-        Ok(Allocation { base, size, span, device: device.ordinal, context, serial, chunks: Vec::new(), late: None })
+        let (device, chunks, files) = (device.ordinal, Vec::new(), Vec::new());
+        Ok(Allocation { base, size, span, device, context, serial, chunks, files, late: None })
     }
 
     /// Addresses for an allocation: where [`FIRST_ADDRESS`] says, or wherever the driver has any.

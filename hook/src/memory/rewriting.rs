@@ -1,5 +1,8 @@
-//! What is written to weights whose home is a file: nothing, where the file has the very bytes; else the chunk becomes RAM
-//! first. The file itself is never written.
+//! Chunks on their way out of a file's page cache, and into it.
+//!
+//! What is written to weights whose home is a file is nothing where the file has the very bytes; else the chunk becomes RAM
+//! first. The file itself is never written. A chunk that leaves VRAM goes to the file if it has the very bytes, which are
+//! compared: whatever was done to them, nothing has to be believed.
 
 use super::Memory;
 use super::allocations::{Chunk, Home};
@@ -7,7 +10,7 @@ use super::captures;
 use super::claim::Claim;
 use super::device::Device;
 use super::gate::GATE;
-use super::page_cache::FilePages;
+use super::page_cache::{FilePages, FileRange};
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
 use crate::files;
@@ -141,22 +144,47 @@ impl Memory {
     /// Fills a chunk that is RAM now. Read, not copied out of a mapping: where the file has become shorter, that would end
     /// the program.
     fn copy_from_file(&self, pages: &FilePages, chunk: &Chunk) -> Result<(), Status> {
-        let mut reader = pages.file.reader().map_err(|_| OUT_OF_MEMORY)?;
-        reader.seek(SeekFrom::Start(pages.offset)).map_err(|_| INVALID_VALUE)?;
-        let (mut at, mut buffer) = (chunk.at, vec![0u8; PIECE]);
-        while at < chunk.end() {
-            let wanted = (chunk.end() - at).min(PIECE as u64) as usize;
-            let piece = &mut buffer[..wanted];
-            piece.fill(0);
-            read_all(&mut reader, piece).map_err(|error| {
-                log::error!("{}: cannot be read: {error}", pages.file.path().display());
-                INVALID_VALUE
-            })?;
+        pages.each_piece(chunk, |at, piece| {
             // SAFETY: a buffer of so many bytes, into memory that is mapped here and in use by nobody.
-            unsafe { self.driver.cuMemcpyHtoD_v2(at, piece.as_ptr().cast(), wanted) }?;
-            at += wanted as u64;
+            unsafe { self.driver.cuMemcpyHtoD_v2(at, piece.as_ptr().cast(), piece.len()) }
+        })
+    }
+
+    /// Gives a chunk in VRAM a home in the file that has its bytes. `false`: there is none, or not now. Nobody is using the
+    /// chunk, nor can.
+    pub(super) fn move_to_file(
+        &self,
+        device: &Device,
+        files: &[FileRange],
+        chunk: &mut Chunk,
+        handle: CUmemGenericAllocationHandle,
+    ) -> bool {
+        let range = files.iter().find(|range| range.at <= chunk.at && chunk.end() <= range.end());
+        let Some(range) = range.filter(|_| self.may_be_in_file(device, chunk.bytes)) else { return false };
+        let pages = range.pages_at(chunk.at);
+        if !pages.file.has_its_bytes() || !self.is_the_same(&pages, chunk) {
+            return false;
         }
-        Ok(())
+        if let Err(status) = self.exchange(device, chunk, handle, || pages.map(self.driver, chunk.at, chunk.bytes)) {
+            log::debug!("a chunk at {:#x} goes to RAM, not to its file: status {status}", chunk.at);
+            return false;
+        }
+        chunk.home = Home::File(pages);
+        self.vram_gone(device, chunk.bytes, handle);
+        self.pages_come(device, chunk.bytes);
+        true
+    }
+
+    /// Whether a chunk's bytes are those of a file.
+    fn is_the_same(&self, pages: &FilePages, chunk: &Chunk) -> bool {
+        let mut there = vec![0u8; PIECE];
+        let compared = pages.each_piece(chunk, |at, piece| {
+            let there = &mut there[..piece.len()];
+            // SAFETY: a buffer of so many bytes, out of VRAM that is mapped here.
+            unsafe { self.driver.cuMemcpyDtoH_v2(there.as_mut_ptr().cast(), at, piece.len()) }?;
+            if there == piece { Ok(()) } else { Err(INVALID_VALUE) }
+        });
+        compared.is_ok()
     }
 }
 
@@ -174,6 +202,29 @@ fn read_all(reader: &mut files::Reader, mut buffer: &mut [u8]) -> std::io::Resul
 }
 
 impl FilePages {
+    /// Reads what a chunk is to hold, piece by piece: `work` gets the address of each.
+    fn each_piece(
+        &self,
+        chunk: &Chunk,
+        mut work: impl FnMut(CUdeviceptr, &[u8]) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let mut reader = self.file.reader().map_err(|_| OUT_OF_MEMORY)?;
+        reader.seek(SeekFrom::Start(self.offset)).map_err(|_| INVALID_VALUE)?;
+        let (mut at, mut buffer) = (chunk.at, vec![0u8; PIECE]);
+        while at < chunk.end() {
+            let wanted = (chunk.end() - at).min(PIECE as u64) as usize;
+            let piece = &mut buffer[..wanted];
+            piece.fill(0);
+            read_all(&mut reader, piece).map_err(|error| {
+                log::error!("{}: cannot be read: {error}", self.file.path().display());
+                INVALID_VALUE
+            })?;
+            work(at, piece)?;
+            at += wanted as u64;
+        }
+        Ok(())
+    }
+
     /// Whether what lies at an address of the program is the very part of the file that is at `at` in this chunk.
     fn has(&self, chunk: &Chunk, at: CUdeviceptr, bytes: u64, source: u64) -> bool {
         files::source(source, bytes).is_some_and(|source| {

@@ -147,6 +147,10 @@ impl Memory {
             let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
             let chunk = &mut allocation.chunks[*at];
             let Home::Vram(handle) = chunk.home else { continue };
+            if self.move_to_file(device, &allocation.files, chunk, handle) {
+                moved += chunk.bytes;
+                continue;
+            }
             match self.move_to_ram(device, chunk, handle) {
                 Ok(()) => moved += chunk.bytes,
                 Err(status) => {
@@ -199,36 +203,41 @@ impl Memory {
         handle: CUmemGenericAllocationHandle,
     ) -> Result<(), Status> {
         let (backing, mut memory) = self.take_ram(device, chunk.bytes, Claim::New)?;
-        let moved = backing
-            .fill(self.driver, device.ordinal, memory, chunk.at)
-            .and_then(|()| self.exchange(device, chunk, handle, backing, &mut memory));
+        let moved = backing.fill(self.driver, device.ordinal, memory, chunk.at).and_then(|()| {
+            let map = || backing.map(self.driver, device.ordinal, &mut memory, chunk.at);
+            self.exchange(device, chunk, handle, map)
+        });
         moved.inspect_err(|_| {
             backing.destroy(self.driver, memory);
             self.ram.give_back(chunk.bytes, self.record);
         })?;
         chunk.home = Home::Ram(backing, memory);
-        // SAFETY: the handle is mapped nowhere any more.
-        if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
-            log::error!("VRAM of a moved chunk could not be given back: status {status}");
-        }
-        device.budget.give_back(Use::Chunks, chunk.bytes, device.record);
+        self.vram_gone(device, chunk.bytes, handle);
         self.note_ram(device, backing, chunk.bytes);
         Ok(())
     }
 
-    /// Puts filled RAM in the place of VRAM. When that fails, the VRAM is put back.
-    fn exchange(
+    /// Gives back VRAM that is mapped nowhere any more.
+    pub(super) fn vram_gone(&self, device: &Device, bytes: u64, handle: CUmemGenericAllocationHandle) {
+        // SAFETY: the caller's promise.
+        if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
+            log::error!("VRAM of a moved chunk could not be given back: status {status}");
+        }
+        device.budget.give_back(Use::Chunks, bytes, device.record);
+    }
+
+    /// Puts what `map` maps in the place of VRAM. When that fails, the VRAM is put back.
+    pub(super) fn exchange(
         &self,
         device: &Device,
         chunk: &Chunk,
         handle: CUmemGenericAllocationHandle,
-        backing: &dyn super::backing::HostBacking,
-        memory: &mut super::backing::HostChunk,
+        map: impl FnOnce() -> Result<(), Status>,
     ) -> Result<(), Status> {
         let bytes = chunk.bytes as usize;
         // SAFETY: the device is idle and nobody can submit work; the range is exactly one mapping of ours.
         unsafe { self.driver.cuMemUnmap(chunk.at, bytes) }?;
-        backing.map(self.driver, device.ordinal, memory, chunk.at).inspect_err(|status| {
+        map().inspect_err(|status| {
             // SAFETY: the range is empty again, the handle still holds the bytes.
             let restored = unsafe {
                 self.driver
@@ -236,7 +245,10 @@ impl Memory {
                     .and_then(|()| access::open_vram(self.driver, device.ordinal, chunk.at, chunk.bytes))
             };
             if let Err(lost) = restored {
-                log::error!("a chunk at {:#x} is unmapped: RAM refused with {status}, VRAM with {lost}", chunk.at);
+                log::error!(
+                    "a chunk at {:#x} is unmapped: its new home refused with {status}, VRAM with {lost}",
+                    chunk.at
+                );
             }
         })
     }
