@@ -17,9 +17,9 @@ pub fn registered() -> u64 {
     REGISTERED.load(Relaxed)
 }
 
-/// Whether so much more page cache can be held: what is registered still counts as available.
+/// Whether so much more page cache can be held.
 pub fn has_room(bytes: u64) -> bool {
-    ram::available() >= registered().saturating_add(bytes).saturating_add(ram::FLOOR)
+    ram::available() >= bytes.saturating_add(ram::FLOOR)
 }
 
 /// Registers a range of a read-only mapping of a file, at the same address for the device, in the current context.

@@ -3,7 +3,6 @@
 use super::cut;
 use crate::abi::*;
 use crate::guard::{Bypass, Handled};
-use crate::memory::gate::GATE;
 use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
 use std::ffi::c_void;
@@ -183,12 +182,11 @@ pub unsafe fn batch(
     settle_before_batch();
     let memory = memory::get()?;
     // SAFETY: the program's own arrays.
-    let targets =
-        if streaming::is_on() || memory.has_file_homes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    if let Err(status) = targets.iter().try_for_each(|(at, bytes)| memory.will_write(*at, *bytes)) {
-        return Ok(status);
-    }
-    let _inside = GATE.enter();
+    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _inside = match memory.enter_to_write(&targets) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
         let _writing = streaming::writing(memory, targets);
@@ -237,12 +235,11 @@ pub unsafe fn batch_v2(
     settle_before_batch();
     let memory = memory::get()?;
     // SAFETY: the program's own arrays.
-    let targets =
-        if streaming::is_on() || memory.has_file_homes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    if let Err(status) = targets.iter().try_for_each(|(at, bytes)| memory.will_write(*at, *bytes)) {
-        return Ok(status);
-    }
-    let _inside = GATE.enter();
+    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _inside = match memory.enter_to_write(&targets) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
         let _writing = streaming::writing(memory, targets);

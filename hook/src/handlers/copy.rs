@@ -4,7 +4,6 @@ use super::cut;
 use crate::abi::*;
 use crate::ggml::registry;
 use crate::guard::Handled;
-use crate::memory::gate::GATE;
 use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
 use std::ffi::c_void;
@@ -38,16 +37,19 @@ fn submit_or(
     if memory.has_late() {
         memory.touch(&[dst, src]);
     }
-    if let Err(status) = memory.will_copy(dst, src, bytes as u64) {
-        return Ok(status);
-    }
-    let _inside = GATE.enter();
+    let _inside = match memory.enter_to_copy(dst, src, bytes as u64) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
-    if let Some(status) = serve(memory) {
+    // A file's pages have the bytes, and are not to be written.
+    if !memory.is_in_file(dst, bytes as u64)
+        && let Some(status) = serve(memory)
+    {
         return Ok(status);
     }
     if memory.has_seams() {
-        let mut issue = |at: usize, piece| match memory.is_in_file(dst + at as u64) {
+        let mut issue = |at: usize, piece| match memory.is_in_file(dst + at as u64, 1) {
             // The bytes are there.
             true => SUCCESS,
             false => issue(at, piece),

@@ -111,6 +111,13 @@ pub struct Fill {
     pub count: usize,
 }
 
+impl Fill {
+    /// Whether it writes to any byte between two addresses.
+    pub fn touches(&self, from: CUdeviceptr, to: CUdeviceptr) -> bool {
+        self.at < to && from < self.at.saturating_add((self.count * self.width) as u64)
+    }
+}
+
 /// One reservation, filled with chunks from its base without gaps.
 pub struct Allocation {
     /// The address the program has.
@@ -217,9 +224,9 @@ impl Table {
         self.find(from).is_some_and(|allocation| allocation.touched(from, bytes).iter().any(is_closed))
     }
 
-    /// Whether an address lies in a chunk whose home is a file.
-    pub fn is_in_file(&self, at: CUdeviceptr) -> bool {
-        let chunks = self.find(at).map_or(&[][..], |allocation| allocation.touched(at, 1));
+    /// Whether any of a range lies in a chunk whose home is a file.
+    pub fn is_in_file(&self, at: CUdeviceptr, bytes: u64) -> bool {
+        let chunks = self.find(at).map_or(&[][..], |allocation| allocation.touched(at, bytes));
         chunks.iter().any(|chunk| matches!(chunk.home, Home::File(_)))
     }
 

@@ -156,7 +156,9 @@ impl Memory {
             let late = allocation.late.take().unwrap_or_default();
             self.give_back_late(device, &late);
             let stretches = stretches(device, &allocation);
-            allocation.files = files;
+            // What was filled is no file's any more.
+            let is_filled = |range: &FileRange| late.fills.iter().any(|fill| fill.touches(range.at, range.end()));
+            allocation.files = files.into_iter().filter(|range| !is_filled(range)).collect();
             self.fill(device, &mut allocation, &stretches, Claim::Granted)?;
             self.make_up(&late.fills);
             Ok(late)

@@ -9,13 +9,16 @@ use super::allocations::{Chunk, Home};
 use super::captures;
 use super::claim::Claim;
 use super::device::Device;
-use super::gate::GATE;
+use super::gate::{GATE, Inside};
 use super::page_cache::{FilePages, FileRange};
 use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
 use crate::files;
+use crate::ggml::registry;
+use greenboost_contract::{Assist, PageCache, Stream};
 use std::io::{Read, Seek, SeekFrom};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// How often files are looked at while kernels run.
@@ -23,38 +26,81 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Bytes that are read from a file at once.
 const PIECE: usize = 4 << 20;
 
+/// Whether a write of weights was captured: the graph may be launched at any time, and would fault on a file's pages.
+static WRITES_CAPTURED: AtomicBool = AtomicBool::new(false);
+
 impl Memory {
-    /// A range is about to be written: where its home is a file, it is RAM when this returns. To be asked before the gate
-    /// is entered.
+    /// Whether it matters what is written at all.
+    pub fn wants_to_know_writes(&self) -> bool {
+        let settings = self.settings;
+        settings.stream == Stream::On || settings.assist == Assist::On || settings.page_cache == PageCache::On
+    }
+
+    /// Enters the gate to write to ranges: none of them has a file for its home while the result lives.
     ///
     /// # Errors
     /// The status that the write has to fail with: the file's pages are read-only.
     #[inline]
-    pub fn will_write(&self, at: CUdeviceptr, bytes: u64) -> Result<(), Status> {
-        if self.has_file_homes() { self.give_up_pages(at, bytes, |_| false) } else { Ok(()) }
+    pub fn enter_to_write(&self, targets: &[(CUdeviceptr, u64)]) -> Result<Inside<'static>, Status> {
+        match self.settings.page_cache {
+            PageCache::Off => Ok(GATE.enter()),
+            PageCache::On => self.enter_without_pages(targets, |_| false),
+        }
     }
 
-    /// The same, by a copy from `src`. Chunks whose file has these very bytes stay as they are: those pieces of the copy
-    /// are left out ([`Memory::is_in_file`]).
+    /// The same, to copy from `src`. Chunks whose file has these very bytes stay as they are: those pieces of the copy are
+    /// to be left out ([`Memory::is_in_file`]).
     ///
     /// # Errors
-    /// As of [`Memory::will_write`].
+    /// As of [`Memory::enter_to_write`].
     #[inline]
-    pub fn will_copy(&self, dst: CUdeviceptr, src: u64, bytes: u64) -> Result<(), Status> {
-        if !self.has_file_homes() {
-            return Ok(());
+    pub fn enter_to_copy(&self, dst: CUdeviceptr, src: u64, bytes: u64) -> Result<Inside<'static>, Status> {
+        if self.settings.page_cache == PageCache::Off {
+            return Ok(GATE.enter());
         }
-        self.give_up_pages(dst, bytes, |chunk| {
-            // What is captured happens later, and again.
+        self.enter_without_pages(&[(dst, bytes)], |chunk| {
             let Home::File(pages) = &chunk.home else { return true };
             let (first, last) = (chunk.at.max(dst), chunk.end().min(dst + bytes));
+            // What is captured happens later, and again.
             !captures::maybe_any() && pages.has(chunk, first, last - first, src + (first - dst))
         })
     }
 
-    /// Whether an address lies in a chunk whose home is a file.
-    pub fn is_in_file(&self, at: CUdeviceptr) -> bool {
-        self.has_file_homes() && self.table().is_in_file(at)
+    fn enter_without_pages(
+        &self,
+        targets: &[(CUdeviceptr, u64)],
+        may_stay: impl Fn(&Chunk) -> bool,
+    ) -> Result<Inside<'static>, Status> {
+        if captures::maybe_any() && targets.iter().any(|(at, bytes)| registry::has_weight(*at, *bytes)) {
+            WRITES_CAPTURED.store(true, SeqCst);
+        }
+        let goes = |chunk: &&Chunk| matches!(chunk.home, Home::File(_)) && !may_stay(chunk);
+        loop {
+            let inside = GATE.enter();
+            // Asked inside, because a chunk that leaves VRAM may get a file for its home at any other time.
+            if !self.has_file_homes() {
+                return Ok(inside);
+            }
+            let table = self.table();
+            let touched = |(at, bytes): &(CUdeviceptr, u64)| {
+                let touched = table.find(*at).map_or(&[][..], |allocation| allocation.touched(*at, *bytes));
+                let chunks: Vec<_> = touched.iter().filter(goes).map(|chunk| chunk.at).collect();
+                (!chunks.is_empty()).then_some((*at, chunks))
+            };
+            let Some((at, chunks)) = targets.iter().find_map(touched) else {
+                drop(table);
+                return Ok(inside);
+            };
+            drop(table);
+            drop(inside);
+            self.give_up_pages(at, &chunks)?;
+        }
+    }
+
+    /// Whether any of a range lies in a chunk whose home is a file.
+    #[inline]
+    pub fn is_in_file(&self, at: CUdeviceptr, bytes: u64) -> bool {
+        self.has_file_homes() && self.table().is_in_file(at, bytes)
     }
 
     /// [`Memory::watch_files`], now and then.
@@ -72,31 +118,14 @@ impl Memory {
     }
 
     #[cold]
-    fn give_up_pages(&self, at: CUdeviceptr, bytes: u64, may_stay: impl Fn(&Chunk) -> bool) -> Result<(), Status> {
-        // One at a time, so that two that write to a chunk do not both find the gate in use.
-        static REWRITING: Mutex<()> = Mutex::new(());
-        let goes = |chunk: &&Chunk| matches!(chunk.home, Home::File(_)) && !may_stay(chunk);
-        let chunks = || -> Vec<CUdeviceptr> {
-            let table = self.table();
-            let touched = table.find(at).map_or(&[][..], |allocation| allocation.touched(at, bytes));
-            touched.iter().filter(goes).map(|chunk| chunk.at).collect()
-        };
-        if chunks().is_empty() {
-            return Ok(());
-        }
-        let _one_at_a_time = REWRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    fn give_up_pages(&self, around: CUdeviceptr, chunks: &[CUdeviceptr]) -> Result<(), Status> {
         let _relaxed = RelaxedCapture::enter(self.driver);
+        // One at a time: another may have done it meanwhile.
         let _placing = self.placing();
-        let chunks = chunks();
-        if chunks.is_empty() {
-            return Ok(());
-        }
         self.watch_files();
-        let changed = self.turn_into_ram(at, &chunks);
+        let changed = self.turn_into_ram(around, chunks);
         if let Err(status) = changed {
-            log::error!(
-                "weights at {at:#x} cannot be written: they are a file's, and RAM refused with status {status}"
-            );
+            log::error!("weights at {around:#x} cannot be written: they are a file's, and RAM came to status {status}");
         }
         self.homes_changed();
         changed
@@ -159,6 +188,9 @@ impl Memory {
         chunk: &mut Chunk,
         handle: CUmemGenericAllocationHandle,
     ) -> bool {
+        if WRITES_CAPTURED.load(SeqCst) {
+            return false;
+        }
         let range = files.iter().find(|range| range.at <= chunk.at && chunk.end() <= range.end());
         let Some(range) = range.filter(|_| self.may_be_in_file(device, chunk.bytes)) else { return false };
         let pages = range.pages_at(chunk.at);
