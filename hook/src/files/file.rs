@@ -247,7 +247,7 @@ impl ModelFile {
             *window = Window::Idle;
             let (at, bytes) = (at as u64 * WINDOW, WINDOW.min(self.stamp.size - at as u64 * WINDOW));
             let Ok(_current) = Current::push(driver, context) else {
-                forget(bytes);
+                forget(self.base + at, bytes);
                 continue;
             };
             if let Err(status) = unpin(driver, self.base + at, bytes) {

@@ -241,7 +241,7 @@ impl Source {
     }
 
     /// The file, and where in it they are.
-    pub fn place(&self) -> (&ModelFile, u64) {
+    pub fn place(&self) -> (&Arc<ModelFile>, u64) {
         (&self.file, self.offset)
     }
 

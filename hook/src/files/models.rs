@@ -6,7 +6,7 @@
 use super::area::{self, Area, FileId};
 use super::file::ModelFile;
 use super::reading::begins_with;
-use super::{CHANGES, follow, opened};
+use super::{CHANGES, FILES, follow, opened, pin};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::Ordering::SeqCst;
@@ -55,6 +55,12 @@ pub fn place(name: &str, bytes: u64) -> Option<Place> {
     })
 }
 
+/// Whether a mapping is one of ours, and not the program's.
+fn is_ours(start: u64) -> bool {
+    let files = FILES.read().unwrap_or_else(PoisonError::into_inner);
+    pin::is_ours(start) || files.iter().any(|file| file.contains(start))
+}
+
 impl Models {
     /// Looks at what is mapped, unless that is what it was.
     fn look(&mut self) {
@@ -64,7 +70,8 @@ impl Models {
         if self.looked.is_some_and(is_known) {
             return;
         }
-        let mut areas: Vec<_> = area::all().into_iter().filter(|(area, _)| area.is_read_only_file()).collect();
+        let mut areas: Vec<_> =
+            area::all().into_iter().filter(|(area, _)| area.is_read_only_file() && !is_ours(area.start)).collect();
         // A file has an area for each part of it that is mapped.
         areas.sort_by_key(|(area, _)| area.file);
         areas.dedup_by_key(|(area, _)| area.file);
@@ -102,5 +109,46 @@ impl Models {
                 self.others.push(area.file);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::testing::MappedFile;
+    use greenboost_gguf::write::Writer;
+
+    #[test]
+    fn tensors_are_known_by_name_and_size_while_their_file_is_mapped() {
+        let writer = Writer::default().tensor("models.first", &[8], "F32").tensor("models.second", &[1000], "F16");
+        let (header, data) = writer.header();
+        let (first, second) = (header.len() as u64, header.len() as u64 + 32);
+        let content = [&header[..], &vec![0; data as usize]].concat();
+        let mapped = MappedFile::of("model.gguf", &content, libc::MAP_SHARED, libc::PROT_READ);
+        let other = MappedFile::new("other", 9000, libc::MAP_SHARED, libc::PROT_READ);
+        // Changes are not seen here, so that what is mapped is looked at again only after a while.
+        let offset = |name, bytes| {
+            std::thread::sleep(BLIND * 2);
+            place(name, bytes).map(|place| (place.offset, place.file.path().to_owned()))
+        };
+        assert_eq!(offset("models.first", 32), Some((first, mapped.path.clone())));
+        assert_eq!(offset("models.second", 2000), Some((second, mapped.path.clone())));
+        assert_eq!((offset("models.second", 2001), offset("models.third", 32)), (None, None));
+        drop(mapped);
+        assert_eq!(offset("models.first", 32), None);
+        drop(other);
+    }
+
+    #[test]
+    fn a_damaged_model_has_no_tensors() {
+        let mapped = MappedFile::of(
+            "bad.gguf",
+            b"GGUF\x03\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff",
+            libc::MAP_SHARED,
+            libc::PROT_READ,
+        );
+        std::thread::sleep(BLIND * 2);
+        assert!(place("", 0).is_none() && place("a", 1).is_none());
+        drop(mapped);
     }
 }

@@ -274,6 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn a_fill_touches_what_any_byte_of_it_is_in() {
+        let fill = Fill { at: 100, value: 0, width: 4, count: 5 };
+        assert!(fill.touches(119, 200) && fill.touches(50, 101) && fill.touches(0, 1000));
+        assert!(!fill.touches(120, 200) && !fill.touches(50, 100));
+    }
+
+    #[test]
+    fn the_chunks_of_a_range_are_those_that_any_byte_of_it_is_in() {
+        let allocation = allocation("VNFV");
+        let touched = |from, bytes| allocation.touched(from, bytes).iter().map(|it| it.at / M - 8).collect::<Vec<_>>();
+        assert_eq!(touched(8 * M, 4 * M), [0, 1, 2, 3]);
+        assert_eq!(touched(9 * M + 5, 1), [1]);
+        assert_eq!(touched(9 * M - 1, 2), [0, 1]);
+        assert_eq!(touched(20 * M, M), [0; 0]);
+        assert_eq!((touched(0, M), touched(9 * M, 0)), (vec![], vec![]));
+    }
+
+    #[test]
     fn addresses_belong_to_an_allocation_up_to_its_reserved_end() {
         let mut table = Table::default();
         table.insert(allocation("VV"));

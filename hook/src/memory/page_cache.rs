@@ -194,3 +194,38 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::testing::{MappedFile, PAGE};
+
+    /// A file that is known, and a place in it.
+    fn place(mapped: &MappedFile, offset: u64) -> models::Place {
+        let source = files::source(mapped.at, mapped.bytes).expect("a file");
+        models::Place { file: source.place().0.clone(), offset }
+    }
+
+    #[test]
+    fn only_granules_that_a_tensor_has_for_itself_are_a_files() {
+        let mapped = MappedFile::new("model", 4 * PAGE, libc::MAP_SHARED, libc::PROT_READ);
+        let of = |at, bytes| {
+            let range = FileRange::of(at, bytes, place(&mapped, 96))?;
+            assert_eq!(range.pages_at(range.at + GRANULE).offset, range.pages.offset + GRANULE);
+            Some((range.at, range.end(), range.pages.offset))
+        };
+        const BASE: u64 = 10 * GRANULE;
+        // From one border to another, and with parts of granules on either side.
+        assert_eq!(of(BASE, 2 * GRANULE), Some((BASE, BASE + 2 * GRANULE, 96)));
+        assert_eq!(of(BASE - 96, 2 * GRANULE), Some((BASE, BASE + GRANULE, 192)));
+        assert_eq!(of(BASE + 1, 3 * GRANULE), Some((BASE + GRANULE, BASE + 3 * GRANULE, 96 + GRANULE - 1)));
+        // None is whole.
+        assert_eq!((of(BASE + 1, 2 * GRANULE - 2), of(BASE + 1, GRANULE - 1), of(BASE, 0)), (None, None, None));
+    }
+
+    #[test]
+    fn an_address_is_congruent_with_an_offset_of_the_same_place_in_a_page() {
+        let page = crate::inject::page_size() as u64;
+        assert!(is_congruent(7 * page + 32, 32) && is_congruent(0, 5 * page) && !is_congruent(page + 32, 64));
+    }
+}
