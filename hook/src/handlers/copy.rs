@@ -20,14 +20,21 @@ type DeviceToHostAsync = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, C
 const LEGACY: CUstream = 1 as CUstream;
 const PER_THREAD: CUstream = 2 as CUstream;
 
-/// Submits a copy between two addresses (device or host: the seams are those of the table alone).
-fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, issue: impl FnMut(usize, usize) -> Status) -> Handled {
-    submit_or(|_| None, dst, src, bytes, issue)
+/// Submits a copy between two addresses (device or host: the seams are those of the table alone), `on` a stream, or at once.
+fn submit(
+    on: Option<CUstream>,
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    bytes: usize,
+    issue: impl FnMut(usize, usize) -> Status,
+) -> Handled {
+    submit_or(|_| None, on, dst, src, bytes, issue)
 }
 
 /// The same, unless `serve` does it.
 fn submit_or(
     serve: impl FnOnce(&Memory) -> Option<Status>,
+    on: Option<CUstream>,
     dst: CUdeviceptr,
     src: CUdeviceptr,
     bytes: usize,
@@ -37,7 +44,7 @@ fn submit_or(
     if memory.has_late() {
         memory.touch(&[dst, src]);
     }
-    let _inside = match memory.enter_to_copy(dst, src, bytes as u64) {
+    let _inside = match memory.enter_to_copy(on, dst, src, bytes as u64) {
         Ok(inside) => inside,
         Err(status) => return Ok(status),
     };
@@ -62,7 +69,7 @@ fn submit_or(
 /// `cuMemcpy`, `cuMemcpyDtoD`.
 pub unsafe fn unified(original: Unified, dst: CUdeviceptr, src: CUdeviceptr, bytes: usize) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece) })
+    submit(None, dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece) })
 }
 
 /// `cuMemcpyAsync`, `cuMemcpyDtoDAsync`.
@@ -74,7 +81,9 @@ pub unsafe fn unified_async(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece, stream) })
+    submit(Some(stream), dst, src, bytes, |at, piece| unsafe {
+        original(dst + at as u64, src + at as u64, piece, stream)
+    })
 }
 
 /// `cuMemcpyPeer`.
@@ -86,7 +95,7 @@ pub unsafe fn peer(
     src_context: CUcontext,
     bytes: usize,
 ) -> Handled {
-    submit(dst, src, bytes, |at, piece| {
+    submit(None, dst, src, bytes, |at, piece| {
         // SAFETY: the program's own call, in pieces.
         unsafe { original(dst + at as u64, dst_context, src + at as u64, src_context, piece) }
     })
@@ -102,7 +111,7 @@ pub unsafe fn peer_async(
     bytes: usize,
     stream: CUstream,
 ) -> Handled {
-    submit(dst, src, bytes, |at, piece| {
+    submit(Some(stream), dst, src, bytes, |at, piece| {
         // SAFETY: the program's own call, in pieces.
         unsafe { original(dst + at as u64, dst_context, src + at as u64, src_context, piece, stream) }
     })
@@ -157,7 +166,7 @@ unsafe fn from_host(
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
-    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+    submit_or(serve, None, dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
         upload(dst, src, piece, || original(dst, src, piece))
     })
@@ -199,7 +208,7 @@ unsafe fn from_host_async(
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
     // SAFETY: the program's own call, in pieces.
-    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+    submit_or(serve, Some(on), dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
         upload(dst, src, piece, || original(dst, src, piece, stream))
     })
@@ -208,7 +217,7 @@ unsafe fn from_host_async(
 /// `cuMemcpyDtoH`.
 pub unsafe fn device_to_host(original: DeviceToHost, dst: *mut c_void, src: CUdeviceptr, bytes: usize) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece) })
+    submit(None, dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece) })
 }
 
 /// `cuMemcpyDtoHAsync`.
@@ -220,5 +229,7 @@ pub unsafe fn device_to_host_async(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece, stream) })
+    submit(Some(stream), dst as u64, src, bytes, |at, piece| unsafe {
+        original(dst.byte_add(at), src + at as u64, piece, stream)
+    })
 }

@@ -44,34 +44,48 @@ impl Memory {
     pub fn enter_to_write(&self, targets: &[(CUdeviceptr, u64)]) -> Result<Inside<'static>, Status> {
         match self.settings.page_cache {
             PageCache::Off => Ok(GATE.enter()),
-            PageCache::On => self.enter_without_pages(targets, |_| false),
+            PageCache::On => self.enter_without_pages(captures::maybe_any(), targets, |_| false),
         }
     }
 
-    /// The same, to copy from `src`. Chunks whose file has these very bytes stay as they are: those pieces of the copy are
-    /// to be left out ([`Memory::is_in_file`]).
+    /// The same, to copy from `src`, `on` a stream or at once. Chunks whose file has these very bytes stay as they are: those
+    /// pieces of the copy are to be left out ([`Memory::is_in_file`]).
     ///
     /// # Errors
     /// As of [`Memory::enter_to_write`].
     #[inline]
-    pub fn enter_to_copy(&self, dst: CUdeviceptr, src: u64, bytes: u64) -> Result<Inside<'static>, Status> {
+    pub fn enter_to_copy(
+        &self,
+        on: Option<CUstream>,
+        dst: CUdeviceptr,
+        src: u64,
+        bytes: u64,
+    ) -> Result<Inside<'static>, Status> {
         if self.settings.page_cache == PageCache::Off {
             return Ok(GATE.enter());
         }
-        self.enter_without_pages(&[(dst, bytes)], |chunk| {
+        // What is captured happens later, and again.
+        let is_captured = captures::maybe_any() && on.is_some_and(|on| self.is_captured(on));
+        self.enter_without_pages(is_captured, &[(dst, bytes)], |chunk| {
             let Home::File(pages) = &chunk.home else { return true };
             let (first, last) = (chunk.at.max(dst), chunk.end().min(dst + bytes));
-            // What is captured happens later, and again.
-            !captures::maybe_any() && pages.has(chunk, first, last - first, src + (first - dst))
+            !is_captured && pages.has(chunk, first, last - first, src + (first - dst))
         })
+    }
+
+    /// Whether work on a stream is captured, or may be. The legacy stream cannot capture, nor be asked while another does.
+    fn is_captured(&self, on: CUstream) -> bool {
+        const LEGACY: CUstream = 1 as CUstream;
+        on != LEGACY && captures::is_capturing(self.driver, on) != Some(false)
     }
 
     fn enter_without_pages(
         &self,
+        may_be_captured: bool,
         targets: &[(CUdeviceptr, u64)],
         may_stay: impl Fn(&Chunk) -> bool,
     ) -> Result<Inside<'static>, Status> {
-        if captures::maybe_any() && targets.iter().any(|(at, bytes)| registry::has_weight(*at, *bytes)) {
+        if may_be_captured && targets.iter().any(|(at, bytes)| registry::has_weight(*at, *bytes)) {
             WRITES_CAPTURED.store(true, SeqCst);
         }
         let goes = |chunk: &&Chunk| matches!(chunk.home, Home::File(_)) && !may_stay(chunk);

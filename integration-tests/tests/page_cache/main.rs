@@ -28,16 +28,18 @@ fn weights_outside_vram_stay_in_the_page_cache_and_are_the_same() {
                 "on" => assert!(in_files > model.bytes() / 2, "{map:?}\n{}", loaded.target.log()),
                 _ => assert_eq!(in_files, 0),
             }
+            let own = loaded.own_memory();
             assert_eq!(loaded.status()["devices"][0]["page_cache_bytes"], in_files);
             loaded.finish(&expected);
-            (ram, in_files)
+            (ram, in_files, own)
         });
-        let [(copied, _), (ram, in_files)] = ram;
+        let [(copied, _, own_before), (ram, in_files, own)] = ram;
         // One copy: what is in the page cache is not in RAM as well. A page for each tensor may be one granule more.
         assert!(
             copied.abs_diff(ram + in_files) <= GRANULE,
             "{copied} bytes of RAM, then {ram} and {in_files} in files"
         );
+        assert!(own + in_files <= own_before + 2 * GRANULE, "{own_before} bytes of memory, then {own}");
     }
 }
 
@@ -75,11 +77,12 @@ fn streamed_weights_are_copied_out_of_the_page_cache() {
 fn a_captured_write_is_refused_since_it_would_fault_later() {
     let model = Model::new(1);
     let (printed, log) = run(&world("8MiB", "on"), "mapped-like", &model, &["captured"]);
-    assert!(printed.contains("captured 801\n"), "{printed}");
+    // What writes nothing new is no reason to refuse.
+    assert!(printed.contains("captured 801\nuploaded 0\n"), "{printed}");
     assert!(log.contains("cannot be written"), "{log}");
     assert_eq!(sums(printed.lines()), model.expected(&[]));
     let (printed, _) = run(&world("8MiB", "off"), "mapped-like", &model, &["captured"]);
-    assert!(printed.contains("captured 0\n"), "{printed}");
+    assert!(printed.contains("captured 0\nuploaded 0\n"), "{printed}");
 }
 
 #[test]
@@ -140,6 +143,22 @@ fn what_is_hot_takes_vram_from_weights_and_they_stay_right() {
     let in_files = after.devices[0].page_cache.load(Relaxed);
     assert!(in_files > before + (8 << 20), "{before}, then {in_files} bytes: {}", loaded.target.log());
     assert_eq!(sums(loaded.lines.iter().map(String::as_str)), model.expected(&["hot"]), "{}", loaded.target.log());
+}
+
+#[test]
+fn weights_that_were_written_in_vram_are_copied_when_they_leave_it() {
+    let model = Model::new(1);
+    let (expected, files) = (model.expected(&["write", "hot"]), model.files());
+    for (backing, stream) in [("host-numa", "off"), ("memfd", "on")] {
+        let world = world("80MiB", "on").env(settings::BACKINGS, backing).env(settings::STREAM, stream).delays(3);
+        let mut loaded = Loaded::start(&world, "mapped-like", &model, &["write", "hot"]);
+        assert_eq!(bytes_in(&loaded.map(), HOME), 0, "all of it fits: {}", loaded.target.log());
+        loaded.until("ready");
+        let map = loaded.map();
+        assert!(bytes_in(&map, HOME) > 0 && bytes_in(&map, backing) > 8 << 20, "{map:?}");
+        assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
+        assert!(model.files() == files, "the file was written");
+    }
 }
 
 #[test]

@@ -157,6 +157,16 @@ impl<'a> Loaded<'a> {
         ours.expect("the process").clone()
     }
 
+    /// Bytes of memory that the process has in it and that are no file's on disk, the simulated GPU's among them.
+    pub fn own_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.target.pid())).expect("the process");
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a kernel of our time");
+            line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).expect("a number")
+        };
+        (kib("RssAnon:") + kib("RssShmem:")) << 10
+    }
+
     /// Lets it go on to a word.
     #[track_caller]
     pub fn until(&mut self, word: &str) {
