@@ -68,7 +68,7 @@ impl Memory {
         let is_captured = captures::maybe_any() && on.is_some_and(|on| self.is_captured(on));
         self.enter_without_pages(is_captured, &[(dst, bytes)], |chunk| {
             let Home::File(pages) = &chunk.home else { return true };
-            let (first, last) = (chunk.at.max(dst), chunk.end().min(dst + bytes));
+            let (first, last) = (chunk.at.max(dst), chunk.end().min(dst.saturating_add(bytes)));
             !is_captured && pages.has(chunk, first, last - first, src + (first - dst))
         })
     }
