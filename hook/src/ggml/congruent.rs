@@ -21,6 +21,7 @@ use crate::inject::page_size;
 use crate::memory;
 use crate::real;
 use crate::slot::Library;
+use greenboost_contract::settings::GRANULE;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -37,6 +38,8 @@ struct Answer {
     bytes: u64,
     /// Its offset in the file, modulo a page.
     remainder: u64,
+    /// Whether memory for it is still to be asked for.
+    is_new: bool,
 }
 
 /// Answers by ggml's handle. A handle may come again for another tensor, which has another name or is asked for anew.
@@ -125,7 +128,7 @@ unsafe fn decide(tensor: Tensor) -> bool {
     let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
     let answers = answers.get_or_insert_default();
     match remainder {
-        Some(remainder) => answers.insert(tensor as usize, Answer { name, bytes, remainder }),
+        Some(remainder) => answers.insert(tensor as usize, Answer { name, bytes, remainder, is_new: true }),
         None => answers.remove(&(tensor as usize)),
     };
     remainder.is_some()
@@ -143,6 +146,17 @@ unsafe fn grant(tensor: Tensor) -> bool {
     let answer = answer.filter(|answer| answer.name == name && answer.bytes == bytes);
     GRANTED.set(answer.map(|answer| (tensor as usize, answer.remainder)));
     answer.is_some()
+}
+
+/// Bytes, at least, that files will have of the tensors that were counted since this was last asked: granules that they have
+/// for themselves, wherever they come to be.
+pub fn expected() -> u64 {
+    let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = answers.iter_mut().flat_map(HashMap::values_mut);
+    let own = |answer: &mut Answer| {
+        std::mem::take(&mut answer.is_new).then(|| (answer.bytes / GRANULE).saturating_sub(1) * GRANULE)
+    };
+    all.filter_map(own).sum()
 }
 
 /// The address for a tensor that ggml has chosen `address` for: less than a page further on, if there is room, and if the

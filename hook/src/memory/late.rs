@@ -36,10 +36,11 @@ impl Memory {
         self.has_late() && self.table().find(address).is_some_and(|allocation| allocation.late.is_some())
     }
 
-    /// Takes the budgets for an allocation whose homes are made later, as much VRAM as there is.
-    pub(super) fn take_late(&self, device: &Device, allocation: &mut Allocation) -> Result<(), Status> {
+    /// Takes the budgets for an allocation whose homes are made later, as much VRAM as there is, and no more
+    /// than `most_ram` in RAM.
+    pub(super) fn take_late(&self, device: &Device, allocation: &mut Allocation, most_ram: u64) -> Result<(), Status> {
         let vram = allocation.span.min(device.budget.left() / GRANULE * GRANULE);
-        let ram = allocation.span - vram;
+        let ram = (allocation.span - vram).min(most_ram);
         if !device.budget.take(Use::Chunks, vram, device.record) {
             return Err(OUT_OF_MEMORY);
         }

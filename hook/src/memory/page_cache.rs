@@ -19,10 +19,11 @@ use super::registered::restore_reservation;
 use crate::abi::*;
 use crate::driver::Driver;
 use crate::files::{self, ModelFile, models};
-use crate::ggml::congruent::{LEAST, is_congruent};
+use crate::ggml::congruent::{self, LEAST, is_congruent};
 use crate::ggml::registry::Tensor;
 use greenboost_contract::settings::GRANULE;
 use greenboost_contract::{PageCache, format_size};
+use greenboost_kmod::Level;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -116,6 +117,17 @@ impl Memory {
             is_congruent(*at, place.offset).then(|| FileRange::of(*at, tensor.bytes, place)).flatten()
         };
         tensors.iter().filter(|(_, tensor)| tensor.bytes >= LEAST).filter_map(range).collect()
+    }
+
+    /// RAM that an allocation of weights takes at the most: all of it, unless there is not so much RAM and files are known to
+    /// have the rest.
+    pub(super) fn most_ram(&self, device: &Device, span: u64) -> u64 {
+        let expected = congruent::expected();
+        let is_short = || span.saturating_sub(device.budget.left()) > self.ram_left(Level::Critical);
+        if expected == 0 || !is_short() || !self.may_be_in_file(device, expected) {
+            return span;
+        }
+        span.saturating_sub(expected)
     }
 
     /// Makes a part of a file a home. `None`: it has to be RAM.

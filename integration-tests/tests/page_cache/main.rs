@@ -44,6 +44,18 @@ fn weights_outside_vram_stay_in_the_page_cache_and_are_the_same() {
 }
 
 #[test]
+fn a_model_runs_whose_weights_outside_vram_are_more_than_the_ram_it_may_take() {
+    let model = Model::new(2);
+    let world = |page_cache| world("32MiB", page_cache).env(settings::RAM, "52MiB");
+    let without = world("off").run_with("mapped-like", &model.arguments(&[]));
+    assert!(without.stderr.contains("cuMemAlloc"), "{}", without.report());
+    let world = world("on");
+    let loaded = Loaded::start(&world, "mapped-like", &model, &["reload"]);
+    assert!(loaded.record().ram_used.load(Relaxed) <= 52 << 20);
+    loaded.finish(&model.expected(&[]));
+}
+
+#[test]
 fn a_write_to_such_a_weight_is_right_and_the_file_stays_as_it_is() {
     let model = Model::new(1);
     let (expected, files) = (model.expected(&["write"]), model.files());
