@@ -14,7 +14,7 @@ use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
 use crate::{files, ggml, guard, inject};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
-use greenboost_contract::{Assist, Layers, Settings};
+use greenboost_contract::{Assist, Layers, PageCache, Settings};
 use std::ffi::CString;
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
@@ -107,8 +107,8 @@ fn start(executable: &str) {
     // SAFETY: the handlers take and release gates, and read atomics.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);
-    ggml::install();
-    if settings.assist == Assist::On {
+    ggml::install(settings.page_cache);
+    if settings.assist == Assist::On || settings.page_cache == PageCache::On {
         files::install();
     }
     log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());

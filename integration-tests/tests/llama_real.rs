@@ -1,7 +1,7 @@
 //! What the hook learns of a model from llama.cpp's own libraries, against the model's own table.
 #![cfg(target_arch = "x86_64")]
 
-use greenboost_contract::settings::TENSORS;
+use greenboost_contract::settings::{PAGE_CACHE, TENSORS};
 use greenboost_gguf::write::Writer;
 use greenboost_gguf::{Model, TensorType};
 use integration_tests::{World, artefacts};
@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 const EMBEDDING: u64 = 256;
 const LAYERS: u32 = 3;
 
 /// A small model that llama.cpp accepts: right in shape, zeroes in content. Some of its types are repacked for this CPU
 /// (Q4_0), others are read in the mapped file.
-fn model(file: &Path) {
-    let (ff, vocabulary, half) = (512, 64, EMBEDDING / 2);
+fn model(file: &Path, ff: u64) {
+    let (vocabulary, half) = (64, EMBEDDING / 2);
     let mut writer = Writer::default()
         .text("general.architecture", "llama")
         .number("llama.context_length", 128)
@@ -46,6 +47,10 @@ fn model(file: &Path) {
             .tensor(&name("ffn_down"), &[ff, EMBEDDING], "Q6_K");
     }
     writer.save(file).expect("the model");
+    // What was just written is not believed to stay as it is.
+    let written = SystemTime::now() - Duration::from_secs(60);
+    let file = fs::File::options().write(true).open(file).expect("our own");
+    file.set_modified(written).expect("our own");
 }
 
 /// A line of the hook's list.
@@ -78,9 +83,14 @@ impl Known {
 
 /// Loads a model in this world with these options. Answers its file, and what the hook knew of it at the end.
 fn load(world: World, libraries: &Path, options: &[&str]) -> (World, PathBuf, Vec<Known>) {
+    load_with(512, world, libraries, options)
+}
+
+/// The same, of a model with so wide feed-forward layers.
+fn load_with(ff: u64, world: World, libraries: &Path, options: &[&str]) -> (World, PathBuf, Vec<Known>) {
     let (file, list) = (world.file("model.gguf"), world.file("tensors"));
     let world = world.env(TENSORS, &list);
-    model(&file);
+    model(&file, ff);
     let text = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let (folder, path) = (text(libraries), text(&file));
     let arguments = [&[folder.as_str(), &path], options].concat();
@@ -116,6 +126,26 @@ fn every_tensor_of_a_model_is_known_as_the_models_own_table_has_it() {
         assert!(mapped.len() > 5 && mapped.iter().all(|it| base(it) == base(&mapped[0])), "{mapped:?}");
         assert!(copied.iter().all(|it| base(it) != base(&mapped[0])), "{copied:?}");
     }
+}
+
+#[test]
+fn a_page_more_for_large_weights_is_counted_and_taken_by_ggml_itself() {
+    let Some(libraries) = artefacts::artefacts().llama_libraries() else { return };
+    // Behind a large weight of those that are copied to where a processor likes them best.
+    let behind = |page_cache: &str| {
+        let world = World::new().hooked().env(PAGE_CACHE, page_cache);
+        let (_world, _, known) = load_with(1 << 16, world, &libraries, &[]);
+        let mut copied: Vec<_> = known.into_iter().filter(|it| it.device != "CPU_Mapped").collect();
+        copied.sort_by_key(|it| it.at);
+        let pairs = copied.windows(2).filter(|pair| pair[0].told.1 >= 8 << 20 && pair[0].device == pair[1].device);
+        let gaps: Vec<_> = pairs.map(|pair| pair[1].at - pair[0].at - pair[0].told.1).collect();
+        // Another buffer is further away.
+        let gaps: Vec<_> = gaps.into_iter().filter(|gap| *gap < 1 << 20).collect();
+        assert!(!gaps.is_empty(), "{copied:?}");
+        gaps
+    };
+    let more: Vec<_> = behind("off").iter().map(|gap| gap + 4096).collect();
+    assert_eq!(behind("on"), more);
 }
 
 #[test]

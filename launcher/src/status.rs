@@ -42,6 +42,7 @@ struct ProcessStatus {
     ram_used_bytes: u64,
     launches: u64,
     model_file_bytes: u64,
+    model_files_changed: u64,
     devices: Vec<DeviceStatus>,
 }
 
@@ -57,6 +58,7 @@ struct DeviceStatus {
     vram_ring_bytes: u64,
     vram_peak_bytes: u64,
     ram: Vec<BackingStatus>,
+    page_cache_bytes: u64,
     allocations: u64,
     moved_out_bytes: u64,
     retries: u64,
@@ -127,6 +129,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
             .filter(|(name, bytes)| !name.is_empty() || value(bytes) > 0)
             .map(|(name, bytes)| BackingStatus { backing: name.clone(), bytes: value(bytes) })
             .collect(),
+        page_cache_bytes: value(&device.page_cache),
         allocations: value(&device.allocations),
         moved_out_bytes: value(&device.moved_out),
         retries: value(&device.retries),
@@ -150,6 +153,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         ram_used_bytes: value(&record.ram_used),
         launches: value(&record.launches),
         model_file_bytes: value(&record.file_bytes),
+        model_files_changed: value(&record.files_changed),
         devices: devices.collect(),
     }
 }
@@ -190,6 +194,13 @@ fn table(processes: &[ProcessStatus]) -> String {
             let bytes = format_size(process.model_file_bytes);
             let _ = writeln!(text, "    files   {bytes} of model files are read in the page cache");
         }
+        if process.model_files_changed > 0 {
+            let _ = writeln!(
+                text,
+                "    files   {} CHANGED while weights were read in the page cache: answers may be wrong, load the model again",
+                process.model_files_changed
+            );
+        }
         if process.devices.is_empty() {
             let _ = writeln!(text, "    no device in use yet");
         }
@@ -219,6 +230,10 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
         format_size(device.vram_mapped_bytes),
         format_size(device.vram_peak_bytes),
     );
+    if device.page_cache_bytes > 0 {
+        let _ =
+            writeln!(text, "        page cache  {} of weights, no copy in RAM", format_size(device.page_cache_bytes));
+    }
     let _ = writeln!(text, "        RAM   {}", if ram.is_empty() { "none".to_owned() } else { ram.join(", ") });
     let _ = writeln!(
         text,
@@ -268,6 +283,7 @@ mod tests {
             refused: 3,
             assist_copies: 12,
             assist_bytes: 3 << 30,
+            page_cache_bytes: 6 << 30,
             streamed: Streamed { bytes: 12 << 30, slot_hits: 4, ..Streamed::default() },
         };
         let process = ProcessStatus {
@@ -285,6 +301,7 @@ mod tests {
             ram_used_bytes: 5 << 30,
             launches: 9,
             model_file_bytes: 4 << 30,
+            model_files_changed: 1,
             devices: vec![device],
         };
         let text = table(&[process]);
@@ -298,6 +315,8 @@ mod tests {
             "plan    a model: all in VRAM",
             "VRAM  10.25 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, slots 768 MiB; peak 11 GiB",
             "        streamed 12 GiB through 768 MiB",
+            "page cache  6 GiB of weights, no copy in RAM",
+            "files   1 CHANGED while weights were read",
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",
             "12 copies (3 GiB) served from VRAM",

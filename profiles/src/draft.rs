@@ -3,7 +3,7 @@
 use crate::profile::{Matcher, Profile, Source, Variable};
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
+use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use std::collections::BTreeMap;
 
 /// A value and the line it stands on.
@@ -35,6 +35,7 @@ pub struct Draft {
     pub stream: Option<Stream>,
     pub ring: Option<u64>,
     pub assist: Option<Assist>,
+    pub page_cache: Option<PageCache>,
     pub free: Option<ReportFree>,
     pub total: Option<ReportTotal>,
     /// Before those of the parent: the first that fits decides.
@@ -85,6 +86,7 @@ impl Draft {
             stream: self.stream.unwrap_or(base.stream),
             ring: self.ring.or(base.ring),
             assist: self.assist.unwrap_or(base.assist),
+            page_cache: self.page_cache.unwrap_or(base.page_cache),
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
             place: self.place.iter().chain(&base.place).cloned().collect(),

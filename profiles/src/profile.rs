@@ -2,7 +2,7 @@
 
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
+use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,6 +90,8 @@ pub struct Profile {
     pub ring: Option<u64>,
     /// Whether the program's own copies of weights are served ahead.
     pub assist: Assist,
+    /// Whether weights outside VRAM stay in the page cache of their file.
+    pub page_cache: PageCache,
     /// What is reported as free.
     pub free: ReportFree,
     /// What is reported as total.
@@ -121,6 +123,7 @@ impl Profile {
             stream: self.stream,
             ring: self.ring,
             assist: self.assist,
+            page_cache: self.page_cache,
             place: self.place.clone(),
             kernels: self.kernels.clone(),
             ..Settings::default()

@@ -7,7 +7,7 @@ use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
 use crate::{kernel, pattern, place};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
-use greenboost_contract::{Assist, PlanFor, ReportFree, ReportTotal, Spill, Stream, parse_size};
+use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream, parse_size};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use toml::Spanned;
@@ -54,6 +54,7 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         stream: memory.one_of("stream", Stream::from_name, Stream::NAMES)?,
         ring: memory.size("ring", |bytes| bytes >= GRANULE, "must be at least 2MiB")?,
         assist: memory.one_of("assist", Assist::from_name, Assist::NAMES)?,
+        page_cache: memory.one_of("page_cache", PageCache::from_name, PageCache::NAMES)?,
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
         place: place::read(&top)?,

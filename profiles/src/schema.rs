@@ -23,7 +23,8 @@ pub const MATCH: &[&str] = &["executable", "arguments"];
 pub const PROCESSES: &[&str] = &["include", "exclude"];
 
 /// Keys of `[memory]`.
-pub const MEMORY: &[&str] = &["threshold", "chunk", "vram_reserve", "backings", "spill", "stream", "ring", "assist"];
+pub const MEMORY: &[&str] =
+    &["threshold", "chunk", "vram_reserve", "backings", "spill", "stream", "ring", "assist", "page_cache"];
 
 /// Keys of `[report]`.
 pub const REPORT: &[&str] = &["free", "total"];

@@ -65,6 +65,16 @@ pub enum Assist {
     On,
 }
 
+/// Whether weights outside VRAM stay in the page cache of their file, where they can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PageCache {
+    /// They are copied to RAM.
+    #[default]
+    Off,
+    /// They are read where the kernel keeps the file.
+    On,
+}
+
 /// Gives an enum its written names, once, for the environment, profiles and messages alike.
 macro_rules! written {
     ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -89,6 +99,7 @@ pub(crate) use written;
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
 written!(Assist { Off = "off", On = "on" });
+written!(PageCache { Off = "off", On = "on" });
 written!(Stream { Off = "off", On = "on" });
 written!(PlanFor { Never = "never", Command = "command", Runners = "runners" });
 written!(Spill { Allow = "allow", Never = "never" });

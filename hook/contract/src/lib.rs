@@ -22,6 +22,6 @@ pub mod record;
 pub mod settings;
 pub mod size;
 
-pub use choices::{Assist, Layers, PlanFor, ReportFree, ReportTotal, Spill, Stream};
+pub use choices::{Assist, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream};
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

@@ -18,7 +18,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -70,6 +70,8 @@ pub struct DeviceRecord {
     pub vram_peak: AtomicU64,
     /// RAM standing in for VRAM, by backing.
     pub ram: [AtomicU64; MAX_BACKINGS],
+    /// Bytes of model files whose page cache stands in for VRAM.
+    pub page_cache: AtomicU64,
     /// Large allocations alive.
     pub allocations: AtomicU64,
     /// Bytes moved from VRAM to RAM to make room, since the start.
@@ -130,6 +132,8 @@ pub struct Record {
     pub tensors: AtomicU64,
     /// Bytes of model files that the GPU can read in the page cache; they cannot be dropped from it.
     pub file_bytes: AtomicU64,
+    /// Model files that were changed while weights were read in them.
+    pub files_changed: AtomicU64,
     /// How memory is placed: by tensor, or why not.
     pub placement: Text<96>,
     /// The devices.
@@ -138,9 +142,9 @@ pub struct Record {
     pub plan: Text<192>,
 }
 
-const _: () = assert!(size_of::<DeviceRecord>() == 48 + 22 * 8);
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 23 * 8);
 const _: () = assert!(
-    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 6 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
+    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 7 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
 );
 
 impl Record {

@@ -4,7 +4,7 @@
 //! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
 
-use crate::choices::{Assist, Layers, ReportFree, ReportTotal, Spill, Stream};
+use crate::choices::{Assist, Layers, PageCache, ReportFree, ReportTotal, Spill, Stream};
 use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
 use crate::planned::{self, WAYS};
@@ -71,6 +71,8 @@ pub const WAY: &str = "GREENBOOST_WAY";
 pub const FIXED: &str = "GREENBOOST_FIXED";
 /// Whether a framework's own copies of weights are served ahead: see [`Assist`].
 pub const ASSIST: &str = "GREENBOOST_ASSIST";
+/// Whether weights outside VRAM stay in the page cache of their file: see [`PageCache`].
+pub const PAGE_CACHE: &str = "GREENBOOST_PAGE_CACHE";
 /// File that gets a trace of what is streamed, for Chrome's or Perfetto's viewer; without it none is written.
 pub const TRACE: &str = "GREENBOOST_TRACE";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
@@ -132,6 +134,8 @@ pub struct Settings {
     pub stream: Stream,
     /// Whether a framework's own copies of weights are served from VRAM.
     pub assist: Assist,
+    /// Whether weights outside VRAM stay in the page cache of their file.
+    pub page_cache: PageCache,
     /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
     pub ring: Option<u64>,
     /// What was planned, or why nothing was; empty where nobody asked.
@@ -170,6 +174,7 @@ impl Default for Settings {
             map: None,
             stream: Stream::default(),
             assist: Assist::default(),
+            page_cache: PageCache::default(),
             ring: None,
             plan: String::new(),
             planner: None,
@@ -210,6 +215,7 @@ impl Settings {
             (KERNELS, kernel::to_text(&self.kernels)),
             (STREAM, self.stream.name().to_owned()),
             (ASSIST, self.assist.name().to_owned()),
+            (PAGE_CACHE, self.page_cache.name().to_owned()),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
@@ -251,6 +257,7 @@ impl Settings {
         MAP,
         STREAM,
         ASSIST,
+        PAGE_CACHE,
         RING,
         PLAN,
         PLANNER,
@@ -299,6 +306,7 @@ impl Settings {
         settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
         settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
         settings.assist = one_of(ASSIST, get(ASSIST), Assist::from_name, Assist::NAMES)?;
+        settings.page_cache = one_of(PAGE_CACHE, get(PAGE_CACHE), PageCache::from_name, PageCache::NAMES)?;
         settings.ring = bytes(RING)?;
         settings.way = get(WAY);
         if let Some(unknown) = settings.way.as_ref().filter(|way| !WAYS.contains(&way.as_str())) {
@@ -368,6 +376,7 @@ mod tests {
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
             assist: Assist::On,
+            page_cache: PageCache::On,
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
@@ -398,6 +407,7 @@ mod tests {
             (KERNELS, "ffn", "three fields"),
             (STREAM, "perhaps", "on"),
             (ASSIST, "perhaps", "on"),
+            (PAGE_CACHE, "perhaps", "on"),
             (WAY, "fastest", "extend-in-place"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();

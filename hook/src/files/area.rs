@@ -32,7 +32,7 @@ pub struct Area {
 
 /// A file as the kernel names it in mappings: device and inode. What `stat` says may differ (btrfs, overlayfs), so
 /// this is compared with nothing but itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FileId {
     device: (u32, u32),
     inode: u64,
@@ -131,6 +131,12 @@ pub fn quick(address: u64) -> Option<Option<Area>> {
         Err(Unanswered::Nothing) => Some(None),
         Err(Unanswered::Unknown) => None,
     }
+}
+
+/// Every area, in order of address, with the path of its file.
+pub fn all() -> Vec<(Area, PathBuf)> {
+    let maps = fs::read("/proc/self/maps").unwrap_or_default();
+    maps.split(|byte| *byte == b'\n').filter_map(parse).collect()
 }
 
 /// What lies at an address, and the path of its file.

@@ -4,35 +4,26 @@
 //! registered read-only, and a writable one it refuses.
 
 use super::area::{self, Area, FileId};
-use crate::abi::{CUcontext, CUdeviceptr};
+use super::pin::{forget, has_room, pin, unpin};
+use super::reading::{Reader, open_exact};
+use crate::abi::{CUcontext, CUdeviceptr, NOT_SUPPORTED};
 use crate::driver::{Current, Driver};
-use crate::memory::ram;
 use greenboost_contract::format_size;
-use std::ffi::{CString, c_void};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ffi::c_void;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Bytes that are registered at once: milliseconds when they are in the page cache, and a copy is cut at their ends.
 pub const WINDOW: u64 = 64 << 20;
 
-/// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_READ_ONLY`.
-const REGISTER_FLAGS: u32 = 1 | 2 | 8;
-
 /// A file that was written this recently may be written again without its time showing it: times come in steps, of up
 /// to two seconds on some file systems.
 const SETTLED: Duration = Duration::from_secs(2);
-
-/// Bytes registered, of all files. They are page cache that cannot be dropped.
-static REGISTERED: AtomicU64 = AtomicU64::new(0);
-
-/// Bytes of model files that are registered with the driver.
-pub fn registered() -> u64 {
-    REGISTERED.load(Relaxed)
-}
 
 /// What shows that a file is still what it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +78,7 @@ pub struct ModelFile {
     stamp: Stamp,
     base: u64,
     is_out: AtomicBool,
+    is_reported: AtomicBool,
     windows: Mutex<Vec<Window>>,
 }
 
@@ -99,9 +91,7 @@ impl ModelFile {
         if path.starts_with("/dev") || path.as_os_str().as_bytes().starts_with(b"/memfd:") {
             return Err("it is memory, not a file");
         }
-        // Leads to the very file even when its name is gone or another's, but needs a right that few have.
-        let exact = PathBuf::from(format!("/proc/self/map_files/{:x}-{:x}", area.start, area.end));
-        let fd = open(&exact).or_else(|| open(path)).ok_or("it cannot be opened")?;
+        let fd = open_exact(area, path).ok_or("it cannot be opened")?;
         let stamp = Stamp::of(&fd).ok_or("it is not a regular file")?;
         if !stamp.is_settled() {
             return Err("it has just been written");
@@ -115,6 +105,7 @@ impl ModelFile {
             stamp,
             base,
             is_out: AtomicBool::new(false),
+            is_reported: AtomicBool::new(false),
             windows: Mutex::new(vec![Window::Idle; count]),
         };
         // By name one may find another file. The names of mappings are compared with each other, since the kernel
@@ -167,6 +158,52 @@ impl ModelFile {
         false
     }
 
+    /// Whether its bytes are what they were when it was opened, as far as the system tells. Less is asked than by
+    /// [`Self::is_unchanged`]: a new name, or a new file under the old one, changes the file's own times, not its bytes.
+    pub fn has_its_bytes(&self) -> bool {
+        Stamp::of(&self.fd).is_some_and(|now| Stamp { changed: self.stamp.changed, ..now } == self.stamp)
+    }
+
+    /// True once: that it changed is said once.
+    pub fn is_first_report(&self) -> bool {
+        !self.is_reported.swap(true, Relaxed)
+    }
+
+    /// Its path, when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads it, at places of the reader's own.
+    ///
+    /// # Errors
+    /// There are no more descriptors.
+    pub fn reader(&self) -> std::io::Result<Reader> {
+        Ok(Reader::new(File::from(self.fd.try_clone()?)))
+    }
+
+    /// Maps a part of it over a range of ours, shared and read-only. Whoever asks takes care of the range.
+    ///
+    /// # Safety
+    /// The range is nobody else's.
+    ///
+    /// # Errors
+    /// The system's.
+    pub unsafe fn map_over(&self, at: u64, bytes: u64, offset: u64) -> std::io::Result<()> {
+        let (host, flags) = (at as *mut c_void, libc::MAP_SHARED | libc::MAP_FIXED);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if libc::mmap(host, bytes as usize, libc::PROT_READ, flags, self.fd.as_raw_fd(), offset as libc::off_t)
+                == libc::MAP_FAILED
+            {
+                return Err(std::io::Error::last_os_error());
+            }
+            // A forked child must not share pages that the device reads.
+            libc::madvise(host, bytes as usize, libc::MADV_DONTFORK);
+        }
+        Ok(())
+    }
+
     /// Registers what is not registered yet of the windows that a range touches, in the current context. `false`: the
     /// range cannot be used. No stream may be capturing.
     pub fn register(&self, driver: &Driver, context: CUcontext, offset: u64, bytes: u64) -> bool {
@@ -209,10 +246,11 @@ impl ModelFile {
             }
             *window = Window::Idle;
             let (at, bytes) = (at as u64 * WINDOW, WINDOW.min(self.stamp.size - at as u64 * WINDOW));
-            REGISTERED.fetch_sub(bytes, Relaxed);
-            let Ok(_current) = Current::push(driver, context) else { continue };
-            // SAFETY: registered by us, in use by nobody.
-            if let Err(status) = unsafe { driver.cuMemHostUnregister((self.base + at) as *mut c_void) } {
+            let Ok(_current) = Current::push(driver, context) else {
+                forget(self.base + at, bytes);
+                continue;
+            };
+            if let Err(status) = unpin(driver, self.base + at, bytes) {
                 log::error!("{}: not unregistered: status {status}", self.path.display());
             }
         }
@@ -227,42 +265,16 @@ enum Refusal {
 
 /// Registers a range of a mapping of ours.
 fn register(driver: &Driver, at: u64, bytes: u64) -> Result<(), Refusal> {
-    // What is registered still counts as available, being page cache.
-    if ram::available() < registered().saturating_add(bytes).saturating_add(ram::FLOOR) {
+    if !has_room(bytes) {
         return Err(Refusal::ForNow);
     }
-    let (host, mut seen) = (at as *mut c_void, 0);
-    // SAFETY: the range is mapped for as long as the process lives; the result goes to a live local.
-    let registered = unsafe {
-        driver.cuMemHostRegister_v2(host, bytes as usize, REGISTER_FLAGS).and_then(|()| {
-            driver.cuMemHostGetDevicePointer_v2(&mut seen, host, 0).inspect_err(|_| {
-                let _ = driver.cuMemHostUnregister(host);
-            })
+    // SAFETY: the range is mapped for as long as the process lives.
+    unsafe { pin(driver, at, bytes) }.map_err(|status| {
+        Refusal::ForGood(match status {
+            NOT_SUPPORTED => "the device sees it at another address, or cannot".to_owned(),
+            status => format!("the driver refused with status {status}"),
         })
-    };
-    match registered {
-        Ok(()) if seen == at => {
-            REGISTERED.fetch_add(bytes, Relaxed);
-            Ok(())
-        }
-        Ok(()) => {
-            // SAFETY: registered just now.
-            let _ = unsafe { driver.cuMemHostUnregister(host) };
-            Err(Refusal::ForGood("the device sees it at another address".to_owned()))
-        }
-        Err(status) => Err(Refusal::ForGood(format!("the driver refused with status {status}"))),
-    }
-}
-
-/// Opens a path for reading; what else it might be must not hold us up.
-fn open(path: &Path) -> Option<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
-    // SAFETY: a C string; a descriptor that comes back is ours alone.
-    unsafe {
-        let fd = libc::open(path.as_ptr(), flags);
-        (fd >= 0).then(|| OwnedFd::from_raw_fd(fd))
-    }
+    })
 }
 
 /// Maps a whole file at a multiple of 2 MiB, where it can have huge pages.

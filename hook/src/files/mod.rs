@@ -28,19 +28,23 @@
 mod area;
 mod file;
 mod follow;
+pub mod models;
+mod pin;
 mod ranges;
+mod reading;
 #[cfg(test)]
 pub mod testing;
 
-pub use file::{WINDOW, registered};
+pub use file::{ModelFile, WINDOW};
 pub use follow::install;
+pub use pin::{has_room, pin, registered, unpin};
+pub use reading::Reader;
 
 use crate::abi::{CUcontext, CUdeviceptr};
 use crate::inject;
 use crate::memory::{Memory, captures};
 use crate::stream::plant::{self, Fault};
 use area::{Area, FileId};
-use file::ModelFile;
 use ranges::{Range, Ranges};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
@@ -234,6 +238,11 @@ impl Source {
         let offset = self.offset.checked_sub(before)?;
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.file.size());
         inside.then(|| Self { file: self.file.clone(), offset, bytes })
+    }
+
+    /// The file, and where in it they are.
+    pub fn place(&self) -> (&Arc<ModelFile>, u64) {
+        (&self.file, self.offset)
     }
 
     /// Bytes.

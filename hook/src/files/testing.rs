@@ -28,10 +28,16 @@ pub fn byte(offset: u64) -> u8 {
 impl MappedFile {
     /// Makes a file, last written a minute ago, and maps all of it.
     pub fn new(name: &str, bytes: u64, flags: i32, protection: i32) -> Self {
+        Self::of(name, &(0..bytes).map(byte).collect::<Vec<_>>(), flags, protection)
+    }
+
+    /// The same, with a content of its own.
+    pub fn of(name: &str, content: &[u8], flags: i32, protection: i32) -> Self {
+        let bytes = content.len() as u64;
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(name);
         let mut file = fs::File::options().create_new(true).read(true).write(true).open(&path).expect("a file");
-        file.write_all(&(0..bytes).map(byte).collect::<Vec<_>>()).expect("room for it");
+        file.write_all(content).expect("room for it");
         file.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("our own file");
         // SAFETY: a new mapping of our own file at a place the kernel chooses.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes as usize, protection, flags, file.as_raw_fd(), 0) };

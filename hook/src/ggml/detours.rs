@@ -2,7 +2,7 @@
 
 use super::accessors::{self, Buffer, Tensor};
 use super::registry::{self, Source};
-use super::{Hook, kind, original};
+use super::{Hook, congruent, kind, original};
 use crate::slot::Library;
 use crate::{files, guard, memory, real, stream};
 use std::cell::Cell;
@@ -22,7 +22,7 @@ pub fn is_allocating_tensor() -> bool {
 }
 
 /// Looks without ever disturbing the program.
-fn look(work: impl FnOnce()) {
+pub(super) fn look(work: impl FnOnce()) {
     if guard::is_active() {
         // A panic has been logged by the hook of `activate`; the program goes on either way.
         let _ = catch_unwind(AssertUnwindSafe(work));
@@ -38,6 +38,8 @@ pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *
     type Alloc = unsafe extern "C" fn(Buffer, Tensor, *mut c_void) -> c_int;
     // SAFETY: the function that this call was meant for.
     let original: Alloc = unsafe { std::mem::transmute::<usize, Alloc>(original(Hook::TensorAlloc)) };
+    let mut address = address;
+    look(|| address = congruent::shifted(tensor, address as u64) as *mut c_void);
     look(|| {
         if let Some(accessors) = accessors::get() {
             // SAFETY: ggml passes a live tensor.

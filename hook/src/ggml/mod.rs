@@ -10,6 +10,7 @@
 //! | `ggml_backend_tensor_set`, `_set_async` | that bytes of a tensor arrive, and from where |
 //! | `ggml_backend_buffer_free` | that a buffer goes, and its tensors with it |
 //! | `ggml_type_size` | a tensor's type, when we ask for it (`kind`) |
+//! | `ggml_backend_buft_get_alloc_size`, `_buffer_get_alloc_size` | what a tensor takes; a page more is answered (`congruent`) |
 //!
 //! The first two are needed; without the others less is known.
 //!
@@ -19,6 +20,7 @@
 //! without these symbols (linked into one file, or another framework) is placed allocation by allocation.
 
 mod accessors;
+pub mod congruent;
 mod detours;
 pub mod dump;
 mod kind;
@@ -27,6 +29,7 @@ pub mod registry;
 
 use crate::inject;
 use crate::inject::got::{self, Wanted};
+use greenboost_contract::PageCache;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -43,10 +46,12 @@ enum Hook {
     TensorSetAsync,
     BufferFree,
     TypeSize,
+    KindAllocSize,
+    BufferAllocSize,
 }
 
 /// Asks the GOT layer to lead ggml's calls to us. Does nothing where that layer does not stand.
-pub fn install() {
+pub fn install(page_cache: PageCache) {
     if !inject::is_on(inject::GOT) {
         return;
     }
@@ -58,21 +63,29 @@ pub fn install() {
         is_one_librarys: true,
     };
     let wanted = WANTED.get_or_init(|| {
-        vec![
+        let mut wanted = vec![
             row(b"ggml_backend_tensor_alloc", detours::tensor_alloc as *const () as usize),
             row(b"ggml_backend_buffer_set_usage", detours::buffer_set_usage as *const () as usize),
             row(b"ggml_backend_tensor_set", detours::tensor_set as *const () as usize),
             row(b"ggml_backend_tensor_set_async", detours::tensor_set_async as *const () as usize),
             row(b"ggml_backend_buffer_free", detours::buffer_free as *const () as usize),
             row(b"ggml_type_size", kind::type_size as *const () as usize),
-        ]
+        ];
+        if page_cache == PageCache::On {
+            wanted.extend([
+                row(b"ggml_backend_buft_get_alloc_size", congruent::kind_alloc_size as *const () as usize),
+                row(b"ggml_backend_buffer_get_alloc_size", congruent::buffer_alloc_size as *const () as usize),
+            ]);
+        }
+        wanted
     });
     got::want(wanted);
 }
 
 /// The function behind a replacement; 0 before any object that calls it was seen.
 fn original(hook: Hook) -> usize {
-    WANTED.get().map_or(0, |wanted| wanted[hook as usize].original.load(Ordering::Acquire) as usize)
+    let row = WANTED.get().and_then(|wanted| wanted.get(hook as usize));
+    row.map_or(0, |row| row.original.load(Ordering::Acquire) as usize)
 }
 
 /// Whether this process's allocations will be explained by ggml: both calls are caught and all accessors are there.

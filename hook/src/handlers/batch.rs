@@ -3,7 +3,6 @@
 use super::cut;
 use crate::abi::*;
 use crate::guard::{Bypass, Handled};
-use crate::memory::gate::GATE;
 use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
 use std::ffi::c_void;
@@ -54,7 +53,7 @@ fn settle_before_batch() {
 
 /// What a batch writes.
 unsafe fn targets(dsts: *const CUdeviceptr, sizes: *const usize, count: usize) -> Vec<(CUdeviceptr, u64)> {
-    if !streaming::is_on() || dsts.is_null() || sizes.is_null() {
+    if dsts.is_null() || sizes.is_null() {
         return Vec::new();
     }
     // SAFETY: the program passes `count` of each, as for the driver.
@@ -182,10 +181,15 @@ pub unsafe fn batch(
 ) -> Handled {
     settle_before_batch();
     let memory = memory::get()?;
-    let _inside = GATE.enter();
+    // SAFETY: the program's own arrays.
+    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _inside = match memory.enter_to_write(&targets) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
+        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, number)) = asked.singly(memory) {
             if let Some(failed) = failed.as_mut().filter(|_| status != SUCCESS) {
@@ -230,10 +234,15 @@ pub unsafe fn batch_v2(
 ) -> Handled {
     settle_before_batch();
     let memory = memory::get()?;
-    let _inside = GATE.enter();
+    // SAFETY: the program's own arrays.
+    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _inside = match memory.enter_to_write(&targets) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets(dsts, sizes, count));
+        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, _)) = asked.singly(memory) {
             return Ok(status);

@@ -4,7 +4,6 @@ use super::cut;
 use crate::abi::*;
 use crate::ggml::registry;
 use crate::guard::Handled;
-use crate::memory::gate::GATE;
 use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
 use std::ffi::c_void;
@@ -21,14 +20,21 @@ type DeviceToHostAsync = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, C
 const LEGACY: CUstream = 1 as CUstream;
 const PER_THREAD: CUstream = 2 as CUstream;
 
-/// Submits a copy between two addresses (device or host: the seams are those of the table alone).
-fn submit(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, issue: impl FnMut(usize, usize) -> Status) -> Handled {
-    submit_or(|_| None, dst, src, bytes, issue)
+/// Submits a copy between two addresses (device or host: the seams are those of the table alone), `on` a stream, or at once.
+fn submit(
+    on: Option<CUstream>,
+    dst: CUdeviceptr,
+    src: CUdeviceptr,
+    bytes: usize,
+    issue: impl FnMut(usize, usize) -> Status,
+) -> Handled {
+    submit_or(|_| None, on, dst, src, bytes, issue)
 }
 
 /// The same, unless `serve` does it.
 fn submit_or(
     serve: impl FnOnce(&Memory) -> Option<Status>,
+    on: Option<CUstream>,
     dst: CUdeviceptr,
     src: CUdeviceptr,
     bytes: usize,
@@ -38,13 +44,24 @@ fn submit_or(
     if memory.has_late() {
         memory.touch(&[dst, src]);
     }
-    let _inside = GATE.enter();
+    let _inside = match memory.enter_to_copy(on, dst, src, bytes as u64) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
-    if let Some(status) = serve(memory) {
+    // A file's pages have the bytes, and are not to be written.
+    if !memory.is_in_file(dst, bytes as u64)
+        && let Some(status) = serve(memory)
+    {
         return Ok(status);
     }
     if memory.has_seams() {
-        return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, issue));
+        let mut issue = |at: usize, piece| match memory.is_in_file(dst + at as u64, 1) {
+            // The bytes are there.
+            true => SUCCESS,
+            false => issue(at, piece),
+        };
+        return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, &mut issue));
     }
     Ok(issue(0, bytes))
 }
@@ -52,7 +69,7 @@ fn submit_or(
 /// `cuMemcpy`, `cuMemcpyDtoD`.
 pub unsafe fn unified(original: Unified, dst: CUdeviceptr, src: CUdeviceptr, bytes: usize) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece) })
+    submit(None, dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece) })
 }
 
 /// `cuMemcpyAsync`, `cuMemcpyDtoDAsync`.
@@ -64,7 +81,9 @@ pub unsafe fn unified_async(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst, src, bytes, |at, piece| unsafe { original(dst + at as u64, src + at as u64, piece, stream) })
+    submit(Some(stream), dst, src, bytes, |at, piece| unsafe {
+        original(dst + at as u64, src + at as u64, piece, stream)
+    })
 }
 
 /// `cuMemcpyPeer`.
@@ -76,7 +95,7 @@ pub unsafe fn peer(
     src_context: CUcontext,
     bytes: usize,
 ) -> Handled {
-    submit(dst, src, bytes, |at, piece| {
+    submit(None, dst, src, bytes, |at, piece| {
         // SAFETY: the program's own call, in pieces.
         unsafe { original(dst + at as u64, dst_context, src + at as u64, src_context, piece) }
     })
@@ -92,7 +111,7 @@ pub unsafe fn peer_async(
     bytes: usize,
     stream: CUstream,
 ) -> Handled {
-    submit(dst, src, bytes, |at, piece| {
+    submit(Some(stream), dst, src, bytes, |at, piece| {
         // SAFETY: the program's own call, in pieces.
         unsafe { original(dst + at as u64, dst_context, src + at as u64, src_context, piece, stream) }
     })
@@ -147,7 +166,7 @@ unsafe fn from_host(
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
-    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+    submit_or(serve, None, dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
         upload(dst, src, piece, || original(dst, src, piece))
     })
@@ -189,7 +208,7 @@ unsafe fn from_host_async(
     // SAFETY: the program's own call.
     let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
     // SAFETY: the program's own call, in pieces.
-    submit_or(serve, dst, src as u64, bytes, |at, piece| unsafe {
+    submit_or(serve, Some(on), dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
         upload(dst, src, piece, || original(dst, src, piece, stream))
     })
@@ -198,7 +217,7 @@ unsafe fn from_host_async(
 /// `cuMemcpyDtoH`.
 pub unsafe fn device_to_host(original: DeviceToHost, dst: *mut c_void, src: CUdeviceptr, bytes: usize) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece) })
+    submit(None, dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece) })
 }
 
 /// `cuMemcpyDtoHAsync`.
@@ -210,5 +229,7 @@ pub unsafe fn device_to_host_async(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call, in pieces.
-    submit(dst as u64, src, bytes, |at, piece| unsafe { original(dst.byte_add(at), src + at as u64, piece, stream) })
+    submit(Some(stream), dst as u64, src, bytes, |at, piece| unsafe {
+        original(dst.byte_add(at), src + at as u64, piece, stream)
+    })
 }

@@ -4,7 +4,6 @@ use super::cut::{self, Extent, Layout};
 use crate::abi::*;
 use crate::guard::Handled;
 use crate::memory;
-use crate::memory::gate::GATE;
 use crate::stream as streaming;
 
 type Copy = unsafe extern "C" fn(*const Memcpy3D) -> Status;
@@ -44,12 +43,16 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
     if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_late()) {
         memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
     }
-    let _inside = GATE.enter();
+    let is_asked = memory.wants_to_know_writes();
     // SAFETY: as above.
-    let target = unsafe { copy.as_ref() }.filter(|_| streaming::is_on()).map(|whole| {
+    let target = unsafe { copy.as_ref() }.filter(|_| is_asked).map(|whole| {
         let side = layout(&whole.dst, whole.height);
         (side.corner, side.reach([whole.width, whole.height, whole.depth]) as u64)
     });
+    let _inside = match memory.enter_to_write(target.as_slice()) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     let _writing = streaming::writing(memory, target);
     // SAFETY: the driver would read the same structure.
     match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {

@@ -40,6 +40,9 @@ const PER_THREAD: usize = 2;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC: u32 = 6;
 
+/// Files whose page cache weights are read in are looked at by the clock, and the clock at one launch in so many.
+const LAUNCHES_UNWATCHED: u64 = 16;
+
 type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;
 
 /// A kernel's launch, its parameters left open.
@@ -69,7 +72,10 @@ impl Launch {
 #[inline]
 fn submit(issue: impl Fn(&'static memory::Memory) -> Status) -> Handled {
     let memory = memory::get()?;
-    memory.record.launches.fetch_add(1, Relaxed);
+    let launches = memory.record.launches.fetch_add(1, Relaxed);
+    if memory.has_file_homes() && launches % LAUNCHES_UNWATCHED == 0 {
+        memory.watch_files_at_times();
+    }
     if memory.has_late() {
         memory.settle_all();
     }

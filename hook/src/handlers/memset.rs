@@ -6,7 +6,6 @@ use crate::ggml;
 use crate::guard::Handled;
 use crate::memory;
 use crate::memory::allocations::Fill;
-use crate::memory::gate::GATE;
 use crate::stream as streaming;
 
 /// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
@@ -26,8 +25,11 @@ fn line<T: Into<u32>>(
         }
         memory.touch(&[dst]);
     }
-    let _inside = GATE.enter();
     let element = size_of::<T>();
+    let _inside = match memory.enter_to_write(&[(dst, count.saturating_mul(element) as u64)]) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     let _writing = streaming::writing(memory, [(dst, count.saturating_mul(element) as u64)]);
     match count.checked_mul(element) {
         Some(bytes) if memory.has_seams() => {
@@ -51,11 +53,15 @@ fn rectangle<T>(
     if memory.has_late() {
         memory.touch(&[dst]);
     }
-    let _inside = GATE.enter();
     let element = size_of::<T>();
     let side = Layout { corner: dst, row: pitch, slice: 0 };
-    let reach =
-        width.checked_mul(element).filter(|_| streaming::is_on()).map(|row| side.reach([row, height, 1]) as u64);
+    let is_asked = memory.wants_to_know_writes();
+    let row = width.checked_mul(element).filter(|_| is_asked);
+    let reach = row.map(|row| side.reach([row, height, 1]) as u64);
+    let _inside = match memory.enter_to_write(&[(dst, reach.unwrap_or(0))]) {
+        Ok(inside) => inside,
+        Err(status) => return Ok(status),
+    };
     let _writing = streaming::writing(memory, reach.map(|bytes| (dst, bytes)));
     match width.checked_mul(element) {
         Some(row) if memory.has_seams() => {

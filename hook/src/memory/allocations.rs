@@ -1,6 +1,7 @@
 //! Spanning allocations: one device address over chunks that have homes in VRAM or RAM.
 
 use super::backing::{HostBacking, HostChunk};
+use super::page_cache::{FilePages, FileRange};
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
 use greenboost_contract::place::{DEFAULT_PRIORITY, MAX_PRIORITY, Tier};
 use std::cmp::Ordering;
@@ -12,6 +13,8 @@ pub enum Home {
     Vram(CUmemGenericAllocationHandle),
     /// RAM of a backing.
     Ram(&'static dyn HostBacking, HostChunk),
+    /// The page cache of the file that its bytes come from; read-only.
+    File(FilePages),
 }
 
 /// How much some bytes want to be in VRAM; the greater gets it.
@@ -66,7 +69,21 @@ pub struct Chunk {
 impl Chunk {
     /// Whether copies across its borders must be cut.
     fn has_seams(&self) -> bool {
-        matches!(&self.home, Home::Ram(backing, _) if backing.has_seams())
+        match &self.home {
+            Home::Vram(_) => false,
+            Home::Ram(backing, _) => backing.has_seams(),
+            Home::File(_) => true,
+        }
+    }
+
+    /// Whether its bytes are in VRAM.
+    pub fn is_in_vram(&self) -> bool {
+        matches!(self.home, Home::Vram(_))
+    }
+
+    /// First address behind it.
+    pub fn end(&self) -> CUdeviceptr {
+        self.at + self.bytes
     }
 }
 
@@ -94,6 +111,13 @@ pub struct Fill {
     pub count: usize,
 }
 
+impl Fill {
+    /// Whether it writes to any byte between two addresses.
+    pub fn touches(&self, from: CUdeviceptr, to: CUdeviceptr) -> bool {
+        self.at < to && from < self.at.saturating_add((self.count * self.width) as u64)
+    }
+}
+
 /// One reservation, filled with chunks from its base without gaps.
 pub struct Allocation {
     /// The address the program has.
@@ -110,6 +134,8 @@ pub struct Allocation {
     pub serial: u64,
     /// In order of address; none while [`Self::late`] is set.
     pub chunks: Vec<Chunk>,
+    /// Granules whose bytes are a file's, in order of address: they may come to be read there.
+    pub files: Vec<FileRange>,
     /// Set until homes are assigned.
     pub late: Option<Late>,
 }
@@ -122,7 +148,14 @@ unsafe impl Sync for Allocation {}
 impl Allocation {
     /// Bytes that are in VRAM.
     pub fn in_vram(&self) -> u64 {
-        self.chunks.iter().filter(|chunk| matches!(chunk.home, Home::Vram(_))).map(|chunk| chunk.bytes).sum()
+        self.chunks.iter().filter(|chunk| chunk.is_in_vram()).map(|chunk| chunk.bytes).sum()
+    }
+
+    /// The chunks that a range touches.
+    pub fn touched(&self, from: CUdeviceptr, bytes: u64) -> &[Chunk] {
+        let first = self.chunks.partition_point(|chunk| chunk.end() <= from);
+        let last = self.chunks.partition_point(|chunk| chunk.at < from.saturating_add(bytes));
+        &self.chunks[first.min(last)..last]
     }
 
     /// The first address inside `(from, from + bytes)` at which a copy must be cut.
@@ -187,20 +220,22 @@ impl Table {
 
     /// Whether any of a range lies in RAM that the processor has no mapping of.
     pub fn is_closed_to_cpu(&self, from: CUdeviceptr, bytes: u64) -> bool {
-        let end = from.saturating_add(bytes);
-        self.find(from).is_some_and(|allocation| {
-            let first = allocation.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
-            let touched = allocation.chunks[first..].iter().take_while(|chunk| chunk.at < end);
-            touched.into_iter().any(|chunk| matches!(chunk.home, Home::Ram(..)) && !chunk.has_seams())
-        })
+        let is_closed = |chunk: &Chunk| matches!(chunk.home, Home::Ram(..)) && !chunk.has_seams();
+        self.find(from).is_some_and(|allocation| allocation.touched(from, bytes).iter().any(is_closed))
     }
 
-    /// Whether all of a range lies in RAM that the processor sees at the same addresses.
+    /// Whether any of a range lies in a chunk whose home is a file.
+    pub fn is_in_file(&self, at: CUdeviceptr, bytes: u64) -> bool {
+        let chunks = self.find(at).map_or(&[][..], |allocation| allocation.touched(at, bytes));
+        chunks.iter().any(|chunk| matches!(chunk.home, Home::File(_)))
+    }
+
+    /// Whether all of a range lies in RAM that the processor sees at the same addresses, and may write.
     pub fn is_open_to_cpu(&self, from: CUdeviceptr, bytes: u64) -> bool {
         let Some(allocation) = self.find(from).filter(|it| from + bytes <= it.base + it.span) else { return false };
-        let first = allocation.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
-        let mut touched = allocation.chunks[first..].iter().take_while(|chunk| chunk.at < from + bytes).peekable();
-        touched.peek().is_some() && touched.all(|chunk| matches!(chunk.home, Home::Ram(..)) && chunk.has_seams())
+        let touched = allocation.touched(from, bytes);
+        let is_open = |chunk: &Chunk| matches!(chunk.home, Home::Ram(..)) && chunk.has_seams();
+        !touched.is_empty() && touched.iter().all(is_open)
     }
 }
 
@@ -226,7 +261,8 @@ mod tests {
         let chunk = |(at, it)| Chunk { at: base + at * M, bytes: M, home: home(it), wish: Wish::BLIND };
         let chunks = (0..).zip(homes.chars()).map(chunk);
         let context = std::ptr::null_mut();
-        Allocation { base, size: span - 1, span, device: 0, context, serial: 1, chunks: chunks.collect(), late: None }
+        let (size, chunks) = (span - 1, chunks.collect());
+        Allocation { base, size, span, device: 0, context, serial: 1, chunks, files: vec![], late: None }
     }
 
     #[test]
@@ -235,6 +271,24 @@ mod tests {
         let order =
             [rule(Tier::Ram, 100), rule(Tier::Auto, 0), Wish::BLIND, rule(Tier::Vram, 0), rule(Tier::Vram, 100)];
         assert!(order.is_sorted() && order.iter().all(|wish| *wish < Wish::HOT));
+    }
+
+    #[test]
+    fn a_fill_touches_what_any_byte_of_it_is_in() {
+        let fill = Fill { at: 100, value: 0, width: 4, count: 5 };
+        assert!(fill.touches(119, 200) && fill.touches(50, 101) && fill.touches(0, 1000));
+        assert!(!fill.touches(120, 200) && !fill.touches(50, 100));
+    }
+
+    #[test]
+    fn the_chunks_of_a_range_are_those_that_any_byte_of_it_is_in() {
+        let allocation = allocation("VNFV");
+        let touched = |from, bytes| allocation.touched(from, bytes).iter().map(|it| it.at / M - 8).collect::<Vec<_>>();
+        assert_eq!(touched(8 * M, 4 * M), [0, 1, 2, 3]);
+        assert_eq!(touched(9 * M + 5, 1), [1]);
+        assert_eq!(touched(9 * M - 1, 2), [0, 1]);
+        assert_eq!(touched(20 * M, M), [0; 0]);
+        assert_eq!((touched(0, M), touched(9 * M, 0)), (vec![], vec![]));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::time::Instant;
 
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 const ATTRIBUTE_VMM: u32 = 102;
+/// `CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED`.
+const ATTRIBUTE_READ_ONLY: u32 = 113;
 
 /// The reserve is never more than this part of what is free: a small card is not given away whole.
 const MAX_RESERVE_SHARE: u64 = 8;
@@ -33,6 +35,7 @@ pub struct Device {
     pub can_map: bool,
     /// Its part of the status record.
     pub record: &'static DeviceRecord,
+    reads_files: OnceLock<bool>,
     chosen: OnceLock<Chosen>,
     probing: Mutex<()>,
     contexts: Mutex<Vec<usize>>,
@@ -77,9 +80,24 @@ impl Device {
             budget: VramBudget::new(limit),
             can_map: can_map != 0,
             record,
+            reads_files: OnceLock::new(),
             chosen: OnceLock::new(),
             probing: Mutex::new(()),
             contexts: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Whether it can read memory that is registered read-only, as the pages of a file are.
+    pub fn reads_files(&self, driver: &Driver) -> bool {
+        *self.reads_files.get_or_init(|| {
+            let mut reads = 0;
+            // SAFETY: writes one integer to a live local.
+            let known = unsafe { driver.cuDeviceGetAttribute(&mut reads, ATTRIBUTE_READ_ONLY, self.ordinal) };
+            let reads = known.is_ok() && reads != 0;
+            if !reads {
+                log::info!("device {}: weights are not read in the page cache: it cannot", self.ordinal);
+            }
+            reads
         })
     }
 

@@ -4,6 +4,7 @@ use super::access;
 use super::allocations::{Allocation, Chunk, Home};
 use super::claim::Claim;
 use super::device::Device;
+use super::page_cache::FileRange;
 use super::vram::Use;
 use super::{Memory, backing};
 use crate::abi::*;
@@ -14,7 +15,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 impl Memory {
     /// Fills an allocation that has no chunks yet. A stretch that is to be in VRAM goes to RAM where the budget, or
-    /// the driver, has no more.
+    /// the driver, has no more; what is outside stays in a file where one has it.
     pub(super) fn fill(
         &self,
         device: &Device,
@@ -26,7 +27,7 @@ impl Memory {
         for stretch in stretches {
             let end = at + stretch.bytes;
             while at < end {
-                let chunk = self.make_chunk(device, at, end - at, stretch, claim)?;
+                let chunk = self.make_chunk(device, at, end - at, stretch, &allocation.files, claim)?;
                 at += chunk.bytes;
                 allocation.chunks.push(chunk);
             }
@@ -41,10 +42,16 @@ impl Memory {
         at: CUdeviceptr,
         bytes: u64,
         stretch: &Stretch,
+        files: &[FileRange],
         claim: Claim,
     ) -> Result<Chunk, Status> {
         let (vram, wish) = (stretch.in_vram, stretch.wish);
         let mut bytes = self.settings.chunk.min(bytes);
+        // What a file has is a chunk of its own, so that it can come to be read there.
+        let next = files.iter().find(|range| at < range.end());
+        let file = next.filter(|range| range.at <= at);
+        let border = next.map(|range| if range.at <= at { range.end() } else { range.at });
+        bytes = bytes.min(border.map_or(bytes, |border| border - at));
         // The budget may end inside a chunk: its last granules are used too.
         let left = device.budget.left() / GRANULE * GRANULE;
         if vram && left > 0 {
@@ -61,6 +68,9 @@ impl Memory {
                     }
                 }
             }
+        }
+        if let Some(home) = file.and_then(|range| self.file_home(device, range, at, bytes)) {
+            return Ok(Chunk { at, bytes, home, wish });
         }
         let home = self.ram_home(device, at, bytes, claim)?;
         Ok(Chunk { at, bytes, home, wish })
@@ -113,13 +123,13 @@ impl Memory {
         // Unregistering wants a context; the others do not mind one. A dead one is no hindrance.
         let _current = Current::push(self.driver, allocation.context);
         for chunk in &allocation.chunks {
-            match chunk.home {
+            match &chunk.home {
                 Home::Vram(handle) => {
                     // SAFETY: mapped by us at this address; the caller promises that nothing uses it.
                     let undone = unsafe {
                         self.driver
                             .cuMemUnmap(chunk.at, chunk.bytes as usize)
-                            .and_then(|()| self.driver.cuMemRelease(handle))
+                            .and_then(|()| self.driver.cuMemRelease(*handle))
                     };
                     if let Err(status) = undone {
                         log::error!("VRAM at {:#x} could not be given back: status {status}", chunk.at);
@@ -127,10 +137,14 @@ impl Memory {
                     device.budget.give_back(Use::Chunks, chunk.bytes, device.record);
                 }
                 Home::Ram(backing, memory) => {
-                    backing.unmap(self.driver, memory, chunk.at);
-                    backing.destroy(self.driver, memory);
-                    device.record.ram[backing::index(backing)].fetch_sub(chunk.bytes, Relaxed);
+                    backing.unmap(self.driver, *memory, chunk.at);
+                    backing.destroy(self.driver, *memory);
+                    device.record.ram[backing::index(*backing)].fetch_sub(chunk.bytes, Relaxed);
                     self.ram.give_back(chunk.bytes, self.record);
+                }
+                Home::File(pages) => {
+                    pages.unmap(self.driver, chunk.at, chunk.bytes);
+                    self.pages_gone(device, chunk.bytes);
                 }
             }
         }

@@ -12,6 +12,7 @@ use super::Memory;
 use super::allocations::{Allocation, Fill, Late, Wish};
 use super::claim::Claim;
 use super::device::Device;
+use super::page_cache::FileRange;
 use super::room::Request;
 use super::vram::Use;
 use crate::abi::*;
@@ -30,10 +31,16 @@ impl Memory {
         self.late.load(Acquire) != 0
     }
 
-    /// Takes the budgets for an allocation whose homes are made later, as much VRAM as there is.
-    pub(super) fn take_late(&self, device: &Device, allocation: &mut Allocation) -> Result<(), Status> {
+    /// Whether an address lies in an allocation without homes yet.
+    pub fn is_late(&self, address: CUdeviceptr) -> bool {
+        self.has_late() && self.table().find(address).is_some_and(|allocation| allocation.late.is_some())
+    }
+
+    /// Takes the budgets for an allocation whose homes are made later, as much VRAM as there is, and no more
+    /// than `most_ram` in RAM.
+    pub(super) fn take_late(&self, device: &Device, allocation: &mut Allocation, most_ram: u64) -> Result<(), Status> {
         let vram = allocation.span.min(device.budget.left() / GRANULE * GRANULE);
-        let ram = allocation.span - vram;
+        let ram = (allocation.span - vram).min(most_ram);
         if !device.budget.take(Use::Chunks, vram, device.record) {
             return Err(OUT_OF_MEMORY);
         }
@@ -78,7 +85,8 @@ impl Memory {
     /// Makes the homes of a buffer of weights, by tensor.
     pub fn settle_weights(&self, base: CUdeviceptr, bytes: u64) {
         let tensors = registry::within(base, bytes);
-        self.settle_with(base, |device, allocation| {
+        let files = self.file_ranges(&tensors);
+        self.settle_with(base, files, |device, allocation| {
             let inside: Vec<_> = tensors
                 .iter()
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
@@ -101,7 +109,7 @@ impl Memory {
 
     /// Makes the homes of an allocation as hot: VRAM first, weights give way.
     pub fn settle(&self, address: CUdeviceptr) {
-        self.settle_with(address, |device, allocation| {
+        self.settle_with(address, Vec::new(), |device, allocation| {
             let short = allocation.span.saturating_sub(device.budget.left());
             if short > 0 {
                 self.make_room_placing(device, short, Request { wish: Wish::HOT, size: allocation.span });
@@ -128,7 +136,12 @@ impl Memory {
         self.touch(&bases);
     }
 
-    fn settle_with(&self, address: CUdeviceptr, stretches: impl FnOnce(&Device, &Allocation) -> Vec<Stretch>) {
+    fn settle_with(
+        &self,
+        address: CUdeviceptr,
+        files: Vec<FileRange>,
+        stretches: impl FnOnce(&Device, &Allocation) -> Vec<Stretch>,
+    ) {
         if !self.has_late() {
             return;
         }
@@ -144,17 +157,21 @@ impl Memory {
             let late = allocation.late.take().unwrap_or_default();
             self.give_back_late(device, &late);
             let stretches = stretches(device, &allocation);
+            // What was filled is no file's any more.
+            let is_filled = |range: &FileRange| late.fills.iter().any(|fill| fill.touches(range.at, range.end()));
+            allocation.files = files.into_iter().filter(|range| !is_filled(range)).collect();
             self.fill(device, &mut allocation, &stretches, Claim::Granted)?;
             self.make_up(&late.fills);
             Ok(late)
         });
         match settled {
             Ok(_) => log::info!(
-                "{} at {:#x} placed {}: {} in VRAM",
+                "{} at {:#x} placed {}: {} in VRAM{}",
                 format_size(allocation.size),
                 allocation.base,
                 ggml::reason(),
-                format_size(allocation.in_vram())
+                format_size(allocation.in_vram()),
+                Self::in_files(&allocation)
             ),
             // The program learns it from the driver, at its next use of the addresses that are missing.
             Err(status) => log::error!(

@@ -5,6 +5,7 @@
 
 use super::Memory;
 use super::allocations::Home;
+use super::page_cache;
 use crate::ggml::registry::{self, Tensor};
 use crate::json::quoted;
 use crate::stream;
@@ -41,6 +42,7 @@ impl Memory {
                     .map(|chunk| {
                         let home = match &chunk.home {
                             Home::Vram(_) => "vram",
+                            Home::File(_) => page_cache::NAME,
                             Home::Ram(backing, _) => backing.name(),
                         };
                         format!("{{\"at\":{},\"bytes\":{},\"home\":\"{home}\"}}", chunk.at, chunk.bytes)

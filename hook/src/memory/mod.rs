@@ -19,12 +19,14 @@ mod late;
 pub mod ledger;
 mod map;
 mod memfd;
+pub mod page_cache;
 pub mod pending;
 pub mod placing;
 pub mod pressure;
 mod probe;
 pub mod ram;
 mod registered;
+mod rewriting;
 pub mod room;
 pub mod vram;
 
@@ -63,6 +65,7 @@ pub struct Memory {
     table: RwLock<Table>,
     seams: AtomicBool,
     late: AtomicUsize,
+    file_homes: AtomicUsize,
     rules: Rules,
 }
 
@@ -103,6 +106,7 @@ impl Memory {
             table: RwLock::default(),
             seams: AtomicBool::new(false),
             late: AtomicUsize::new(0),
+            file_homes: AtomicUsize::new(0),
             rules: Rules::new(&settings.place),
         })
     }

@@ -47,7 +47,8 @@ impl Memory {
             self.make_room_placing(device, short, Request { wish: Wish::BLIND, size: span });
         }
         let short = span.saturating_sub(device.budget.left());
-        if short > self.ram_left(Level::Critical) {
+        let most_ram = if late { self.most_ram(device, span) } else { span };
+        if short.min(most_ram) > self.ram_left(Level::Critical) {
             // Known before anything is taken: a refusal costs nothing.
             device.record.refused.fetch_add(1, Relaxed);
             log::warn!(
@@ -60,7 +61,7 @@ impl Memory {
         }
         let mut allocation = self.reserve(device, context, bytes, span)?;
         let filled = if late {
-            self.take_late(device, &mut allocation)
+            self.take_late(device, &mut allocation, most_ram)
         } else {
             self.record.placement.set(ggml::reason());
             let all = [Stretch { bytes: span, in_vram: true, wish: Wish::BLIND }];
@@ -99,7 +100,8 @@ impl Memory {
         let base = self.addresses(span)?;
         // Ours are far above the driver's own numbers, so that no buffer ID is given twice.
         let serial = (1 << 48) + SERIAL.fetch_add(1, Relaxed);
-        Ok(Allocation { base, size, span, device: device.ordinal, context, serial, chunks: Vec::new(), late: None })
+        let (device, chunks, files) = (device.ordinal, Vec::new(), Vec::new());
+        Ok(Allocation { base, size, span, device, context, serial, chunks, files, late: None })
     }
 
     /// Addresses for an allocation: where [`FIRST_ADDRESS`] says, or wherever the driver has any.

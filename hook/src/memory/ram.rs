@@ -1,5 +1,6 @@
 //! The RAM budget: how much system memory may stand in for VRAM.
 
+use crate::files;
 use greenboost_contract::record::Record;
 use std::fs;
 use std::path::Path;
@@ -64,6 +65,8 @@ impl RamBudget {
 pub fn available() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let machine = field(&meminfo, "MemAvailable:").map_or(u64::MAX, |kib| kib << 10);
+    // Page cache that the device reads cannot be dropped, but is counted as if it could.
+    let machine = machine.saturating_sub(files::registered());
     machine.min(cgroup_left().unwrap_or(u64::MAX))
 }
 

@@ -77,7 +77,7 @@ fn register(driver: &Driver, at: CUdeviceptr, bytes: u64) -> Result<(), Status> 
 }
 
 /// Makes the range what the driver's reservation was: addresses that nobody else can be given.
-fn restore_reservation(at: CUdeviceptr, bytes: u64) {
+pub(super) fn restore_reservation(at: CUdeviceptr, bytes: u64) {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
     // SAFETY: replaces our own mapping inside our own reservation.
     let restored = unsafe { libc::mmap(at as *mut c_void, bytes as usize, libc::PROT_NONE, flags, -1, 0) };

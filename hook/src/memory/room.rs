@@ -147,6 +147,10 @@ impl Memory {
             let Ok(_current) = Current::push(self.driver, allocation.context) else { continue };
             let chunk = &mut allocation.chunks[*at];
             let Home::Vram(handle) = chunk.home else { continue };
+            if self.move_to_file(device, &allocation.files, chunk, handle) {
+                moved += chunk.bytes;
+                continue;
+            }
             match self.move_to_ram(device, chunk, handle) {
                 Ok(()) => moved += chunk.bytes,
                 Err(status) => {
@@ -168,7 +172,7 @@ impl Memory {
                 .chunks
                 .iter()
                 .enumerate()
-                .filter(|(_, chunk)| matches!(chunk.home, Home::Vram(_)) && request.beats(chunk.wish, allocation.size))
+                .filter(|(_, chunk)| chunk.is_in_vram() && request.beats(chunk.wish, allocation.size))
                 .map(|(at, _)| at)
                 .collect();
             let turns = if stream::is_on() { turns(allocation, &may_move) } else { vec![0; may_move.len()] };
@@ -181,7 +185,7 @@ impl Memory {
     }
 
     /// Waits for all work on a device; false when that is not possible.
-    fn wait_for(&self, device: &Device) -> bool {
+    pub(super) fn wait_for(&self, device: &Device) -> bool {
         device.contexts().into_iter().all(|context| {
             let Ok(_current) = Current::push(self.driver, context) else {
                 device.forget_context(context);
@@ -199,36 +203,41 @@ impl Memory {
         handle: CUmemGenericAllocationHandle,
     ) -> Result<(), Status> {
         let (backing, mut memory) = self.take_ram(device, chunk.bytes, Claim::New)?;
-        let moved = backing
-            .fill(self.driver, device.ordinal, memory, chunk.at)
-            .and_then(|()| self.exchange(device, chunk, handle, backing, &mut memory));
+        let moved = backing.fill(self.driver, device.ordinal, memory, chunk.at).and_then(|()| {
+            let map = || backing.map(self.driver, device.ordinal, &mut memory, chunk.at);
+            self.exchange(device, chunk, handle, map)
+        });
         moved.inspect_err(|_| {
             backing.destroy(self.driver, memory);
             self.ram.give_back(chunk.bytes, self.record);
         })?;
         chunk.home = Home::Ram(backing, memory);
-        // SAFETY: the handle is mapped nowhere any more.
-        if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
-            log::error!("VRAM of a moved chunk could not be given back: status {status}");
-        }
-        device.budget.give_back(Use::Chunks, chunk.bytes, device.record);
+        self.vram_gone(device, chunk.bytes, handle);
         self.note_ram(device, backing, chunk.bytes);
         Ok(())
     }
 
-    /// Puts filled RAM in the place of VRAM. When that fails, the VRAM is put back.
-    fn exchange(
+    /// Gives back VRAM that is mapped nowhere any more.
+    pub(super) fn vram_gone(&self, device: &Device, bytes: u64, handle: CUmemGenericAllocationHandle) {
+        // SAFETY: the caller's promise.
+        if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
+            log::error!("VRAM of a moved chunk could not be given back: status {status}");
+        }
+        device.budget.give_back(Use::Chunks, bytes, device.record);
+    }
+
+    /// Puts what `map` maps in the place of VRAM. When that fails, the VRAM is put back.
+    pub(super) fn exchange(
         &self,
         device: &Device,
         chunk: &Chunk,
         handle: CUmemGenericAllocationHandle,
-        backing: &dyn super::backing::HostBacking,
-        memory: &mut super::backing::HostChunk,
+        map: impl FnOnce() -> Result<(), Status>,
     ) -> Result<(), Status> {
         let bytes = chunk.bytes as usize;
         // SAFETY: the device is idle and nobody can submit work; the range is exactly one mapping of ours.
         unsafe { self.driver.cuMemUnmap(chunk.at, bytes) }?;
-        backing.map(self.driver, device.ordinal, memory, chunk.at).inspect_err(|status| {
+        map().inspect_err(|status| {
             // SAFETY: the range is empty again, the handle still holds the bytes.
             let restored = unsafe {
                 self.driver
@@ -236,7 +245,10 @@ impl Memory {
                     .and_then(|()| access::open_vram(self.driver, device.ordinal, chunk.at, chunk.bytes))
             };
             if let Err(lost) = restored {
-                log::error!("a chunk at {:#x} is unmapped: RAM refused with {status}, VRAM with {lost}", chunk.at);
+                log::error!(
+                    "a chunk at {:#x} is unmapped: its new home refused with {status}, VRAM with {lost}",
+                    chunk.at
+                );
             }
         })
     }
@@ -249,7 +261,7 @@ fn turns(allocation: &Allocation, may_move: &[usize]) -> Vec<u32> {
     let starts: Vec<_> =
         registry::within(allocation.base, allocation.span).into_iter().map(|(address, _)| address).collect();
     let tensor = |at: usize| starts.partition_point(|start| *start <= allocation.chunks[at].at);
-    let is_outside = |at: &usize| matches!(allocation.chunks[*at].home, Home::Ram(..));
+    let is_outside = |at: &usize| !allocation.chunks[*at].is_in_vram();
     let outside: HashSet<_> = (0..allocation.chunks.len()).filter(is_outside).map(tensor).collect();
     let mut whole: Vec<_> = may_move.iter().map(|at| tensor(*at)).filter(|it| !outside.contains(it)).collect();
     whole.dedup();

@@ -4,7 +4,6 @@ use super::rules;
 use crate::abi::{CUdevice, CUdeviceptr};
 use crate::ggml::registry;
 use crate::memory::Memory;
-use crate::memory::allocations::Home;
 use greenboost_contract::Stream;
 use std::cell::RefCell;
 use std::sync::atomic::{
@@ -94,7 +93,7 @@ pub fn rebuild(memory: &Memory) {
             for ((at, tensor), next) in tensors.into_iter().zip(next).filter(|((_, tensor), _)| tensor.is_weight) {
                 let end = at + tensor.bytes;
                 let outside = |chunk: &crate::memory::allocations::Chunk| {
-                    matches!(chunk.home, Home::Ram(..)) && chunk.at < end && at < chunk.at + chunk.bytes
+                    !chunk.is_in_vram() && chunk.at < end && at < chunk.at + chunk.bytes
                 };
                 if allocation.chunks.iter().any(outside) {
                     found.push(Weight {

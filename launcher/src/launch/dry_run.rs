@@ -3,7 +3,7 @@
 use super::Launch;
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, Settings, Stream, format_size};
+use greenboost_contract::{Assist, PageCache, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 use std::path::Path;
@@ -37,6 +37,7 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("placement", placement(settings)),
         ("kernels", kernels(settings)),
         ("streaming", streaming(settings)),
+        ("page cache", page_cache(settings).to_owned()),
         ("plan", plan(settings)),
         ("tier map", file(settings.map.as_deref())),
         ("trace", file(settings.trace.as_deref())),
@@ -106,6 +107,13 @@ fn streaming(settings: &Settings) -> String {
         (Stream::On, Assist::Off) => format!("weights outside VRAM, through {ring}"),
         (Stream::Off, Assist::On) => format!("llama.cpp's own copies, through {ring}"),
         (Stream::On, Assist::On) => format!("weights outside VRAM and llama.cpp's own copies, through {ring}"),
+    }
+}
+
+fn page_cache(settings: &Settings) -> &'static str {
+    match settings.page_cache {
+        PageCache::Off => "off: weights outside VRAM are copied to RAM",
+        PageCache::On => "weights outside VRAM stay in the model file's, where llama.cpp maps it",
     }
 }
 

@@ -16,7 +16,7 @@ use crate::plan::predict::Way;
 use crate::plan::wishes;
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, PlanFor, Settings, Stream, parse_size};
+use greenboost_contract::{Assist, PageCache, PlanFor, Settings, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
 use std::io::Write;
@@ -61,6 +61,9 @@ pub struct Options {
     /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are served ahead: on or off.
     #[arg(long, value_name = "ON|OFF", value_parser = wishes::assist)]
     pub assist: Option<Assist>,
+    /// Whether weights outside VRAM stay in the page cache of the model file, rather than in a copy in RAM: on or off.
+    #[arg(long, value_name = "ON|OFF", value_parser = settings::page_cache)]
+    pub page_cache: Option<PageCache>,
     /// Run the model this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined.
     ///
     /// `greenboost plan MODEL` shows what each would bring. Those that are not proven on a real GPU yet are taken only when

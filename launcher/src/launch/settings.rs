@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
-use greenboost_contract::{Assist, Settings, Stream, format_size};
+use greenboost_contract::{Assist, PageCache, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -89,6 +89,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     merged.stream = options.stream.unwrap_or(merged.stream);
     merged.ring = options.ring.or(merged.ring);
     merged.assist = options.assist.unwrap_or(merged.assist);
+    merged.page_cache = options.page_cache.unwrap_or(merged.page_cache);
     merged.fixed = fixed(options, user, &profile.settings());
     merged.way = options.way.and_then(|way| way.row().asked_as).map(str::to_owned).or(merged.way);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
@@ -191,6 +192,11 @@ pub fn place_rule(text: &str) -> Result<PlaceRule, String> {
     pattern::compile(&rule.tensor)
         .map_err(|reason| format!("'{}' is not a regular expression: {reason}", rule.tensor))?;
     Ok(rule)
+}
+
+/// A value of `--page-cache`.
+pub fn page_cache(text: &str) -> Result<PageCache, String> {
+    PageCache::from_name(text).ok_or_else(|| format!("allowed are {}", PageCache::NAMES.join(", ")))
 }
 
 /// Those of profiles and the command line have been checked where they were read.

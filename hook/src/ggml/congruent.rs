@@ -1,0 +1,171 @@
+//! Large weights get addresses that are, modulo a page, the offsets that they have in their file: the file's pages can
+//! then be mapped where the weights belong.
+//!
+//! ```text
+//!   ggml asks                                answer                     because
+//!   buft_get_alloc_size(tensor)              its bytes + a page         the file has a tensor of this name and size
+//!   buffer_get_alloc_size(tensor)            the same                   so it was answered before
+//!   tensor_alloc(tensor, address)            passes on address + shift  the page before said that there is room
+//!     └ get_alloc_size(tensor), inside         its bytes                the shifted tensor ends where it may
+//! ```
+//!
+//! What is answered once is answered again: a tensor that was given less than was counted for it would end the program.
+//! And only what was answered right before to this thread is made use of, so that a ggml some of whose calls are not seen
+//! gets nothing shifted.
+
+use super::accessors::{self, Buffer, Tensor};
+use super::detours::look;
+use super::{Hook, explains, original};
+use crate::files::models;
+use crate::inject::page_size;
+use crate::memory;
+use crate::real;
+use crate::slot::Library;
+use greenboost_contract::settings::GRANULE;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+/// Smaller tensors have too few granules for themselves.
+pub const LEAST: u64 = 8 << 20;
+/// What ggml's kernels need, and GGUF files have.
+const ALIGNMENT: u64 = 32;
+
+/// What was answered for a tensor.
+struct Answer {
+    name: String,
+    bytes: u64,
+    /// Its offset in the file, modulo a page.
+    remainder: u64,
+    /// Whether memory for it is still to be asked for.
+    is_new: bool,
+}
+
+/// Answers by ggml's handle. A handle may come again for another tensor, which has another name or is asked for anew.
+static ANSWERS: Mutex<Option<HashMap<usize, Answer>>> = Mutex::new(None);
+
+thread_local! {
+    /// Whether this thread is inside one of the two questions: one asks the other.
+    static ASKED: Cell<bool> = const { Cell::new(false) };
+    /// The tensor that this thread has just been told a page more for, and the remainder that it is to have.
+    static GRANTED: Cell<Option<(usize, u64)>> = const { Cell::new(None) };
+}
+
+type Size = unsafe extern "C" fn(*mut c_void, Tensor) -> usize;
+
+/// Bytes of a page.
+fn page() -> u64 {
+    page_size() as u64
+}
+
+/// Whether a tensor at an address can have a file's pages for its own.
+pub fn is_congruent(address: u64, offset: u64) -> bool {
+    address % page() == offset % page()
+}
+
+/// Asks the original, and adds a page where `more` says so. Questions inside questions, and those of ggml's own check of
+/// an address, get the original's answer.
+///
+/// # Safety
+/// ggml's own arguments.
+unsafe fn answer(hook: Hook, of: *mut c_void, tensor: Tensor, more: impl FnOnce() -> bool) -> usize {
+    // SAFETY: the function that this call was meant for.
+    let original: Size = unsafe { std::mem::transmute::<usize, Size>(original(hook)) };
+    let is_inner = super::is_allocating_tensor() || ASKED.replace(true);
+    // SAFETY: the program's own call.
+    let bytes = unsafe { original(of, tensor) };
+    if is_inner {
+        return bytes;
+    }
+    ASKED.set(false);
+    let mut is_more = false;
+    look(|| is_more = more());
+    bytes + if is_more { page_size() } else { 0 }
+}
+
+/// `ggml_backend_buft_get_alloc_size(kind of buffer, tensor)`: what to count for a tensor before there is a buffer.
+///
+/// # Safety
+/// Called by ggml with its own arguments.
+pub unsafe extern "C" fn kind_alloc_size(kind: *mut c_void, tensor: Tensor) -> usize {
+    // SAFETY: ggml's own arguments; it passes a live tensor.
+    unsafe { answer(Hook::KindAllocSize, kind, tensor, || decide(tensor)) }
+}
+
+/// `ggml_backend_buffer_get_alloc_size(buffer, tensor)`: what a tensor takes in a buffer.
+///
+/// # Safety
+/// Called by ggml with its own arguments.
+pub unsafe extern "C" fn buffer_alloc_size(buffer: Buffer, tensor: Tensor) -> usize {
+    GRANTED.set(None);
+    // SAFETY: ggml's own arguments; it passes a live tensor.
+    unsafe { answer(Hook::BufferAllocSize, buffer, tensor, || grant(tensor)) }
+}
+
+/// A tensor's name and size, if it is large.
+///
+/// # Safety
+/// A live tensor.
+unsafe fn large(tensor: Tensor) -> Option<(String, u64)> {
+    let accessors = accessors::get()?;
+    // SAFETY: the caller's promise.
+    let bytes = unsafe { accessors.bytes(tensor) };
+    // SAFETY: as above.
+    (bytes >= LEAST).then(|| (unsafe { accessors.name(tensor) }, bytes))
+}
+
+/// Whether a tensor gets a page more; from now on it does, or does not.
+///
+/// # Safety
+/// A live tensor.
+unsafe fn decide(tensor: Tensor) -> bool {
+    // SAFETY: the caller's promise.
+    let Some((name, bytes)) = (unsafe { large(tensor) }) else { return false };
+    // ggml asks for what it computes as well, again and again: only weights have such names.
+    let place = if name.ends_with(".weight") && explains() { models::place(&name, bytes) } else { None };
+    let remainder = place.map(|place| place.offset % page()).filter(|remainder| remainder % ALIGNMENT == 0);
+    let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let answers = answers.get_or_insert_default();
+    match remainder {
+        Some(remainder) => answers.insert(tensor as usize, Answer { name, bytes, remainder, is_new: true }),
+        None => answers.remove(&(tensor as usize)),
+    };
+    remainder.is_some()
+}
+
+/// Whether a tensor was answered a page more.
+///
+/// # Safety
+/// A live tensor.
+unsafe fn grant(tensor: Tensor) -> bool {
+    // SAFETY: the caller's promise.
+    let Some((name, bytes)) = (unsafe { large(tensor) }) else { return false };
+    let answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let answer = answers.as_ref().and_then(|answers| answers.get(&(tensor as usize)));
+    let answer = answer.filter(|answer| answer.name == name && answer.bytes == bytes);
+    GRANTED.set(answer.map(|answer| (tensor as usize, answer.remainder)));
+    answer.is_some()
+}
+
+/// Bytes, at least, that files will have of the tensors that were counted since this was last asked: granules that they have
+/// for themselves, wherever they come to be.
+pub fn expected() -> u64 {
+    let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let all = answers.iter_mut().flat_map(HashMap::values_mut);
+    let own = |answer: &mut Answer| {
+        std::mem::take(&mut answer.is_new).then(|| (answer.bytes / GRANULE).saturating_sub(1) * GRANULE)
+    };
+    all.filter_map(own).sum()
+}
+
+/// The address for a tensor that ggml has chosen `address` for: less than a page further on, if there is room, and if the
+/// memory is ours and still without homes.
+pub fn shifted(tensor: Tensor, address: u64) -> u64 {
+    let Some((_, remainder)) = GRANTED.take().filter(|(granted, _)| *granted == tensor as usize) else {
+        return address;
+    };
+    let shift = remainder.wrapping_sub(address) % page();
+    let is_ours = || real::attach(Library::Cuda) && memory::get().is_ok_and(|memory| memory.is_late(address));
+    if shift.is_multiple_of(ALIGNMENT) && is_ours() { address + shift } else { address }
+}
