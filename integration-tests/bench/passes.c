@@ -21,6 +21,7 @@
 #define CU_FUNCTIONS(X) CU_CORE(X) CU_COPIES(X) CU_STREAMS(X) CU_ASYNC(X)
 #include "../fixtures/c/check.h"
 #include "../fixtures/c/ggml_like.h"
+#include "../fixtures/c/ggml_cuda.h"
 
 #include <time.h>
 
@@ -44,38 +45,6 @@ static void *get(const struct cu_name *name)
 {
     return dlsym(library, name->symbol);
 }
-
-static CUdeviceptr address(const void *pointer)
-{
-    return (CUdeviceptr)(uintptr_t)pointer;
-}
-
-/* The CUDA backend. */
-
-static void *allocate(size_t size)
-{
-    CUdeviceptr base = 0;
-    CHECK(CU(cuMemAlloc_v2)(&base, size));
-    return (void *)(uintptr_t)base;
-}
-
-static void release(void *base)
-{
-    CHECK(CU(cuMemFree_v2)(address(base)));
-}
-
-static void set_tensor(struct ggml_tensor *tensor, const void *data, size_t offset, size_t size)
-{
-    CHECK(CU(cuMemcpyHtoDAsync_v2)(address(tensor->data) + offset, data, size, NULL));
-    CHECK(CU(cuCtxSynchronize)());
-}
-
-static void clear(void *base, uint8_t value, size_t size)
-{
-    CHECK(CU(cuMemsetD8_v2)(address(base), value, size));
-}
-
-static const struct ggml_backend_iface cuda = {allocate, release, NULL, set_tensor, clear};
 
 /* The model. */
 
