@@ -92,6 +92,15 @@ macro_rules! written {
                 match text { $($text => Some(Self::$variant),)+ _ => None }
             }
         }
+
+        /// For command lines: the error says what is allowed.
+        impl std::str::FromStr for $type {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::from_name(text).ok_or_else(|| format!("allowed are {}", Self::NAMES.join(", ")))
+            }
+        }
     };
 }
 pub(crate) use written;

@@ -13,7 +13,6 @@ mod trace_file;
 mod variables;
 
 use crate::plan::predict::Way;
-use crate::plan::wishes;
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::{Assist, PageCache, PlanFor, Settings, Stream, parse_size};
@@ -53,21 +52,20 @@ pub struct Options {
     #[arg(long, value_name = "REGEX=TIER", value_parser = settings::place_rule)]
     pub place: Vec<PlaceRule>,
     /// Whether weights outside VRAM are copied into it ahead of the kernels that read them: on or off.
-    #[arg(long, value_name = "ON|OFF", value_parser = wishes::stream)]
+    #[arg(long, value_name = "ON|OFF")]
     pub stream: Option<Stream>,
-    /// VRAM that they are copied into, out of what --vram allows [default: a sixteenth of it].
+    /// VRAM that they are copied into, out of what --vram allows [default: the plan's, else a sixteenth of it].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ring: Option<u64>,
     /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are served ahead: on or off.
-    #[arg(long, value_name = "ON|OFF", value_parser = wishes::assist)]
+    #[arg(long, value_name = "ON|OFF")]
     pub assist: Option<Assist>,
     /// Whether weights outside VRAM stay in the page cache of the model file, rather than in a copy in RAM: on or off.
-    #[arg(long, value_name = "ON|OFF", value_parser = settings::page_cache)]
+    #[arg(long, value_name = "ON|OFF")]
     pub page_cache: Option<PageCache>,
     /// Run the model this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined.
     ///
-    /// `greenboost plan MODEL` shows what each would bring. Those that are not proven on a real GPU yet are taken only when
-    /// asked for.
+    /// `greenboost plan MODEL` shows what each would bring.
     #[arg(long, value_name = "WAY", value_parser = Way::from_name, conflicts_with = "no_plan")]
     pub way: Option<Way>,
     /// Do not plan for the model: set no variables of llama.cpp but the profile's.

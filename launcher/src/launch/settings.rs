@@ -9,7 +9,7 @@ use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
-use greenboost_contract::{Assist, PageCache, Settings, Stream, format_size};
+use greenboost_contract::{Assist, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -192,11 +192,6 @@ pub fn place_rule(text: &str) -> Result<PlaceRule, String> {
     pattern::compile(&rule.tensor)
         .map_err(|reason| format!("'{}' is not a regular expression: {reason}", rule.tensor))?;
     Ok(rule)
-}
-
-/// A value of `--page-cache`.
-pub fn page_cache(text: &str) -> Result<PageCache, String> {
-    PageCache::from_name(text).ok_or_else(|| format!("allowed are {}", PageCache::NAMES.join(", ")))
 }
 
 /// Those of profiles and the command line have been checked where they were read.

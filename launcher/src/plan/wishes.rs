@@ -36,38 +36,23 @@ pub struct Wishes {
     #[arg(long, value_name = "TYPE", value_parser = kv_types)]
     pub kv: Option<KvTypes>,
     /// Run it this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined
-    /// [default: the fastest that is proven].
+    /// [default: the fastest].
     #[arg(long, value_name = "WAY", value_parser = Way::from_name)]
     pub way: Option<Way>,
     /// Whether weights outside VRAM are streamed: on or off [default: as suits the way].
-    #[arg(long, value_name = "ON|OFF", value_parser = stream)]
+    #[arg(long, value_name = "ON|OFF")]
     pub stream: Option<Stream>,
-    /// VRAM that they are copied into [default: a sixteenth of it].
+    /// VRAM that they are copied into [default: five of the largest tensors, a sixteenth of it at
+    /// most].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ring: Option<u64>,
     /// Whether the copies that llama.cpp makes of what it keeps in RAM are served ahead: on or off [default: as suits
     /// the way].
-    #[arg(long, value_name = "ON|OFF", value_parser = assist)]
+    #[arg(long, value_name = "ON|OFF")]
     pub assist: Option<Assist>,
     /// Nothing may leave VRAM, as with `spill = "never"` in a profile.
     #[arg(long)]
     pub no_spill: bool,
-}
-
-/// A value of `--stream`.
-///
-/// # Errors
-/// What is allowed.
-pub fn stream(text: &str) -> Result<Stream, String> {
-    Stream::from_name(text).ok_or_else(|| format!("allowed are {}", Stream::NAMES.join(", ")))
-}
-
-/// A value of `--assist`.
-///
-/// # Errors
-/// What is allowed.
-pub fn assist(text: &str) -> Result<Assist, String> {
-    Assist::from_name(text).ok_or_else(|| format!("allowed are {}", Assist::NAMES.join(", ")))
 }
 
 fn kv_types(name: &str) -> Result<KvTypes, String> {
