@@ -138,6 +138,10 @@ pub struct Side2D {
     pub pitch: usize,
 }
 
+/// `CU_STREAM_LEGACY`: what the null stream means, but in the per-thread forms of functions. It cannot capture.
+pub const STREAM_LEGACY: CUstream = 1 as CUstream;
+/// `CU_STREAM_PER_THREAD`: what the null stream means in those forms. The name of another stream on every thread.
+pub const STREAM_PER_THREAD: CUstream = 2 as CUstream;
 /// `CU_MEMORYTYPE_HOST`.
 pub const MEMORY_HOST: c_uint = 1;
 /// `CU_MEMORYTYPE_DEVICE`.

@@ -245,12 +245,12 @@ impl ModelFile {
                 continue;
             }
             *window = Window::Idle;
-            let (at, bytes) = (at as u64 * WINDOW, WINDOW.min(self.stamp.size - at as u64 * WINDOW));
+            let at = at as u64 * WINDOW;
             let Ok(_current) = Current::push(driver, context) else {
-                forget(self.base + at, bytes);
+                forget(self.base + at);
                 continue;
             };
-            if let Err(status) = unpin(driver, self.base + at, bytes) {
+            if let Err(status) = unpin(driver, self.base + at) {
                 log::error!("{}: not unregistered: status {status}", self.path.display());
             }
         }

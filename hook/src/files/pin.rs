@@ -5,15 +5,12 @@ use crate::driver::Driver;
 use crate::memory::ram;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_READ_ONLY`.
 const REGISTER_FLAGS: u32 = 1 | 2 | 8;
 
-/// Bytes registered, of all files. They are page cache that cannot be dropped.
-static REGISTERED: AtomicU64 = AtomicU64::new(0);
-/// Where they are: first address, and bytes.
+/// What is registered, of all files: first addresses, and bytes. It is page cache that cannot be dropped.
 static RANGES: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
 
 fn ranges() -> MutexGuard<'static, BTreeMap<u64, u64>> {
@@ -27,7 +24,7 @@ pub fn is_ours(at: u64) -> bool {
 
 /// Bytes of model files that are registered with the driver.
 pub fn registered() -> u64 {
-    REGISTERED.load(Relaxed)
+    ranges().values().sum()
 }
 
 /// Whether so much more page cache can be held.
@@ -53,7 +50,6 @@ pub unsafe fn pin(driver: &Driver, at: u64, bytes: u64) -> Result<(), Status> {
         }
     }
     ranges().insert(at, bytes);
-    REGISTERED.fetch_add(bytes, Relaxed);
     Ok(())
 }
 
@@ -61,14 +57,13 @@ pub unsafe fn pin(driver: &Driver, at: u64, bytes: u64) -> Result<(), Status> {
 ///
 /// # Errors
 /// The driver's status.
-pub fn unpin(driver: &Driver, at: u64, bytes: u64) -> Result<(), Status> {
-    forget(at, bytes);
+pub fn unpin(driver: &Driver, at: u64) -> Result<(), Status> {
+    forget(at);
     // SAFETY: registered by us, in use by nobody.
     unsafe { driver.cuMemHostUnregister(at as *mut c_void) }
 }
 
-/// Counts bytes no more whose registration went with its context.
-pub fn forget(at: u64, bytes: u64) {
+/// Counts a range no more whose registration went with its context.
+pub fn forget(at: u64) {
     ranges().remove(&at);
-    REGISTERED.fetch_sub(bytes, Relaxed);
 }

@@ -9,8 +9,6 @@ use std::ffi::c_uint;
 
 /// Rows of a pitched allocation begin at multiples of this, as the driver's own do.
 const PITCH: usize = 512;
-/// `CU_STREAM_PER_THREAD`, which the null stream means in the `_ptsz` forms.
-const PER_THREAD: usize = 2;
 
 type Alloc = unsafe extern "C" fn(*mut CUdeviceptr, usize) -> Status;
 type AllocPitch = unsafe extern "C" fn(*mut CUdeviceptr, *mut usize, usize, usize, c_uint) -> Status;
@@ -152,7 +150,7 @@ pub unsafe fn free_async(original: FreeAsync, dptr: CUdeviceptr, stream: CUstrea
 
 /// `cuMemFreeAsync_ptsz`.
 pub unsafe fn free_async_per_thread(original: FreeAsync, dptr: CUdeviceptr, stream: CUstream) -> Handled {
-    let behind = if stream.is_null() { PER_THREAD as CUstream } else { stream };
+    let behind = if stream.is_null() { STREAM_PER_THREAD } else { stream };
     // SAFETY: the program's own call.
     unsafe { free_on(original, dptr, stream, behind) }
 }

@@ -37,8 +37,6 @@ struct Attributes {
     _flags: u32,
 }
 
-/// `CU_STREAM_PER_THREAD`: streams up to here have no name, and a batch refuses some of them.
-const PER_THREAD: CUstream = 2 as CUstream;
 /// `CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL`.
 const DURING_CALL: u32 = 2;
 
@@ -129,7 +127,8 @@ impl Asked {
     /// # Safety
     /// The arrays have as many entries as they say.
     unsafe fn singly(&self, memory: &Memory) -> Option<(Status, usize)> {
-        let has_name = self.stream as usize > PER_THREAD as usize;
+        // A batch refuses some of those that have none.
+        let has_name = streaming::has_name(self.stream);
         let is_whole = !self.dsts.is_null() && !self.srcs.is_null() && !self.sizes.is_null() && self.count > 0;
         if !has_name || !is_whole || self.attributes.is_null() || self.attribute_count == 0 {
             return None;

@@ -16,9 +16,6 @@ type HostToDevice = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize) -> S
 type HostToDeviceAsync = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize, CUstream) -> Status;
 type DeviceToHost = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize) -> Status;
 type DeviceToHostAsync = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, CUstream) -> Status;
-/// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`: what the null stream means in the two forms of a function.
-const LEGACY: CUstream = 1 as CUstream;
-const PER_THREAD: CUstream = 2 as CUstream;
 
 /// Submits a copy between two addresses (device or host: the seams are those of the table alone), `on` a stream, or at once.
 fn submit(
@@ -142,7 +139,7 @@ unsafe fn upload(dst: CUdeviceptr, src: *const c_void, bytes: usize, issue: impl
 /// `cuMemcpyHtoD`.
 pub unsafe fn host_to_device(original: HostToDevice, dst: CUdeviceptr, src: *const c_void, bytes: usize) -> Handled {
     // SAFETY: the program's own call.
-    unsafe { from_host(original, dst, src, bytes, LEGACY) }
+    unsafe { from_host(original, dst, src, bytes, STREAM_LEGACY) }
 }
 
 /// `cuMemcpyHtoD_ptds`.
@@ -153,7 +150,7 @@ pub unsafe fn host_to_device_per_thread(
     bytes: usize,
 ) -> Handled {
     // SAFETY: the program's own call.
-    unsafe { from_host(original, dst, src, bytes, PER_THREAD) }
+    unsafe { from_host(original, dst, src, bytes, STREAM_PER_THREAD) }
 }
 
 unsafe fn from_host(
@@ -181,7 +178,7 @@ pub unsafe fn host_to_device_async(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call.
-    unsafe { from_host_async(original, dst, src, bytes, stream, LEGACY) }
+    unsafe { from_host_async(original, dst, src, bytes, stream, STREAM_LEGACY) }
 }
 
 /// `cuMemcpyHtoDAsync_ptsz`.
@@ -193,7 +190,7 @@ pub unsafe fn host_to_device_async_per_thread(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call.
-    unsafe { from_host_async(original, dst, src, bytes, stream, PER_THREAD) }
+    unsafe { from_host_async(original, dst, src, bytes, stream, STREAM_PER_THREAD) }
 }
 
 unsafe fn from_host_async(

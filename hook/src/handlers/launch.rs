@@ -35,8 +35,6 @@ type Cooperative = unsafe extern "C" fn(
     CUstream,
     *mut *mut c_void,
 ) -> Status;
-/// `CU_STREAM_PER_THREAD`, which the null stream means in the `_ptsz` forms.
-const PER_THREAD: usize = 2;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC: u32 = 6;
 
@@ -184,7 +182,7 @@ pub unsafe fn graph(original: Graph, exec: CUgraphExec, stream: CUstream) -> Han
 
 /// `cuGraphLaunch_ptsz`.
 pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstream) -> Handled {
-    let on = if stream.is_null() { PER_THREAD as CUstream } else { stream };
+    let on = if stream.is_null() { STREAM_PER_THREAD } else { stream };
     // SAFETY: the program's own call.
     graph_on(exec, on, || unsafe { original(exec, stream) })
 }

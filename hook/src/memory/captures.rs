@@ -1,13 +1,10 @@
 //! Stream captures in progress. While there is one, nothing is moved: moving waits for the device, and a wait
 //! during capture fails it.
 
-use crate::abi::CUstream;
+use crate::abi::{CUstream, STREAM_PER_THREAD};
 use crate::driver::Driver;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
-
-/// `CU_STREAM_PER_THREAD`: the name of another stream on every thread, so it can only be counted.
-const PER_THREAD: usize = 2;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static STREAMS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
@@ -15,7 +12,7 @@ static STREAMS: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 /// The legacy stream cannot capture: a null stream that does is the per-thread one, named so by a `_ptsz` function.
 /// Under its own name the driver would be asked about the legacy stream.
 fn name(stream: CUstream) -> usize {
-    if stream.is_null() { PER_THREAD } else { stream as usize }
+    if stream.is_null() { STREAM_PER_THREAD as usize } else { stream as usize }
 }
 
 /// A capture has begun on a stream.
@@ -62,7 +59,8 @@ pub fn any(driver: &Driver) -> bool {
         let mut state = 0;
         // SAFETY: the stream exists (its destruction is seen too); writes to a live local.
         let asked = unsafe { driver.cuStreamIsCapturing(*stream as CUstream, &mut state) };
-        *stream == PER_THREAD || asked.is_err() || state != 0
+        // The per-thread one is of whoever asks, so it can only be counted.
+        *stream == STREAM_PER_THREAD as usize || asked.is_err() || state != 0
     });
     COUNT.store(streams.len(), SeqCst);
     !streams.is_empty()

@@ -63,7 +63,7 @@ impl FilePages {
 
     /// Undoes `map`; nothing may be using it.
     pub(super) fn unmap(&self, driver: &Driver, at: CUdeviceptr, bytes: u64) {
-        if let Err(status) = files::unpin(driver, at, bytes) {
+        if let Err(status) = files::unpin(driver, at) {
             log::error!("cuMemHostUnregister at {at:#x} failed with {status}");
         }
         restore_reservation(at, bytes);

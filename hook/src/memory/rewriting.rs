@@ -75,8 +75,7 @@ impl Memory {
 
     /// Whether work on a stream is captured, or may be. The legacy stream cannot capture, nor be asked while another does.
     fn is_captured(&self, on: CUstream) -> bool {
-        const LEGACY: CUstream = 1 as CUstream;
-        on != LEGACY && captures::is_capturing(self.driver, on) != Some(false)
+        on != STREAM_LEGACY && captures::is_capturing(self.driver, on) != Some(false)
     }
 
     fn enter_without_pages(
@@ -234,19 +233,6 @@ impl Memory {
     }
 }
 
-/// Reads until the buffer is full or the file ends.
-fn read_all(reader: &mut files::Reader, mut buffer: &mut [u8]) -> std::io::Result<()> {
-    while !buffer.is_empty() {
-        match reader.read(buffer) {
-            Ok(0) => break,
-            Ok(read) => buffer = &mut buffer[read..],
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
 impl FilePages {
     /// Reads what a chunk is to hold, piece by piece: `work` gets the address of each.
     fn each_piece(
@@ -256,17 +242,18 @@ impl FilePages {
     ) -> Result<(), Status> {
         let mut reader = self.file.reader().map_err(|_| OUT_OF_MEMORY)?;
         reader.seek(SeekFrom::Start(self.offset)).map_err(|_| INVALID_VALUE)?;
-        let (mut at, mut buffer) = (chunk.at, vec![0u8; PIECE]);
+        let (mut at, mut piece) = (chunk.at, Vec::with_capacity(PIECE));
         while at < chunk.end() {
-            let wanted = (chunk.end() - at).min(PIECE as u64) as usize;
-            let piece = &mut buffer[..wanted];
-            piece.fill(0);
-            read_all(&mut reader, piece).map_err(|error| {
+            let wanted = (chunk.end() - at).min(PIECE as u64);
+            piece.clear();
+            reader.by_ref().take(wanted).read_to_end(&mut piece).map_err(|error| {
                 log::error!("{}: cannot be read: {error}", self.file.path().display());
                 INVALID_VALUE
             })?;
-            work(at, piece)?;
-            at += wanted as u64;
+            // Where the file has become shorter.
+            piece.resize(wanted as usize, 0);
+            work(at, &piece)?;
+            at += wanted;
         }
         Ok(())
     }

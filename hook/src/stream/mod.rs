@@ -65,8 +65,8 @@ fn may_capture() -> bool {
 }
 
 /// Streams without a name of their own: what they stand for depends on the function and thread that say it.
-fn has_name(stream: CUstream) -> bool {
-    stream as usize > 2
+pub fn has_name(stream: CUstream) -> bool {
+    stream as usize > STREAM_PER_THREAD as usize
 }
 
 /// Bytes of slots that a device wants and does not have: 0 when it is not to have any, or has them.
