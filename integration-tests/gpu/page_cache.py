@@ -2,7 +2,7 @@
 from bench import GIB, Failure
 from hooked import Hooked, PLAIN
 from report import LOAD
-from speed import ALL_ON_GPU, CAPS, llama_bench, keep, prepare, said
+from speed import CAPS, measure, prepare, said
 from ways import TESTS, planned
 
 # By what gb-launch is told of the page cache.
@@ -45,8 +45,4 @@ def loads(bench, name, model):
 def speeds(bench, name, model):
     for ubatch, tests in TESTS.items():
         for config, switch in SIDES:
-            wanted = [test for test in tests if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
-            if wanted:
-                start = way(bench, name, model, ubatch, switch)
-                result = llama_bench(bench, start, model, ubatch, wanted, ALL_ON_GPU, limit=120)
-                keep(bench, name, config, CAPS[name], ubatch, wanted, ALL_ON_GPU, result)
+            measure(bench, name, model, config, way(bench, name, model, ubatch, switch), CAPS[name], ubatch, tests, limit=120)

@@ -275,11 +275,7 @@ mod tests {
 
     #[test]
     fn more_threads_than_help_are_not_taken() {
-        let cpu = Cpu {
-            model: String::new(),
-            reads: vec![(1, 12.0), (4, 40.0), (8, 78.0), (16, 79.0), (32, 71.0)],
-            cores: None,
-        };
+        let cpu = Cpu { reads: vec![(1, 12.0), (4, 40.0), (8, 78.0), (16, 79.0), (32, 71.0)], ..Cpu::default() };
         assert_eq!(cpu.best(), Some((8, 78.0)));
         assert_eq!((cpu.cores_or_half(), Cpu { cores: Some(32), ..cpu }.cores_or_half()), (16, 32));
         assert_eq!(Cpu::default().best(), None);

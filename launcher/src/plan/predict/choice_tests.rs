@@ -15,7 +15,7 @@ fn machine(cpu: f64, link: f64, ram: f64) -> Rig {
     }
     let share = (ram / (cpu + link)).min(1.0);
     Rig::new(&Figures {
-        cpu: Cpu { model: String::new(), reads: vec![(16, cpu)], cores: None },
+        cpu: Cpu { reads: vec![(16, cpu)], ..Cpu::default() },
         together: Some(Together { threads: 16, cpu: cpu * share, link: link * share }),
         ..figures
     })

@@ -27,7 +27,7 @@ const MISSED: &[(&str, &str, u64, &str, f64)] = &[
 ];
 
 fn of_2026_11_28() -> Figures {
-    let cpu = Cpu { model: String::new(), reads: vec![(4, 42.1), (8, 75.5), (16, 135.9)], cores: None };
+    let cpu = Cpu { reads: vec![(4, 42.1), (8, 75.5), (16, 135.9)], ..Cpu::default() };
     Figures { cpu, together: Some(Together { threads: 16, cpu: 135.8, link: 49.1 }), ..h200() }
 }
 

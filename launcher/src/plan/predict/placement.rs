@@ -182,12 +182,12 @@ impl Placement {
             } else {
                 placement.kv_outside = placement.kv_outside.saturating_add(kv);
             }
-            placement.served += match (on_gpu, experts_on_gpu) {
-                (false, _) => fit::LAYER_MATRICES,
-                (true, false) if layer.experts().bytes > 0 => fit::FFN_MATRICES,
-                (true, _) => 0,
+            let leaves_experts = on_gpu && !experts_on_gpu && layer.experts().bytes > 0;
+            placement.handovers += u64::from(leaves_experts);
+            placement.served += match on_gpu {
+                true => u64::from(leaves_experts) * fit::FFN_MATRICES,
+                false => fit::LAYER_MATRICES,
             };
-            placement.handovers += u64::from(on_gpu && !experts_on_gpu && layer.experts().bytes > 0);
         }
         add(&mut placement, gpu_layers > 0, facts.output, Amount::default());
         placement.cpu = placement.outside;

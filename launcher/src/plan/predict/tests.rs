@@ -24,7 +24,7 @@ pub fn h200() -> Figures {
         rates,
         ..Gpu::default()
     };
-    let cpu = Cpu { model: "16 cores".to_owned(), reads: vec![(4, 40.0), (16, 79.0)], cores: None };
+    let cpu = Cpu { reads: vec![(4, 40.0), (16, 79.0)], ..Cpu::default() };
     Figures { gpu: Some(gpu), gpus: 1, cpu, together: None, disk: Some(3.0), missing: Vec::new() }
 }
 
