@@ -33,9 +33,14 @@ impl Read for Reader {
 
 impl Seek for Reader {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        let SeekFrom::Start(at) = to else { return Err(std::io::ErrorKind::Unsupported.into()) };
-        self.at = at;
-        Ok(at)
+        let (from, by) = match to {
+            SeekFrom::Start(at) => (at, 0),
+            // What a buffer in front of it asks for when more is skipped than it holds.
+            SeekFrom::Current(by) => (self.at, by),
+            SeekFrom::End(by) => (self.file.metadata()?.len(), by),
+        };
+        self.at = from.checked_add_signed(by).ok_or(std::io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
     }
 }
 
