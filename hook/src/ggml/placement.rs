@@ -67,6 +67,9 @@ pub enum Among {
     Spread,
 }
 
+/// Granules of a tensor that are worth a chunk more.
+const LARGE: usize = 5;
+
 /// Homes for the `span` bytes at `base` that hold `tensors`, with `vram` bytes of VRAM to give. A granule that
 /// several tensors share goes by the one that wants VRAM most.
 pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram: u64, among: Among) -> Vec<Stretch> {
@@ -92,9 +95,13 @@ pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram
     let mut in_vram = vec![false; wishes.len()];
     order.into_iter().take(room).for_each(|at| in_vram[at] = true);
 
-    // Where tensors are streamed, each has chunks of its own, so that one can give way whole.
-    let mut begins = vec![false; wishes.len()];
-    touched.iter().filter(|_| among == Among::Spread).for_each(|tensor| begins[tensor.start] = true);
+    // Where tensors are streamed, each has chunks of its own, so that one can give way whole: and of a large one the granule
+    // that it shares with the one before is another chunk.
+    let mut begins = vec![false; wishes.len() + 1];
+    for ((address, _), own) in tensors.iter().zip(&touched).filter(|_| among == Among::Spread) {
+        begins[own.start] = true;
+        begins[own.start + 1] |= own.len() >= LARGE && !address.is_multiple_of(GRANULE);
+    }
     let mut stretches: Vec<Stretch> = Vec::new();
     for ((wish, in_vram), begins) in wishes.into_iter().zip(in_vram).zip(begins) {
         match stretches.last_mut() {

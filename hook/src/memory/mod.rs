@@ -28,6 +28,7 @@ pub mod ram;
 mod registered;
 mod rewriting;
 pub mod room;
+mod turns;
 pub mod vram;
 
 use crate::abi::{CUcontext, CUdevice, CUdeviceptr, MEMORY_HOST};

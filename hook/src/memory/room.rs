@@ -5,6 +5,7 @@ use super::allocations::{Allocation, Chunk, Home, Table, Wish};
 use super::claim::Claim;
 use super::device::Device;
 use super::gate::GATE;
+use super::turns::{Piece, turns};
 use super::vram::Use;
 use super::{Memory, captures};
 use crate::abi::*;
@@ -13,7 +14,7 @@ use crate::ggml::registry;
 use crate::stream;
 use greenboost_contract::format_size;
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Who asks for room: only what wants VRAM less makes way, and among equals only what belongs to a larger allocation.
@@ -168,16 +169,12 @@ impl Memory {
         let table = self.table();
         let mut found = Vec::new();
         for allocation in table.iter().filter(|allocation| allocation.device == device.ordinal) {
-            let may_move: Vec<_> = allocation
-                .chunks
-                .iter()
-                .enumerate()
-                .filter(|(_, chunk)| chunk.is_in_vram() && request.beats(chunk.wish, allocation.size))
-                .map(|(at, _)| at)
-                .collect();
-            let turns = if stream::is_on() { turns(allocation, &may_move) } else { vec![0; may_move.len()] };
-            found.extend(may_move.into_iter().zip(turns).map(|(at, turn)| {
-                (allocation.chunks[at].wish, Reverse(allocation.size), Reverse(allocation.base), turn, Reverse(at))
+            let may_move = |chunk: &Chunk| chunk.is_in_vram() && request.beats(chunk.wish, allocation.size);
+            let pieces: Vec<_> = allocation.chunks.iter().map(|chunk| Piece::of(chunk, may_move(chunk))).collect();
+            let turns = if stream::is_on() { turns(&tensors(allocation), &pieces) } else { vec![0; pieces.len()] };
+            let movable = (0..pieces.len()).filter(|at| pieces[*at].may_move);
+            found.extend(movable.map(|at| {
+                (allocation.chunks[at].wish, Reverse(allocation.size), Reverse(allocation.base), turns[at], Reverse(at))
             }));
         }
         found.sort_unstable();
@@ -254,17 +251,8 @@ impl Memory {
     }
 }
 
-/// When each of the chunks at `may_move` makes way where weights are streamed: tensor by tensor, since one that lies outside
-/// VRAM in part needs a slot as large as one that lies there whole. Those that do already go first, then others from everywhere
-/// in the pass: ranks with their bits reversed.
-fn turns(allocation: &Allocation, may_move: &[usize]) -> Vec<u32> {
-    let starts: Vec<_> =
-        registry::within(allocation.base, allocation.span).into_iter().map(|(address, _)| address).collect();
-    let tensor = |at: usize| starts.partition_point(|start| *start <= allocation.chunks[at].at);
-    let is_outside = |at: &usize| !allocation.chunks[*at].is_in_vram();
-    let outside: HashSet<_> = (0..allocation.chunks.len()).filter(is_outside).map(tensor).collect();
-    let mut whole: Vec<_> = may_move.iter().map(|at| tensor(*at)).filter(|it| !outside.contains(it)).collect();
-    whole.dedup();
-    let turn = |at: &usize| whole.binary_search(&tensor(*at)).map_or(0, |rank| (rank as u32).reverse_bits() | 1);
-    may_move.iter().map(turn).collect()
+/// Where the tensors of an allocation are, in order.
+fn tensors(allocation: &Allocation) -> Vec<Range<CUdeviceptr>> {
+    let inside = registry::within(allocation.base, allocation.span).into_iter();
+    inside.map(|(address, tensor)| address..address + tensor.bytes).collect()
 }
