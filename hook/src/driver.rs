@@ -71,6 +71,8 @@ driver! {
     cuMemMap(at: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
     cuMemUnmap(at: CUdeviceptr, bytes: usize);
     cuMemSetAccess(at: CUdeviceptr, bytes: usize, descs: *const AccessDesc, count: usize);
+    cuMemHostAlloc(at: *mut *mut c_void, bytes: usize, flags: c_uint);
+    cuMemFreeHost(at: *mut c_void);
     cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint);
     cuMemHostUnregister(at: *mut c_void);
     cuMemHostGetDevicePointer_v2(device: *mut CUdeviceptr, host: *mut c_void, flags: c_uint);

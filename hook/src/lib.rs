@@ -8,12 +8,13 @@
 //! * [`table`] says, as data, which functions are intercepted; [`slot`], [`detours`] and the exports are
 //!   generated from it;
 //! * [`inject`] and [`real`] find the originals and put the detours in their place;
-//! * [`stream`] holds the parts of streaming that exist so far, not yet in use;
+//! * [`stream`] copies weights outside VRAM ahead of the kernels that read them;
+//! * [`upload`] copies weights to the device with several threads;
 //! * [`files`] makes the page cache of a model file a home of weights;
 //! * [`guard`] is the border: on or off, no nesting, no panic, every failure ends in the original call;
 //! * [`handlers`] translate between driver calls and [`memory`], which decides where bytes are.
 //!
-//! Nothing here prints, links CUDA, or starts a thread.
+//! Nothing here prints or links CUDA. Threads are few, have a reason each and all signals blocked.
 
 pub mod abi;
 pub mod activate;
@@ -32,3 +33,4 @@ pub mod real;
 pub mod slot;
 pub mod stream;
 pub mod table;
+pub mod upload;

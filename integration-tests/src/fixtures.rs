@@ -91,6 +91,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "variables", &["variables.c"], &[]),
         target(Program, "copies", &["copies.c"], &[]),
         target(Program, "queries", &["queries.c"], &[]),
+        target(Program, "uploads", &["uploads.c"], &[]),
         target(Program, "pressure", &["pressure.c"], &[]),
         target(Program, "vmm-pool", &["vmm_pool.c"], &[]),
         target(Program, "async-alloc", &["async_alloc.c"], &[]),

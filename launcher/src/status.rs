@@ -65,6 +65,7 @@ struct DeviceStatus {
     refused: u64,
     assist_copies: u64,
     assist_bytes: u64,
+    uploaded_bytes: u64,
     streamed: Streamed,
 }
 
@@ -136,6 +137,7 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         refused: value(&device.refused),
         assist_copies: value(&device.assist_copies),
         assist_bytes: value(&device.assist_bytes),
+        uploaded_bytes: value(&device.uploaded),
         streamed: Streamed::of(device),
     });
     ProcessStatus {
@@ -247,6 +249,9 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
         let bytes = format_size(device.assist_bytes);
         let _ = writeln!(text, "        {} copies ({bytes}) served from VRAM", device.assist_copies);
     }
+    if device.uploaded_bytes > 0 {
+        let _ = writeln!(text, "        {} uploaded by our threads", format_size(device.uploaded_bytes));
+    }
     if let Some(streamed) = device.streamed.line(device.vram_ring_bytes) {
         let _ = writeln!(text, "        {streamed}");
     }
@@ -283,6 +288,7 @@ mod tests {
             refused: 3,
             assist_copies: 12,
             assist_bytes: 3 << 30,
+            uploaded_bytes: 7 << 30,
             page_cache_bytes: 6 << 30,
             streamed: Streamed { bytes: 12 << 30, slot_hits: 4, ..Streamed::default() },
         };
@@ -320,6 +326,7 @@ mod tests {
             "RAM   host-numa 5 GiB",
             "2 large allocations, 64 MiB moved to RAM, 1 retried, 3 refused",
             "12 copies (3 GiB) served from VRAM",
+            "7 GiB uploaded by our threads",
             "files   4 GiB of model files are read in the page cache",
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");

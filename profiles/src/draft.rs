@@ -36,6 +36,7 @@ pub struct Draft {
     pub ring: Option<u64>,
     pub assist: Option<Assist>,
     pub page_cache: Option<PageCache>,
+    pub upload_threads: Option<u32>,
     pub free: Option<ReportFree>,
     pub total: Option<ReportTotal>,
     /// Before those of the parent: the first that fits decides.
@@ -87,6 +88,7 @@ impl Draft {
             ring: self.ring.or(base.ring),
             assist: self.assist.unwrap_or(base.assist),
             page_cache: self.page_cache.unwrap_or(base.page_cache),
+            upload_threads: self.upload_threads.or(base.upload_threads),
             free: self.free.unwrap_or(base.report_free),
             total: self.total.unwrap_or(base.report_total),
             place: self.place.iter().chain(&base.place).cloned().collect(),

@@ -92,6 +92,8 @@ pub struct Profile {
     pub assist: Assist,
     /// Whether weights outside VRAM stay in the page cache of their file.
     pub page_cache: PageCache,
+    /// Threads that copy weights which are uploaded, if set.
+    pub upload_threads: Option<u32>,
     /// What is reported as free.
     pub free: ReportFree,
     /// What is reported as total.
@@ -124,6 +126,7 @@ impl Profile {
             ring: self.ring,
             assist: self.assist,
             page_cache: self.page_cache,
+            upload_threads: self.upload_threads,
             place: self.place.clone(),
             kernels: self.kernels.clone(),
             ..Settings::default()

@@ -6,7 +6,7 @@ use crate::error::ProfileError;
 use crate::profile::{Matcher, Source, Variable};
 use crate::schema;
 use crate::{kernel, pattern, place};
-use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
+use greenboost_contract::settings::{BACKING_NAMES, GRANULE, MOST_UPLOAD_THREADS};
 use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream, parse_size};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
@@ -55,6 +55,7 @@ pub fn read(source: Source, text: &str) -> Result<Draft> {
         ring: memory.size("ring", |bytes| bytes >= GRANULE, "must be at least 2MiB")?,
         assist: memory.one_of("assist", Assist::from_name, Assist::NAMES)?,
         page_cache: memory.one_of("page_cache", PageCache::from_name, PageCache::NAMES)?,
+        upload_threads: memory.count("upload_threads", MOST_UPLOAD_THREADS)?,
         free: report.one_of("free", ReportFree::from_name, ReportFree::NAMES)?,
         total: report.one_of("total", ReportTotal::from_name, ReportTotal::NAMES)?,
         place: place::read(&top)?,
@@ -182,6 +183,14 @@ impl<'a> Table<'a> {
         number
             .map(Some)
             .ok_or_else(|| self.refuse(key, value, "must be a whole number, such as 20 (higher is tried first)"))
+    }
+
+    /// A number from 0 on.
+    fn count(&self, key: &str, most: u32) -> Result<Option<u32>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let number = value.get_ref().as_integer().and_then(|int| u32::from_str_radix(int.as_str(), int.radix()).ok());
+        let number = number.filter(|number| *number <= most);
+        number.map(Some).ok_or_else(|| self.refuse(key, value, &format!("must be a whole number from 0 to {most}")))
     }
 
     pub(crate) fn one_of<T>(

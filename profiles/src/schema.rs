@@ -23,8 +23,18 @@ pub const MATCH: &[&str] = &["executable", "arguments"];
 pub const PROCESSES: &[&str] = &["include", "exclude"];
 
 /// Keys of `[memory]`.
-pub const MEMORY: &[&str] =
-    &["threshold", "chunk", "vram_reserve", "backings", "spill", "stream", "ring", "assist", "page_cache"];
+pub const MEMORY: &[&str] = &[
+    "threshold",
+    "chunk",
+    "vram_reserve",
+    "backings",
+    "spill",
+    "stream",
+    "ring",
+    "assist",
+    "page_cache",
+    "upload_threads",
+];
 
 /// Keys of `[report]`.
 pub const REPORT: &[&str] = &["free", "total"];

@@ -18,7 +18,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -96,6 +96,8 @@ pub struct DeviceRecord {
     pub assist_copies: AtomicU64,
     /// Bytes of those.
     pub assist_bytes: AtomicU64,
+    /// Bytes of weights that our own threads have uploaded.
+    pub uploaded: AtomicU64,
 }
 
 /// The whole record.
@@ -142,7 +144,7 @@ pub struct Record {
     pub plan: Text<192>,
 }
 
-const _: () = assert!(size_of::<DeviceRecord>() == 48 + 23 * 8);
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 24 * 8);
 const _: () = assert!(
     size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 7 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
 );

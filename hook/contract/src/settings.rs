@@ -73,6 +73,8 @@ pub const FIXED: &str = "GREENBOOST_FIXED";
 pub const ASSIST: &str = "GREENBOOST_ASSIST";
 /// Whether weights outside VRAM stay in the page cache of their file: see [`PageCache`].
 pub const PAGE_CACHE: &str = "GREENBOOST_PAGE_CACHE";
+/// How many threads copy weights that are uploaded; 0 leaves uploads to the driver.
+pub const UPLOAD_THREADS: &str = "GREENBOOST_UPLOAD_THREADS";
 /// File that gets a trace of what is streamed, for Chrome's or Perfetto's viewer; without it none is written.
 pub const TRACE: &str = "GREENBOOST_TRACE";
 /// File that gets a line `symbol count` for every caught function when the program ends; without it none is written.
@@ -136,6 +138,8 @@ pub struct Settings {
     pub assist: Assist,
     /// Whether weights outside VRAM stay in the page cache of their file.
     pub page_cache: PageCache,
+    /// Threads that copy weights which are uploaded; `None`: half of the processors, up to 8.
+    pub upload_threads: Option<u32>,
     /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
     pub ring: Option<u64>,
     /// What was planned, or why nothing was; empty where nobody asked.
@@ -175,6 +179,7 @@ impl Default for Settings {
             stream: Stream::default(),
             assist: Assist::default(),
             page_cache: PageCache::default(),
+            upload_threads: None,
             ring: None,
             plan: String::new(),
             planner: None,
@@ -227,6 +232,7 @@ impl Settings {
         env.extend(self.trace.as_ref().map(|path| (TRACE, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
         env.extend(self.ram.map(|bytes| (RAM, bytes.to_string())));
+        env.extend(self.upload_threads.map(|count| (UPLOAD_THREADS, count.to_string())));
         env.extend(self.ring.map(|bytes| (RING, bytes.to_string())));
         env
     }
@@ -258,6 +264,7 @@ impl Settings {
         STREAM,
         ASSIST,
         PAGE_CACHE,
+        UPLOAD_THREADS,
         RING,
         PLAN,
         PLANNER,
@@ -307,6 +314,7 @@ impl Settings {
         settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
         settings.assist = one_of(ASSIST, get(ASSIST), Assist::from_name, Assist::NAMES)?;
         settings.page_cache = one_of(PAGE_CACHE, get(PAGE_CACHE), PageCache::from_name, PageCache::NAMES)?;
+        settings.upload_threads = get(UPLOAD_THREADS).map(|value| upload_threads(&value)).transpose()?;
         settings.ring = bytes(RING)?;
         settings.way = get(WAY);
         if let Some(unknown) = settings.way.as_ref().filter(|way| !WAYS.contains(&way.as_str())) {
@@ -344,6 +352,14 @@ fn one_of<T: Default>(
     from_name(&value).ok_or_else(|| refuse(variable, &value, format!("allowed are {}", names.join(", "))))
 }
 
+/// The most threads that may be asked for.
+pub const MOST_UPLOAD_THREADS: u32 = 64;
+
+fn upload_threads(value: &str) -> Result<u32, SettingsError> {
+    let count = value.parse().ok().filter(|count| *count <= MOST_UPLOAD_THREADS);
+    count.ok_or_else(|| refuse(UPLOAD_THREADS, value, format!("must be a number from 0 to {MOST_UPLOAD_THREADS}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -377,6 +393,7 @@ mod tests {
             stream: Stream::On,
             assist: Assist::On,
             page_cache: PageCache::On,
+            upload_threads: Some(6),
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
@@ -408,6 +425,7 @@ mod tests {
             (STREAM, "perhaps", "on"),
             (ASSIST, "perhaps", "on"),
             (PAGE_CACHE, "perhaps", "on"),
+            (UPLOAD_THREADS, "65", "0 to 64"),
             (WAY, "fastest", "extend-in-place"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();

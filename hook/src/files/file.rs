@@ -11,7 +11,7 @@ use crate::driver::{Current, Driver};
 use greenboost_contract::format_size;
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -37,7 +37,7 @@ struct Stamp {
 
 impl Stamp {
     /// Of an open regular file.
-    fn of(fd: &OwnedFd) -> Option<Self> {
+    fn of(fd: &File) -> Option<Self> {
         // SAFETY: fills the structure that it is given.
         let status = unsafe {
             let mut status: libc::stat = std::mem::zeroed();
@@ -72,7 +72,7 @@ enum Window {
 /// See the module.
 #[derive(Debug)]
 pub struct ModelFile {
-    fd: OwnedFd,
+    fd: File,
     id: FileId,
     path: PathBuf,
     stamp: Stamp,
@@ -91,7 +91,7 @@ impl ModelFile {
         if path.starts_with("/dev") || path.as_os_str().as_bytes().starts_with(b"/memfd:") {
             return Err("it is memory, not a file");
         }
-        let fd = open_exact(area, path).ok_or("it cannot be opened")?;
+        let fd = open_exact(area, path).map(File::from).ok_or("it cannot be opened")?;
         let stamp = Stamp::of(&fd).ok_or("it is not a regular file")?;
         if !stamp.is_settled() {
             return Err("it has just been written");
@@ -174,12 +174,17 @@ impl ModelFile {
         &self.path
     }
 
+    /// Its open descriptor, to read at places with.
+    pub fn descriptor(&self) -> &File {
+        &self.fd
+    }
+
     /// Reads it, at places of the reader's own.
     ///
     /// # Errors
     /// There are no more descriptors.
     pub fn reader(&self) -> std::io::Result<Reader> {
-        Ok(Reader::new(File::from(self.fd.try_clone()?)))
+        Ok(Reader::new(self.fd.try_clone()?))
     }
 
     /// Maps a part of it over a range of ours, shared and read-only. Whoever asks takes care of the range.
@@ -278,7 +283,7 @@ fn register(driver: &Driver, at: u64, bytes: u64) -> Result<(), Refusal> {
 }
 
 /// Maps a whole file at a multiple of 2 MiB, where it can have huge pages.
-fn map(fd: &OwnedFd, bytes: u64) -> Option<u64> {
+fn map(fd: &File, bytes: u64) -> Option<u64> {
     const ALIGNMENT: u64 = 2 << 20;
     if bytes == 0 {
         return None;

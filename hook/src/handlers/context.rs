@@ -4,7 +4,7 @@ use crate::abi::*;
 use crate::driver::{Current, Driver};
 use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory};
-use crate::{files, stream};
+use crate::{files, stream, upload};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
@@ -23,7 +23,7 @@ fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
         device.forget_context(context);
     }
     stream::forget_layouts();
-    let holds = stream::is_of(context) || files::is_of(context) || stream::knows_pinned();
+    let holds = stream::is_of(context) || files::is_of(context) || stream::knows_pinned() || upload::is_of(context);
     if allocations.is_empty() && !holds {
         return;
     }
@@ -35,6 +35,7 @@ fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
     // Before the weights: nothing is left that a copy could be made for.
     stream::context_gone(memory, context, is_alive && current.is_ok());
     stream::files_gone(memory, context);
+    upload::context_gone(memory.driver, context);
     drop(current);
     allocations.into_iter().for_each(|allocation| memory.release(allocation));
 }

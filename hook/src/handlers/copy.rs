@@ -5,7 +5,7 @@ use crate::abi::*;
 use crate::ggml::registry;
 use crate::guard::Handled;
 use crate::memory::{self, Memory, captures};
-use crate::stream as streaming;
+use crate::{stream as streaming, upload};
 use std::ffi::c_void;
 
 type Unified = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize) -> Status;
@@ -114,22 +114,30 @@ pub unsafe fn peer_async(
     })
 }
 
-/// Writes a piece of an upload where it stays, if that is RAM the processor sees: the driver would have it cross the link
-/// twice; else issues it. Only of weights that are not whole yet, which nothing reads, so that there is no order to keep;
-/// and not while anything is captured, since what is captured is to happen later, and again.
+/// Does a piece of an upload in the fastest way: where it stays in RAM that the processor sees, it is written there, since the
+/// driver would have it cross the link twice; else by several threads ([`upload::copy`]); else `issue` submits it. Straight only
+/// weights that are not whole yet, which nothing reads, so that there is no order to keep; and not while anything is
+/// captured, since what is captured is to happen later, and again.
 ///
 /// # Safety
-/// The arguments of a copy that the program makes, which `issue` submits; inside the gate.
-unsafe fn upload(dst: CUdeviceptr, src: *const c_void, bytes: usize, issue: impl FnOnce() -> Status) -> Status {
-    let is_straight = memory::get().is_ok_and(|memory| {
-        memory.has_seams()
-            && registry::is_arriving(dst)
-            && !captures::maybe_any()
-            && memory.table().is_open_to_cpu(dst, bytes as u64)
-            && !memory.is_on_device(src as u64)
-    });
+/// The arguments of a copy that the program makes, `on` a stream or, with `wait`, at once; inside the gate.
+unsafe fn bring(
+    dst: CUdeviceptr,
+    src: *const c_void,
+    bytes: usize,
+    on: CUstream,
+    wait: bool,
+    issue: impl FnOnce() -> Status,
+) -> Status {
+    let Ok(memory) = memory::get() else { return issue() };
+    let is_straight = memory.has_seams()
+        && registry::is_arriving(dst)
+        && !captures::maybe_any()
+        && memory.table().is_open_to_cpu(dst, bytes as u64)
+        && !memory.is_on_device(src as u64);
     if !is_straight {
-        return issue();
+        // SAFETY: the program's own copy.
+        return unsafe { upload::copy(memory, dst, src.cast(), bytes, on, wait) }.unwrap_or_else(issue);
     }
     // SAFETY: memory of ours that is mapped here, and stays so while the gate is open; the source is the program's.
     unsafe { std::ptr::copy_nonoverlapping(src.cast::<u8>(), dst as *mut u8, bytes) };
@@ -165,7 +173,7 @@ unsafe fn from_host(
     // SAFETY: the program's own call, in pieces.
     submit_or(serve, None, dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
-        upload(dst, src, piece, || original(dst, src, piece))
+        bring(dst, src, piece, stream, true, || original(dst, src, piece))
     })
 }
 
@@ -207,7 +215,7 @@ unsafe fn from_host_async(
     // SAFETY: the program's own call, in pieces.
     submit_or(serve, Some(on), dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
-        upload(dst, src, piece, || original(dst, src, piece, stream))
+        bring(dst, src, piece, on, false, || original(dst, src, piece, stream))
     })
 }
 

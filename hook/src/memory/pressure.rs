@@ -57,8 +57,8 @@ pub fn listen() {
     });
 }
 
-/// What a thread inherits: the program's signals are for the program's threads.
-fn without_signals<T>(start: impl FnOnce() -> T) -> T {
+/// Starts threads with what they are to inherit: the program's signals are for the program's threads.
+pub fn without_signals<T>(start: impl FnOnce() -> T) -> T {
     // SAFETY: signal sets are plain data, for which zeroes are a value, and the mask is this thread's own.
     unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());

@@ -15,6 +15,7 @@ use crate::abi::*;
 use crate::driver::{Current, RelaxedCapture};
 use crate::files;
 use crate::ggml::registry;
+use crate::upload;
 use greenboost_contract::{Assist, PageCache, Stream};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Mutex;
@@ -222,6 +223,11 @@ impl Memory {
 
     /// Whether a chunk's bytes are those of a file.
     fn is_the_same(&self, pages: &FilePages, chunk: &Chunk) -> bool {
+        upload::is_the_same(self, chunk, pages.file.descriptor(), pages.offset)
+            .unwrap_or_else(|| self.is_the_same_alone(pages, chunk))
+    }
+
+    fn is_the_same_alone(&self, pages: &FilePages, chunk: &Chunk) -> bool {
         let mut there = vec![0u8; PIECE];
         let compared = pages.each_piece(chunk, |at, piece| {
             let there = &mut there[..piece.len()];

@@ -38,6 +38,7 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("kernels", kernels(settings)),
         ("streaming", streaming(settings)),
         ("page cache", page_cache(settings).to_owned()),
+        ("uploads", uploads(settings)),
         ("plan", plan(settings)),
         ("tier map", file(settings.map.as_deref())),
         ("trace", file(settings.trace.as_deref())),
@@ -114,6 +115,14 @@ fn page_cache(settings: &Settings) -> &'static str {
     match settings.page_cache {
         PageCache::Off => "off: weights outside VRAM are copied to RAM",
         PageCache::On => "weights outside VRAM stay in the model file's, where llama.cpp maps it",
+    }
+}
+
+fn uploads(settings: &Settings) -> String {
+    match settings.upload_threads {
+        None => "by half of the processors, at most 8".to_owned(),
+        Some(0 | 1) => "the driver's".to_owned(),
+        Some(count) => format!("by {count} threads"),
     }
 }
 

@@ -15,6 +15,7 @@ mod variables;
 use crate::plan::predict::Way;
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
+use greenboost_contract::settings::MOST_UPLOAD_THREADS;
 use greenboost_contract::{Assist, PageCache, PlanFor, Settings, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
@@ -63,6 +64,11 @@ pub struct Options {
     /// Whether weights outside VRAM stay in the page cache of the model file, rather than in a copy in RAM: on or off.
     #[arg(long, value_name = "ON|OFF")]
     pub page_cache: Option<PageCache>,
+    /// Threads that copy weights to the GPU while a model is loaded [default: half of the processors, at most 8].
+    ///
+    /// 0 leaves that to the driver, which copies with one thread.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_UPLOAD_THREADS)))]
+    pub upload_threads: Option<u32>,
     /// Run the model this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined.
     ///
     /// `greenboost plan MODEL` shows what each would bring.

@@ -90,6 +90,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     merged.ring = options.ring.or(merged.ring);
     merged.assist = options.assist.unwrap_or(merged.assist);
     merged.page_cache = options.page_cache.unwrap_or(merged.page_cache);
+    merged.upload_threads = options.upload_threads.or(merged.upload_threads);
     merged.fixed = fixed(options, user, &profile.settings());
     merged.way = options.way.and_then(|way| way.row().asked_as).map(str::to_owned).or(merged.way);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {

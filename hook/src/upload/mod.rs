@@ -1,0 +1,135 @@
+//! Uploads of weights: copied into pinned memory by several threads, and from there by the device.
+//!
+//! ```text
+//!   the program's pages          pinned pieces (2 MiB)               device
+//!   ┌────────────────┐ thread 1 ─▶ ┌──┐
+//!   │ A A A A A A A A│ thread 2 ─▶ ┌──┐ ──▶ cuMemcpyAsync on the    ┌────────┐
+//!   │ A A A A A A A A│ thread 3 ─▶ ┌──┐     program's own stream ──▶ │ A A A  │
+//!   └────────────────┘   ...       └──┘ ◀── free when its event is   └────────┘
+//! ```
+//!
+//! The driver does the same with one thread, at the 8 to 9 GB/s that one thread copies; the link takes 55. For the program
+//! nothing changes: when the call returns its bytes have been read, and what it submits to the stream next comes behind them.
+//! On any doubt the program's own call is made.
+
+mod pieces;
+mod threads;
+
+use crate::abi::*;
+use crate::driver::{Current, Driver, RelaxedCapture};
+use crate::memory::allocations::Chunk;
+use crate::memory::{Memory, captures, ram};
+use pieces::Pieces;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use threads::Threads;
+
+/// Smaller copies gain nothing.
+const LEAST: usize = 4 << 20;
+/// Bytes of a file that are compared at once: they stay in a processor's cache.
+const READ: usize = 32 << 10;
+
+/// Pinned pieces by context; `None` where the driver has refused them.
+static PIECES: Mutex<Vec<(usize, Option<Pieces>)>> = Mutex::new(Vec::new());
+
+/// Does a copy from the host into memory of ours in the program's place, `on` a stream; with `wait`, it is complete on return.
+/// `None`: it is the program's to make.
+///
+/// # Safety
+/// The arguments of a copy that the program makes; inside the gate.
+pub unsafe fn copy(
+    memory: &Memory,
+    dst: CUdeviceptr,
+    src: *const u8,
+    bytes: usize,
+    on: CUstream,
+    wait: bool,
+) -> Option<Status> {
+    if bytes < LEAST || captures::maybe_any() || !is_pageable(memory.driver, src as u64, bytes) {
+        return None;
+    }
+    let ordinal = memory.table().find(dst).map(|allocation| allocation.device)?;
+    let threads = threads::get(memory.settings)?;
+    let _relaxed = RelaxedCapture::enter(memory.driver);
+    let copied = with_pieces(memory, threads, |pieces| {
+        // SAFETY: the program's own copy, which the driver would make just so.
+        unsafe { pieces.upload(memory.driver, threads, dst, src, bytes, on) }
+    })?;
+    // What was copied so far is copied once more.
+    copied.ok()?;
+    if let Ok(device) = memory.device(ordinal) {
+        device.record.uploaded.fetch_add(bytes as u64, Relaxed);
+    }
+    if !wait {
+        return Some(SUCCESS);
+    }
+    // SAFETY: the program's own stream.
+    Some(unsafe { memory.driver.cuStreamSynchronize(on) }.err().unwrap_or(SUCCESS))
+}
+
+/// Whether a chunk in VRAM has the bytes of a file from `offset` on. `None`: not known, because there are no threads or no
+/// memory for it. Nobody is using the chunk.
+pub fn is_the_same(memory: &Memory, chunk: &Chunk, file: &File, offset: u64) -> Option<bool> {
+    let threads = threads::get(memory.settings)?;
+    let same = AtomicBool::new(true);
+    let compare = |at: usize, piece: &[u8]| {
+        let mut there = [0; READ];
+        for (index, here) in piece.chunks(READ).enumerate() {
+            let there = &mut there[..here.len()];
+            let from = offset + (at + index * READ) as u64;
+            if !same.load(Relaxed) || file.read_exact_at(there, from).is_err() || there != here {
+                same.store(false, Relaxed);
+                return;
+            }
+        }
+    };
+    let read = with_pieces(memory, threads, |pieces| {
+        // SAFETY: VRAM that is mapped there.
+        unsafe { pieces.read(memory.driver, threads, chunk.at, chunk.bytes as usize, &compare) }
+    })?;
+    read.ok().map(|()| same.into_inner())
+}
+
+/// Works with the pieces of the current context, which are made if there are none.
+fn with_pieces<T>(memory: &Memory, threads: &Threads, work: impl FnOnce(&mut Pieces) -> T) -> Option<T> {
+    let context = memory.current_context().ok()? as usize;
+    let mut all = PIECES.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = match all.iter().position(|(of, _)| *of == context) {
+        Some(at) => at,
+        None => {
+            let count = 2 * threads.count();
+            if ram::available() < (count * pieces::BYTES) as u64 + ram::FLOOR {
+                return None;
+            }
+            let made = Pieces::new(memory.driver, count);
+            let made = made.inspect_err(|status| log::warn!("uploads are the driver's: no pinned memory: {status}"));
+            all.push((context, made.ok()));
+            all.len() - 1
+        }
+    };
+    all[at].1.as_mut().map(work)
+}
+
+/// Whether the driver knows nothing of a range of the host's memory, as far as its ends tell.
+fn is_pageable(driver: &Driver, at: u64, bytes: usize) -> bool {
+    let is_known = |at| driver.pointer_attribute(crate::driver::PointerAttribute::MemoryType, at).is_some();
+    at != 0 && !is_known(at) && !is_known(at + bytes as u64 - 1)
+}
+
+/// Whether a context has pieces.
+pub fn is_of(context: CUcontext) -> bool {
+    let all = PIECES.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().any(|(of, _)| *of == context as usize)
+}
+
+/// A context is about to go, and its work is done; or is gone already, and what it had with it.
+pub fn context_gone(driver: &Driver, context: CUcontext) {
+    let mut all = PIECES.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(at) = all.iter().position(|(of, _)| *of == context as usize) else { return };
+    let (_, pieces) = all.swap_remove(at);
+    if let (Some(pieces), Ok(_current)) = (pieces, Current::push(driver, context)) {
+        pieces.release(driver);
+    }
+}
