@@ -148,7 +148,7 @@ fn without_room_for_slots_weights_are_read_in_place() {
             outcome.log.contains(said) && outcome.ok().stdout.starts_with("right ")
         })
     };
-    for call in ["cuMemCreate", "cuMemAddressReserve", "cuStreamCreate"] {
+    for call in ["cuMemCreate", "cuMemAddressReserve", "cuStreamCreateWithPriority"] {
         assert!(refused(call, 3, REFUSED), "{call}");
         assert!(refused(call, 1, "streamed through 2 MiB"), "{call}");
     }
