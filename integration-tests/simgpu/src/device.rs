@@ -3,7 +3,7 @@
 use crate::clock::Compute;
 use crate::driver;
 use crate::edge::{In, Out, driver};
-use crate::env::{HostNuma, options};
+use crate::env::{HostMemory, options};
 use crate::errors::{Error, Result};
 use crate::link::Link;
 use crate::world::{self, Board, Slot};
@@ -60,8 +60,9 @@ impl Device {
 
     fn attribute(&self, attribute: u32) -> Result<i32> {
         let vmm = options().vmm as i32;
-        let host_numa = (options().vmm && options().host_numa != HostNuma::Unsupported) as i32;
+        let host_numa = (options().vmm && options().host_numa != HostMemory::Unsupported) as i32;
         let register = options().host_register as i32;
+        let read_only = (options().host_register && options().read_only != HostMemory::Unsupported) as i32;
         let bus = self.board as i32 + 1;
         ATTRIBUTES
             .iter()
@@ -70,7 +71,8 @@ impl Device {
             .or(match attribute {
                 16 => Some(options().multiprocessors),
                 33 => Some(bus),
-                99 | 113 => Some(register),
+                99 => Some(register),
+                113 => Some(read_only),
                 102 | 103 => Some(vmm),
                 141 | 145 => Some(host_numa),
                 0 => None,

@@ -5,16 +5,16 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-/// How `cuMemCreate` memory on the host behaves; boards in the field differ.
+/// How memory on the host behaves; boards in the field differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HostNuma {
+pub enum HostMemory {
     /// Works.
     Ok,
-    /// Creates and maps, but a kernel that touches it faults.
+    /// The driver makes it, but a kernel that touches it faults.
     Unreadable,
-    /// Creates and maps, but kernels read zeroes and their writes are lost.
+    /// The driver makes it, but kernels read zeroes and their writes are lost.
     Stale,
-    /// `cuMemCreate` refuses.
+    /// The driver refuses.
     Unsupported,
 }
 
@@ -50,9 +50,11 @@ pub struct Options {
     /// `SIMGPU_ADDRESS_HINTS`
     pub address_hints: bool,
     /// `SIMGPU_HOST_NUMA`
-    pub host_numa: HostNuma,
+    pub host_numa: HostMemory,
     /// `SIMGPU_HOST_REGISTER`
     pub host_register: bool,
+    /// `SIMGPU_READ_ONLY`
+    pub read_only: HostMemory,
     /// `SIMGPU_FAIL`, by function name
     pub failures: HashMap<String, Vec<Failure>>,
     /// `SIMGPU_TRACE`
@@ -77,6 +79,15 @@ fn number<T: FromStr>(name: &str, default: T) -> T {
     text(name).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+fn host_memory(name: &str) -> HostMemory {
+    match text(name).as_deref() {
+        Some("unreadable") => HostMemory::Unreadable,
+        Some("stale") => HostMemory::Stale,
+        Some("unsupported") => HostMemory::Unsupported,
+        _ => HostMemory::Ok,
+    }
+}
+
 fn speed(name: &str) -> Option<f64> {
     text(name).and_then(|value| value.parse().ok()).filter(|gbps| *gbps > 0.0)
 }
@@ -94,13 +105,9 @@ impl Options {
             driver_version: number("SIMGPU_DRIVER_VERSION", 13000),
             vmm: number("SIMGPU_VMM", 1u8) != 0,
             address_hints: number("SIMGPU_ADDRESS_HINTS", 1u8) != 0,
-            host_numa: match text("SIMGPU_HOST_NUMA").as_deref() {
-                Some("unreadable") => HostNuma::Unreadable,
-                Some("stale") => HostNuma::Stale,
-                Some("unsupported") => HostNuma::Unsupported,
-                _ => HostNuma::Ok,
-            },
+            host_numa: host_memory("SIMGPU_HOST_NUMA"),
             host_register: text("SIMGPU_HOST_REGISTER").as_deref() != Some("fail"),
+            read_only: host_memory("SIMGPU_READ_ONLY"),
             failures: failures(&text("SIMGPU_FAIL").unwrap_or_default()),
             trace: text("SIMGPU_TRACE"),
             twins: number("SIMGPU_TWINS", 0u8) != 0,

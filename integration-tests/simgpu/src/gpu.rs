@@ -2,8 +2,9 @@
 
 use crate::clock::{Busy, Clock, modelled, seconds};
 use crate::context::Context;
-use crate::env::{HostNuma, options};
+use crate::env::{HostMemory, options};
 use crate::errors::{Error, Result};
+use crate::host::READ_ONLY;
 use crate::physical::{Physical, Place};
 use crate::va::{self, Backing, Mapping, Origin, READ, READ_WRITE};
 use std::cell::{Cell, RefCell};
@@ -172,7 +173,17 @@ impl<'a> Gpu<'a> {
                 self.engine == Engine::Copy || mapping.device().is_some_and(|device| self.context.reaches(device))
             }
             Origin::HostAlloc(_) | Origin::Managed => true,
-            Origin::Registered(flags) => !write || flags & crate::host::READ_ONLY == 0,
+            Origin::Registered(flags) => !write || flags & READ_ONLY == 0,
+        }
+    }
+
+    /// What becomes of an access on this board: copies always arrive.
+    fn behaviour(&self, mapping: &Mapping) -> HostMemory {
+        match (&mapping.backing, mapping.origin) {
+            _ if self.engine == Engine::Copy => HostMemory::Ok,
+            (Backing::Physical(memory, _), _) if matches!(memory.place, Place::Host(_)) => options().host_numa,
+            (Backing::Host, Origin::Registered(flags)) if flags & READ_ONLY != 0 => options().read_only,
+            _ => HostMemory::Ok,
         }
     }
 
@@ -187,17 +198,17 @@ impl<'a> Gpu<'a> {
         let (generation, mapping_id) = (va::generation(), mapping.id);
         let found =
             |host, base, memory| Window { start, end, host, base, generation, mapping: mapping_id, _memory: memory };
+        match self.behaviour(mapping) {
+            HostMemory::Unreadable => return Err(Error::ILLEGAL_ADDRESS),
+            HostMemory::Stale => return Ok(stale(address, found(true, std::ptr::null_mut(), None))),
+            _ => {}
+        }
         match &mapping.backing {
             Backing::Host => Ok(found(true, start as *mut u8, None)),
             Backing::Pending => Err(Error::ILLEGAL_ADDRESS),
             Backing::Physical(memory, offset) => {
                 let host = matches!(memory.place, Place::Host(_));
-                let numa = if host && self.engine == Engine::Kernel { options().host_numa } else { HostNuma::Ok };
-                match numa {
-                    HostNuma::Unreadable => Err(Error::ILLEGAL_ADDRESS),
-                    HostNuma::Stale => Ok(stale(address, found(true, std::ptr::null_mut(), None))),
-                    _ => Ok(found(host, memory.at(*offset), Some(memory.clone()))),
-                }
+                Ok(found(host, memory.at(*offset), Some(memory.clone())))
             }
         }
     }

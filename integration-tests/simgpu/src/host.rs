@@ -2,7 +2,7 @@
 
 use crate::context;
 use crate::edge::{Out, driver};
-use crate::env::options;
+use crate::env::{HostMemory, options};
 use crate::errors::{Error, Result};
 use crate::trace;
 use crate::va::{self, Backing, Origin, READ_WRITE};
@@ -130,7 +130,8 @@ fn register(context: usize, start: u64, bytes: u64, flags: u32) -> Result {
     if start == 0 || bytes == 0 || flags & !0xf != 0 {
         return Err(Error::INVALID_VALUE);
     }
-    if !options().host_register {
+    let read_only = flags & READ_ONLY != 0;
+    if !options().host_register || read_only && options().read_only == HostMemory::Unsupported {
         return Err(Error::NOT_SUPPORTED);
     }
     let end = start.checked_add(bytes).ok_or(Error::INVALID_VALUE)?;

@@ -55,6 +55,7 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "gb_kv_step", parameters: &[8, 8, 4, 4], shares: WHOLE, run: kv_step },
     Kernel { name: "gb_argmax", parameters: &[8, 4, 8], shares: WHOLE, run: argmax },
     Kernel { name: "gb_probe", parameters: &[8, 8, 4], shares: WHOLE, run: probe },
+    Kernel { name: "gb_probe_read", parameters: &[8, 8, 4], shares: WHOLE, run: probe_read },
     Kernel { name: "gb_weights_u32", parameters: &[8, 8, 8, 8, 4], shares: WHOLE, run: weights },
     Kernel { name: "gb_early_checksum_u32", parameters: &[8, 8, 8, 8], shares: WHOLE, run: early_checksum },
     Kernel { name: "gb_spin", parameters: &[8], shares: WHOLE, run: spin },
@@ -288,15 +289,25 @@ fn argmax(gpu: &Gpu, arguments: &Arguments) -> Result {
 }
 
 fn probe(gpu: &Gpu, arguments: &Arguments) -> Result {
+    let words = flip(gpu, arguments)?;
+    let counted: Vec<u8> = words.iter().flat_map(|word| word.wrapping_add(1).to_le_bytes()).collect();
+    gpu.write(arguments.u64(0), &counted)
+}
+
+fn probe_read(gpu: &Gpu, arguments: &Arguments) -> Result {
+    flip(gpu, arguments).map(drop)
+}
+
+/// What both probes do first; the words that were read.
+fn flip(gpu: &Gpu, arguments: &Arguments) -> Result<Vec<u32>> {
     let (from, to, n) = (arguments.u64(0), arguments.u64(1), arguments.u32(2));
     aligned(from, 4)?;
     aligned(to, 4)?;
     let words = gpu.read(from, u64::from(n) * 4)?;
     let words: Vec<u32> = words.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
     let flipped: Vec<u8> = words.iter().flat_map(|word| (word ^ 0x5bd1_e995).to_le_bytes()).collect();
-    let counted: Vec<u8> = words.iter().flat_map(|word| word.wrapping_add(1).to_le_bytes()).collect();
     gpu.write(to, &flipped)?;
-    gpu.write(from, &counted)
+    Ok(words)
 }
 
 /// Reads a weight as a product with a batch of tokens does: it takes some time at least, whatever the memory, and

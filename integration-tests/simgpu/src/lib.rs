@@ -22,6 +22,7 @@
 //! | `SIMGPU_ADDRESS_HINTS` | 0: reservations are not where they ask to be, but where the last one of that length was | 1 |
 //! | `SIMGPU_HOST_NUMA` | `ok`; `unreadable`: kernels fault on host chunks; `stale`: they read zeroes and their writes are lost; `unsupported`: `cuMemCreate` refuses | `ok` |
 //! | `SIMGPU_HOST_REGISTER` | `ok`, or `fail`: `cuMemHostRegister` is not supported | `ok` |
+//! | `SIMGPU_READ_ONLY` | `ok`; `unreadable`: kernels fault on memory that is registered read-only; `stale`: they read zeroes; `unsupported`: `cuMemHostRegister` refuses it | `ok` |
 //! | `SIMGPU_FAIL` | `cuMemCreate:3,cuMemMap:1:999`: the Nth call of a function (symbol or base name) fails with a code | out of memory |
 //! | `SIMGPU_TRACE` | a file that gets a line `name(arguments) = code` for every call | none |
 //! | `SIMGPU_TWINS` | 1: `cuGetProcAddress` returns other addresses than the exported symbols; calls through them are traced as `name@twin` | 0 |

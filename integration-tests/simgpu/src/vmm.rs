@@ -2,7 +2,7 @@
 
 use crate::driver;
 use crate::edge::{In, Out, driver};
-use crate::env::{HostNuma, options};
+use crate::env::{HostMemory, options};
 use crate::errors::{Error, Result};
 use crate::physical::{Physical, Place};
 use crate::va::{self, Backing, GRANULE, Mapping, Origin};
@@ -102,7 +102,7 @@ impl Location {
         if !host {
             return Err(Error::INVALID_VALUE);
         }
-        if options().host_numa == HostNuma::Unsupported {
+        if options().host_numa == HostMemory::Unsupported {
             return Err(Error::NOT_SUPPORTED);
         }
         Ok(Place::Host(self.kind))

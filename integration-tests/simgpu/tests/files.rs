@@ -55,8 +55,46 @@ isolated! {
         let (path, file) = file("written");
         let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
         ok(register(at, READ_ONLY));
+        let to = alloc(64);
+        ok(launch(function("gb_probe_read"), 0, &[at as u64, to, 2]));
+        ok(synchronize());
+        assert_eq!(download(to, 2), [0x5bd1_e995, 0x5bd1_e994], "it can read it");
         ok(launch(function("gb_fill_u32"), 0, &[at as u64, 16, 9]));
         assert_ne!(synchronize(), 0);
+        fs::remove_file(path).expect("our own");
+    }
+
+    files_can_be_unreadable_for_kernels_alone [SIMGPU_READ_ONLY = "unreadable"] {
+        start();
+        let (path, file) = file("unreadable");
+        let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
+        ok(register(at, READ_ONLY));
+        assert_eq!(got(|out| cuda::device::cuDeviceGetAttribute(out, 113, 0)), 1, "the board says that it can");
+        assert_eq!(download(at as u64, 3), [0, 1, 2]);
+        ok(launch(function("gb_probe_read"), 0, &[at as u64, alloc(64), 3]));
+        assert_eq!(synchronize(), 700);
+        fs::remove_file(path).expect("our own");
+    }
+
+    files_can_be_stale [SIMGPU_READ_ONLY = "stale"] {
+        start();
+        let (path, file) = file("stale");
+        let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
+        ok(register(at, READ_ONLY));
+        let to = alloc(64);
+        ok(launch(function("gb_probe_read"), 0, &[at as u64, to, 3]));
+        ok(synchronize());
+        assert_eq!(download(to, 3), [0x5bd1_e995; 3]);
+        fs::remove_file(path).expect("our own");
+    }
+
+    files_can_be_unsupported_where_other_memory_is_registered [SIMGPU_READ_ONLY = "unsupported"] {
+        start();
+        let (path, file) = file("unsupported");
+        let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
+        assert_eq!(register(at, READ_ONLY), 801);
+        assert_eq!(got(|out| cuda::device::cuDeviceGetAttribute(out, 113, 0)), 0);
+        ok(cuMemHostRegister_v2(pages(4096, 0).cast(), 4096, 0));
         fs::remove_file(path).expect("our own");
     }
 

@@ -18,6 +18,7 @@ pub const PTX: &str = "
 .visible .entry gb_checksum_struct(.param .align 8 .b8 a[24]) { ret; }
 .visible .entry gb_matvec_q8(.param .u64 a, .param .u64 b, .param .u64 c, .param .u32 d, .param .u32 e) { ret; }
 .visible .entry gb_probe(.param .u64 a, .param .u64 b, .param .u32 c) { ret; }
+.visible .entry gb_probe_read(.param .u64 a, .param .u64 b, .param .u32 c) { ret; }
 .visible .entry gb_early_checksum_u32(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 d) { ret; }
 .visible .entry gb_weights_u32(.param .u64 a, .param .u64 b, .param .u64 c, .param .u64 d, .param .u32 e) { ret; }
 .visible .entry gb_spin(.param .u64 a) { ret; }
