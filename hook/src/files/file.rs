@@ -4,14 +4,14 @@
 //! registered read-only, and a writable one it refuses.
 
 use super::area::{self, Area, FileId};
-use super::pin::{forget, has_room, pin, unpin};
+use super::pin::{forget, has_room, map_over, pin, unpin};
 use super::reading::{Reader, open_exact};
 use crate::abi::{CUcontext, CUdeviceptr, NOT_SUPPORTED};
 use crate::driver::{Current, Driver};
 use greenboost_contract::format_size;
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -187,7 +187,7 @@ impl ModelFile {
         Ok(Reader::new(self.fd.try_clone()?))
     }
 
-    /// Maps a part of it over a range of ours, shared and read-only. Whoever asks takes care of the range.
+    /// Maps a part of it over a range of ours, see [`map_over`].
     ///
     /// # Safety
     /// The range is nobody else's.
@@ -195,18 +195,8 @@ impl ModelFile {
     /// # Errors
     /// The system's.
     pub unsafe fn map_over(&self, at: u64, bytes: u64, offset: u64) -> std::io::Result<()> {
-        let (host, flags) = (at as *mut c_void, libc::MAP_SHARED | libc::MAP_FIXED);
         // SAFETY: the caller's promise.
-        unsafe {
-            if libc::mmap(host, bytes as usize, libc::PROT_READ, flags, self.fd.as_raw_fd(), offset as libc::off_t)
-                == libc::MAP_FAILED
-            {
-                return Err(std::io::Error::last_os_error());
-            }
-            // A forked child must not share pages that the device reads.
-            libc::madvise(host, bytes as usize, libc::MADV_DONTFORK);
-        }
-        Ok(())
+        unsafe { map_over(self.fd.as_fd(), at, bytes, offset) }
     }
 
     /// Registers what is not registered yet of the windows that a range touches, in the current context. `false`: the

@@ -5,6 +5,8 @@ use crate::driver::Driver;
 use crate::memory::ram;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_READ_ONLY`.
@@ -30,6 +32,28 @@ pub fn registered() -> u64 {
 /// Whether so much more page cache can be held.
 pub fn has_room(bytes: u64) -> bool {
     ram::available() >= bytes.saturating_add(ram::FLOOR)
+}
+
+/// Maps a part of a file over a range of ours, shared and read-only. Whoever asks takes care of the range.
+///
+/// # Safety
+/// The range is nobody else's.
+///
+/// # Errors
+/// The system's.
+pub unsafe fn map_over(file: BorrowedFd<'_>, at: u64, bytes: u64, offset: u64) -> io::Result<()> {
+    let (host, flags) = (at as *mut c_void, libc::MAP_SHARED | libc::MAP_FIXED);
+    // SAFETY: the caller's promise.
+    unsafe {
+        if libc::mmap(host, bytes as usize, libc::PROT_READ, flags, file.as_raw_fd(), offset as libc::off_t)
+            == libc::MAP_FAILED
+        {
+            return Err(io::Error::last_os_error());
+        }
+        // A forked child must not share pages that the device reads.
+        libc::madvise(host, bytes as usize, libc::MADV_DONTFORK);
+    }
+    Ok(())
 }
 
 /// Registers a range of a read-only mapping of a file, at the same address for the device, in the current context.

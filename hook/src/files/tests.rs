@@ -17,6 +17,13 @@ fn asks() -> bool {
 }
 
 #[test]
+fn the_library_itself_is_a_file_that_is_always_there() {
+    let mut first = [0; 4];
+    std::os::unix::fs::FileExt::read_exact_at(&own_library().expect("it"), &mut first, 0).expect("its start");
+    assert_eq!(&first, b"\x7fELF");
+}
+
+#[test]
 fn a_source_is_the_same_bytes_elsewhere() {
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mapped = MappedFile::new("a source", 9 * PAGE, libc::MAP_SHARED, libc::PROT_READ);

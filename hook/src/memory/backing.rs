@@ -73,6 +73,11 @@ pub trait HostBacking: Send + Sync {
     /// Undoes `map`; the address is reserved and empty again, and mapped memory of a file is gone with it.
     fn unmap(&self, driver: &Driver, chunk: HostChunk, at: CUdeviceptr);
 
+    /// The same where the context is gone that the memory was mapped in, and what was registered in it.
+    fn unmap_without_context(&self, driver: &Driver, chunk: HostChunk, at: CUdeviceptr) {
+        self.unmap(driver, chunk, at);
+    }
+
     /// Gives the memory back.
     fn destroy(&self, driver: &Driver, chunk: HostChunk);
 }

@@ -7,7 +7,7 @@ use super::vram::VramBudget;
 use crate::abi::{CUcontext, CUdevice, Status};
 use crate::driver::{Driver, RelaxedCapture};
 use greenboost_contract::record::{DeviceRecord, Record};
-use greenboost_contract::{Settings, Spill, format_size};
+use greenboost_contract::{PageCache, Settings, Spill, format_size};
 use greenboost_kmod::Level;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -35,7 +35,6 @@ pub struct Device {
     pub can_map: bool,
     /// Its part of the status record.
     pub record: &'static DeviceRecord,
-    reads_files: OnceLock<bool>,
     chosen: OnceLock<Chosen>,
     probing: Mutex<()>,
     contexts: Mutex<Vec<usize>>,
@@ -80,25 +79,23 @@ impl Device {
             budget: VramBudget::new(limit),
             can_map: can_map != 0,
             record,
-            reads_files: OnceLock::new(),
             chosen: OnceLock::new(),
             probing: Mutex::new(()),
             contexts: Mutex::new(Vec::new()),
         })
     }
 
-    /// Whether it can read memory that is registered read-only, as the pages of a file are.
-    pub fn reads_files(&self, driver: &Driver) -> bool {
-        *self.reads_files.get_or_init(|| {
-            let mut reads = 0;
-            // SAFETY: writes one integer to a live local.
-            let known = unsafe { driver.cuDeviceGetAttribute(&mut reads, ATTRIBUTE_READ_ONLY, self.ordinal) };
-            let reads = known.is_ok() && reads != 0;
-            if !reads {
-                log::info!("device {}: weights are not read in the page cache: it cannot", self.ordinal);
-            }
-            reads
-        })
+    /// Whether the pages of a file can be homes on it: a kernel has read some. Never before the backing has been chosen.
+    pub fn reads_files(&self) -> bool {
+        self.chosen.get().is_some_and(|chosen| chosen.reads_files)
+    }
+
+    /// Whether it says that it can read memory that is registered read-only, as the pages of a file are.
+    fn says_it_reads_files(&self, driver: &Driver) -> bool {
+        let mut reads = 0;
+        // SAFETY: writes one integer to a live local.
+        let known = unsafe { driver.cuDeviceGetAttribute(&mut reads, ATTRIBUTE_READ_ONLY, self.ordinal) };
+        known.is_ok() && reads != 0
     }
 
     /// The RAM backing to use: the first of the settings that a kernel on this device can read and write.
@@ -167,6 +164,8 @@ struct Chosen {
     /// The next one that works, where the first may have no more while the machine has.
     spare: Option<&'static dyn HostBacking>,
     turned: OnceLock<()>,
+    /// Whether a kernel has read the pages of a file.
+    reads_files: bool,
 }
 
 struct Choice {
@@ -184,16 +183,18 @@ fn choose(driver: &Driver, device: &Device, settings: &Settings, record: &Record
         return none("this device cannot map memory in chunks".to_owned(), true);
     }
     let (mut chosen, mut reasons, mut is_final) = (Chosen::default(), Vec::new(), true);
+    let wants_files = settings.page_cache == PageCache::On;
+    let says_it_reads = wants_files && device.says_it_reads_files(driver);
     for name in &settings.backings {
         let Some(backing) = BACKINGS.iter().copied().find(|backing| backing.name() == name) else { continue };
         let started = Instant::now();
-        let verdict = probe::run(driver, device.ordinal, backing);
+        let found = probe::run(driver, device.ordinal, backing, says_it_reads && chosen.backing.is_none());
         log::debug!("probing {name} took {:?}", started.elapsed());
         if chosen.backing.is_none() && pressure::level(record) == Level::Critical {
             // Not the time to take RAM of any kind, and what refuses now may serve later.
             return none("the machine is critically short of memory".to_owned(), false);
         }
-        match verdict {
+        match found.backing {
             Verdict::Works(_) if chosen.backing.is_some() => {
                 reasons.push(format!("{name} when that has no more"));
                 chosen.spare = Some(backing);
@@ -202,6 +203,16 @@ fn choose(driver: &Driver, device: &Device, settings: &Settings, record: &Record
             Verdict::Works(how) => {
                 reasons.insert(0, format!("{name}: {how}"));
                 chosen.backing = Some(backing);
+                if wants_files {
+                    let read = found.file_pages.unwrap_or_else(|| Err("the device says that it cannot".to_owned()));
+                    chosen.reads_files = read.is_ok();
+                    let said = read.map_or_else(
+                        |why| format!("not file pages: {why}"),
+                        |()| "file pages: a kernel reads them".to_owned(),
+                    );
+                    // Behind what was chosen and in front of what was not: the record has room for so much.
+                    reasons.insert(1, said);
+                }
                 if !backing.has_own_limit() {
                     break;
                 }

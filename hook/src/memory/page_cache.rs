@@ -143,7 +143,7 @@ impl Memory {
 
     /// Whether so much more page cache may become a home.
     pub(super) fn may_be_in_file(&self, device: &Device, bytes: u64) -> bool {
-        device.reads_files(self.driver) && files::has_room(bytes)
+        device.reads_files() && files::has_room(bytes)
     }
 
     /// A chunk's home is a file now.

@@ -136,6 +136,10 @@ impl<S: Source> HostBacking for Registered<S> {
         restore_reservation(at, chunk.bytes);
     }
 
+    fn unmap_without_context(&self, _: &Driver, chunk: HostChunk, at: CUdeviceptr) {
+        restore_reservation(at, chunk.bytes);
+    }
+
     fn destroy(&self, _: &Driver, chunk: HostChunk) {
         if chunk.token != MAPPED {
             // SAFETY: the chunk holds the descriptor, and its owner uses it no more.

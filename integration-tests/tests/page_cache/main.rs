@@ -217,10 +217,11 @@ fn nothing_is_put_elsewhere_with_the_feature_off_or_where_ggmls_calls_are_not_se
 fn a_driver_that_does_not_register_the_pages_gets_ram() {
     let model = Model::new(2);
     let expected = model.expected(&[]);
-    let never = world("32MiB", "on").env("SIMGPU_HOST_REGISTER", "fail");
-    let loaded = Loaded::start(&never, "mapped-like", &model, &[]);
-    assert_eq!(bytes_in(&loaded.map(), HOME), 0);
-    assert!(loaded.finish(&expected).contains("weights are not read in the page cache"));
+    for (name, how) in [("SIMGPU_HOST_REGISTER", "fail"), ("SIMGPU_READ_ONLY", "unsupported")] {
+        assert_says_why(&world("32MiB", "on").env(name, how), "the device says that it cannot", &model, &expected);
+    }
+    let first = world("32MiB", "on").env("SIMGPU_FAIL", "cuMemHostRegister:1:999");
+    assert_says_why(&first, "registering them failed with 999", &model, &expected);
 
     let sometimes = "cuMemHostRegister:2:2,cuMemHostRegister:5:999,cuMemHostGetDevicePointer:4:1";
     let sometimes = world("32MiB", "on").env("SIMGPU_FAIL", sometimes);
@@ -228,6 +229,48 @@ fn a_driver_that_does_not_register_the_pages_gets_ram() {
     assert!(bytes_in(&loaded.map(), HOME) > 32 << 20);
     assert!(loaded.target.log().contains("was not registered: status 999"), "{}", loaded.target.log());
     loaded.finish(&expected);
+}
+
+#[test]
+fn a_board_whose_kernels_do_not_read_files_whatever_it_says_gets_ram() {
+    let model = Model::new(1);
+    let expected = model.expected(&[]);
+    let ways = [("unreadable", "the probe kernel failed with 700"), ("stale", "other bytes than the file has")];
+    for (how, why) in ways {
+        for backing in ["host-numa", "memfd"] {
+            let world = world("16MiB", "on").env("SIMGPU_READ_ONLY", how).env(settings::BACKINGS, backing);
+            assert_says_why(&world, why, &model, &expected);
+        }
+    }
+}
+
+/// Runs where no file is a home, and RAM is; what the status says of it.
+#[track_caller]
+fn assert_says_why(world: &World, why: &str, model: &Model, expected: &[String]) {
+    let loaded = Loaded::start(world, "mapped-like", model, &[]);
+    assert_eq!(bytes_in(&loaded.map(), HOME), 0, "{why}");
+    assert!(loaded.record().ram_used.load(Relaxed) > 0, "{why}");
+    let status = loaded.status();
+    let reason = status["backing_reason"].as_str().expect("text");
+    let (ram, files) = reason.split_once("; not file pages: ").unwrap_or_else(|| panic!("{reason}"));
+    assert!(ram.ends_with("a kernel reads and writes it") && files.contains(why), "{reason}");
+    loaded.finish(expected);
+}
+
+#[test]
+fn files_are_tried_in_the_context_of_the_backing_and_only_where_they_are_wanted() {
+    let model = Model::new(1);
+    let [off, on] = ["off", "on"].map(|page_cache| {
+        let world = world("16MiB", page_cache);
+        let trace = world.file("calls");
+        let world = world.env("SIMGPU_TRACE", &trace);
+        let (_, log) = run(&world, "mapped-like", &model, &[]);
+        assert_eq!(log.contains("file pages: a kernel reads them"), page_cache == "on", "{log}");
+        let calls = fs::read_to_string(trace).expect("calls");
+        let made = |name| calls.lines().filter(|call| call.starts_with(name)).count();
+        ["cuCtxCreate", "cuModuleLoadData", "cuModuleGetFunction"].map(made)
+    });
+    assert_eq!(on, [off[0], off[1], off[2] + 1]);
 }
 
 #[test]
