@@ -5,6 +5,8 @@ mod model;
 
 use greenboost_contract::settings::{self, GRANULE};
 use integration_tests::World;
+use integration_tests::streamed::IN_RAM;
+use integration_tests::tier_map::TierMap;
 use model::{HOME, Loaded, Model, bytes_in, run, sums, world, write};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -71,6 +73,49 @@ fn a_write_to_such_a_weight_is_right_and_the_file_stays_as_it_is() {
         assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
         assert!(model.files() == files, "the file was written");
     }
+}
+
+#[test]
+fn boxes_and_batches_into_such_weights_are_right_and_the_file_stays_as_it_is() {
+    let model = Model::new(1);
+    let (unwritten, files) = (model.expected(&[]), model.files());
+    for way in ["boxes", "batches"] {
+        let expected = model.expected(&[way]);
+        assert_eq!(expected.iter().zip(&unwritten).filter(|(one, other)| one != other).count(), 4, "{way}");
+        for (backing, stream) in [("host-numa", "off"), ("memfd", "off"), ("memfd", "on")] {
+            let world = world("40MiB", "on").env(settings::BACKINGS, backing).env(settings::STREAM, stream);
+            let world = world.env(settings::PLACE, IN_RAM).env(settings::RING, "32MiB").delays(5);
+            let mut loaded = Loaded::start(&world, "mapped-like", &model, &[way]);
+            let before = loaded.map();
+            loaded.until("ready");
+            let after = loaded.map();
+            for (what, home, times) in [("written", backing, 4), ("source", HOME, 1)] {
+                let ranges = ranges(&loaded.lines, what);
+                assert_eq!(ranges.len(), times);
+                for range in ranges {
+                    assert!(is_home_of(HOME, &before, range), "{what} {way} {backing}: {before:?}");
+                    assert!(is_home_of(home, &after, range), "{what} {way} {backing}: {after:?}");
+                }
+            }
+            assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
+            assert!(model.files() == files, "the file was written");
+        }
+    }
+}
+
+/// Addresses and bytes that lines give after a word.
+fn ranges(lines: &[String], word: &str) -> Vec<(u64, u64)> {
+    let range = |line: &String| {
+        let (at, bytes) = line.strip_prefix(word)?.trim().split_once(' ')?;
+        Some((at.parse().ok()?, bytes.parse().ok()?))
+    };
+    lines.iter().filter_map(range).collect()
+}
+
+/// Whether every granule that a range touches has this home.
+fn is_home_of(home: &str, map: &TierMap, (at, bytes): (u64, u64)) -> bool {
+    let allocation = map.allocations.iter().find(|it| it.has(at)).expect("its allocation");
+    allocation.granules[allocation.touched(at, bytes)].iter().all(|granule| granule == home)
 }
 
 #[test]
