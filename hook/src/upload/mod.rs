@@ -19,11 +19,11 @@ use crate::abi::*;
 use crate::driver::{Current, Driver, RelaxedCapture};
 use crate::memory::allocations::Chunk;
 use crate::memory::{Memory, captures, ram};
-use pieces::Pieces;
+use pieces::{Look, Pieces};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use threads::Threads;
 
 /// Smaller copies gain nothing.
@@ -73,23 +73,24 @@ pub unsafe fn copy(
 /// memory for it. Nobody is using the chunk.
 pub fn is_the_same(memory: &Memory, chunk: &Chunk, file: &File, offset: u64) -> Option<bool> {
     let threads = threads::get(memory.settings)?;
-    let same = AtomicBool::new(true);
-    let compare = |at: usize, piece: &[u8]| {
+    let same = Arc::new(AtomicBool::new(true));
+    let (same_so_far, file) = (same.clone(), file.try_clone().ok()?);
+    let compare: Arc<Look> = Arc::new(move |at, piece| {
         let mut there = [0; READ];
         for (index, here) in piece.chunks(READ).enumerate() {
             let there = &mut there[..here.len()];
             let from = offset + (at + index * READ) as u64;
-            if !same.load(Relaxed) || file.read_exact_at(there, from).is_err() || there != here {
-                same.store(false, Relaxed);
+            if !same_so_far.load(Relaxed) || file.read_exact_at(there, from).is_err() || there != here {
+                same_so_far.store(false, Relaxed);
                 return;
             }
         }
-    };
+    });
     let read = with_pieces(memory, threads, |pieces| {
         // SAFETY: VRAM that is mapped there.
         unsafe { pieces.read(memory.driver, threads, chunk.at, chunk.bytes as usize, &compare) }
     })?;
-    read.ok().map(|()| same.into_inner())
+    read.ok().map(|()| same.load(Relaxed))
 }
 
 /// Works with the pieces of the current context, which are made if there are none.

@@ -1,12 +1,13 @@
 //! Pinned memory in pieces, each with an event behind the last copy that used it.
 
-use super::threads::Threads;
+use super::threads::{self, Threads};
 use crate::abi::*;
 use crate::driver::Driver;
+use crossbeam_channel::unbounded;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::mpsc::channel;
+use std::sync::Arc;
 
 /// Bytes of a piece: 40 microseconds of the link, which an asynchronous copy costs a tenth of.
 pub const BYTES: usize = 2 << 20;
@@ -14,6 +15,9 @@ pub const BYTES: usize = 2 << 20;
 const PORTABLE: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 const NO_TIMING: u32 = 2;
+
+/// What looks at bytes: where they are in all that is read, and they.
+pub type Look = dyn Fn(usize, &[u8]) + Send + Sync;
 
 /// A piece, owned by whoever has it.
 #[derive(Debug)]
@@ -137,43 +141,41 @@ impl Pieces {
     ) -> Result<(), Status> {
         let src = src as usize;
         let (mut failed, mut parts) = (Ok(()), parts(bytes));
-        threads.scope(|scope| {
-            let (sender, filled) = channel();
-            let mut under_way = 0;
-            loop {
-                while failed.is_ok()
-                    && let Some(mut piece) = self.free.pop_front()
-                {
-                    failed = piece.wait(driver);
-                    let Some((at, count)) = failed.and_then(|()| parts.next().ok_or(SUCCESS)).ok() else {
-                        self.free.push_front(piece);
-                        break;
-                    };
-                    let sender = sender.clone();
-                    under_way += 1;
-                    scope.spawn(move |_| {
-                        // SAFETY: its last copy has been waited for; the source is the caller's.
-                        unsafe {
-                            let source = (src as *const u8).add(at);
-                            std::ptr::copy_nonoverlapping(source, piece.bytes(count).as_mut_ptr(), count);
-                        }
-                        let _ = sender.send((piece, at, count));
-                    });
-                }
-                if under_way == 0 {
-                    return;
-                }
-                let Ok((mut piece, at, count)) = filled.recv() else { return };
-                under_way -= 1;
-                if failed.is_ok() {
-                    let from = piece.at as u64;
-                    // SAFETY: the caller's copy, out of memory that stays until the event.
-                    failed = unsafe { piece.copy(driver, dst + at as u64, from, count, on) };
-                }
-                self.free.push_back(piece);
+        let (sender, filled) = unbounded();
+        let mut under_way = 0;
+        loop {
+            while failed.is_ok()
+                && let Some(mut piece) = self.free.pop_front()
+            {
+                failed = piece.wait(driver);
+                let Some((at, count)) = failed.and_then(|()| parts.next().ok_or(SUCCESS)).ok() else {
+                    self.free.push_front(piece);
+                    break;
+                };
+                let sender = sender.clone();
+                under_way += 1;
+                threads.run(move || {
+                    // SAFETY: its last copy has been waited for; the source is the caller's, who does not return before this
+                    // has been received.
+                    unsafe {
+                        let source = (src as *const u8).add(at);
+                        std::ptr::copy_nonoverlapping(source, piece.bytes(count).as_mut_ptr(), count);
+                    }
+                    let _ = sender.send((piece, at, count));
+                });
             }
-        });
-        failed
+            if under_way == 0 {
+                return failed;
+            }
+            let Ok((mut piece, at, count)) = threads::next(&filled) else { return Err(UNKNOWN) };
+            under_way -= 1;
+            if failed.is_ok() {
+                let from = piece.at as u64;
+                // SAFETY: the caller's copy, out of memory that stays until the event.
+                failed = unsafe { piece.copy(driver, dst + at as u64, from, count, on) };
+            }
+            self.free.push_back(piece);
+        }
     }
 
     /// Has threads `look` at the bytes of the device, piece by piece: where in them a piece is, and the piece.
@@ -189,55 +191,51 @@ impl Pieces {
         threads: &Threads,
         src: CUdeviceptr,
         bytes: usize,
-        look: &(dyn Fn(usize, &[u8]) + Sync),
+        look: &Arc<Look>,
     ) -> Result<(), Status> {
         let (mut failed, mut parts) = (Ok(()), parts(bytes));
-        threads.scope(|scope| {
-            let (sender, done) = channel();
-            let (mut arriving, mut under_way) = (VecDeque::new(), 0);
-            loop {
-                while failed.is_ok()
-                    && let Some(mut piece) = self.free.pop_front()
-                {
-                    let Some((at, count)) = parts.next() else {
-                        self.free.push_front(piece);
-                        break;
-                    };
-                    let to = piece.at as u64;
-                    // SAFETY: the caller's promise; into memory of ours that no copy uses: uploads out of it are behind on the
-                    // same device, or have been waited for.
-                    failed = piece
-                        .wait(driver)
-                        .and_then(|()| unsafe { piece.copy(driver, to, src + at as u64, count, STREAM_PER_THREAD) });
-                    arriving.push_back((piece, at, count));
+        let (sender, done) = unbounded();
+        let (mut arriving, mut under_way) = (VecDeque::new(), 0);
+        loop {
+            while failed.is_ok()
+                && let Some(mut piece) = self.free.pop_front()
+            {
+                let Some((at, count)) = parts.next() else {
+                    self.free.push_front(piece);
+                    break;
+                };
+                let to = piece.at as u64;
+                // SAFETY: the caller's promise; into memory of ours whose last copy has been waited for.
+                failed = piece
+                    .wait(driver)
+                    .and_then(|()| unsafe { piece.copy(driver, to, src + at as u64, count, STREAM_PER_THREAD) });
+                arriving.push_back((piece, at, count));
+            }
+            if let Some((mut piece, at, count)) = arriving.pop_front() {
+                failed = failed.and_then(|()| piece.wait(driver));
+                if failed.is_err() {
+                    self.free.push_back(piece);
+                    continue;
                 }
-                if let Some((mut piece, at, count)) = arriving.pop_front() {
-                    failed = failed.and_then(|()| piece.wait(driver));
-                    if failed.is_err() {
-                        self.free.push_back(piece);
-                        continue;
-                    }
-                    let sender = sender.clone();
-                    under_way += 1;
-                    scope.spawn(move |_| {
-                        // SAFETY: the copy has been waited for.
-                        look(at, unsafe { piece.bytes(count) });
-                        let _ = sender.send(piece);
-                    });
-                    // What is ready by now can be filled again.
-                    while let Ok(piece) = done.try_recv() {
-                        under_way -= 1;
-                        self.free.push_back(piece);
-                    }
-                } else if under_way > 0 {
-                    let Ok(piece) = done.recv() else { return };
+                let (sender, look) = (sender.clone(), look.clone());
+                under_way += 1;
+                threads.run(move || {
+                    // SAFETY: the copy has been waited for.
+                    look(at, unsafe { piece.bytes(count) });
+                    let _ = sender.send(piece);
+                });
+                // What is ready by now can be filled again.
+                while let Ok(piece) = done.try_recv() {
                     under_way -= 1;
                     self.free.push_back(piece);
-                } else {
-                    return;
                 }
+            } else if under_way > 0 {
+                let Ok(piece) = threads::next(&done) else { return Err(UNKNOWN) };
+                under_way -= 1;
+                self.free.push_back(piece);
+            } else {
+                return failed;
             }
-        });
-        failed
+        }
     }
 }

@@ -1,16 +1,27 @@
 //! The threads that copy.
+//!
+//! A program uploads tensor after tensor and waits for each: a thread that slept in between would take as long to wake as it
+//! has work (in a virtual machine a tenth of a millisecond and more). So they look for work a while before they sleep.
 
 use crate::memory::pressure::without_signals;
+use crossbeam_channel::{Receiver, RecvError, Sender, unbounded};
 use greenboost_contract::Settings;
-use rayon::{Scope, ThreadPool, ThreadPoolBuilder};
+use std::hint::spin_loop;
 use std::sync::OnceLock;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
 /// More copy no faster than the link: eight reached 52 of its 55 GB/s.
 const MOST: usize = 8;
+/// How long a thread without work looks for some.
+const LOOK: Duration = Duration::from_millis(1);
 
-/// Threads of ours, which sleep when there is nothing to copy.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads of ours.
 pub struct Threads {
-    pool: ThreadPool,
+    jobs: Sender<Job>,
+    count: usize,
     process: u32,
 }
 
@@ -30,25 +41,52 @@ fn count(wanted: Option<u32>) -> usize {
 
 impl Threads {
     /// One copies no faster than the driver does.
-    fn new(count: usize) -> Option<Self> {
-        if count < 2 {
+    fn new(wanted: usize) -> Option<Self> {
+        if wanted < 2 {
             return None;
         }
-        let builder = ThreadPoolBuilder::new().num_threads(count).spawn_handler(|thread| {
-            let named = std::thread::Builder::new().name("gb-upload".to_owned()).stack_size(256 << 10);
-            without_signals(|| named.spawn(|| thread.run())).map(drop)
+        let (jobs, todo) = unbounded();
+        let start = |todo: Receiver<Job>| {
+            let named = Builder::new().name("gb-upload".to_owned()).stack_size(256 << 10);
+            without_signals(|| named.spawn(move || work(&todo)))
+        };
+        let started = (0..wanted).map_while(|_| {
+            start(todo.clone()).inspect_err(|error| log::warn!("a thread less for uploads: {error}")).ok()
         });
-        let pool = builder.build().inspect_err(|error| log::warn!("uploads are the driver's: no threads: {error}"));
-        Some(Self { pool: pool.ok()?, process: std::process::id() })
+        let count = started.count();
+        (count > 1).then(|| Self { jobs, count, process: std::process::id() })
     }
 
     /// How many.
     pub fn count(&self) -> usize {
-        self.pool.current_num_threads()
+        self.count
     }
 
-    /// Runs `work` here, and what it spawns on the threads; all of that has ended on return.
-    pub fn scope<'a, T: Send>(&self, work: impl FnOnce(&Scope<'a>) -> T) -> T {
-        self.pool.in_place_scope(work)
+    /// Has a thread do it.
+    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+        // They live as long as the process: there is always one that receives.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}
+
+/// What comes next; looked for a while before it is slept for.
+///
+/// # Errors
+/// There is nobody who would send anything.
+pub fn next<T>(from: &Receiver<T>) -> Result<T, RecvError> {
+    let began = Instant::now();
+    loop {
+        match from.try_recv() {
+            Ok(it) => return Ok(it),
+            Err(_) if began.elapsed() < LOOK => spin_loop(),
+            Err(_) => return from.recv(),
+        }
+    }
+}
+
+/// What a thread does for ever.
+fn work(todo: &Receiver<Job>) {
+    while let Ok(job) = next(todo) {
+        job();
     }
 }
