@@ -28,6 +28,7 @@ class Hooked:
         self.bench, self.env = bench, dict(env or {})
         self.log = os.path.join(bench.results, 'hook-running.log')
         self.options = ['--no-plan', '--stream', stream, '--assist', assist, '--log', self.log,
+                        *([] if '--page-cache' in more else ['--page-cache', 'on']),
                         *(['--vram', str(vram)] if vram else []), *(['--trace', trace] if trace else []), *more]
 
     def __call__(self, command):

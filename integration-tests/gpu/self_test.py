@@ -159,7 +159,8 @@ def main():
         sides = ('stream-mapped', 'stream-page-cache')
         expect('weights in the page cache are compared with copied ones', cached.returncode == 0 and have == {
             (model, *speed, config) for model in MODELS for speed in SPEEDS for config in sides} | {
-            (model, 'load_s', 512, config) for model in MODELS for config in ('full-vram-mapped', *sides)}, cached)
+            (model, 'load_s', 512, config) for model in MODELS for config in ('full-vram-mapped', *sides)} | {
+            (model, 'ready_s', 512, config) for model in MODELS for config in ('full-vram-mapped', 'fits-mapped', *sides)}, cached)
 
         for fault, phase, words in (('tokens', 'dense', 'says the same'), ('slow', 'fit', 'of a model that fits'),
                                     ('stdout', 'discovery', 'says the same'), ('missed', 'fixtures', 'may not spill'),

@@ -27,7 +27,7 @@ def ask(port, path, body=None, limit=60):
         return json.loads(reply.read())
 
 
-def answer(bench, way, model, extra=(), limit=150):
+def answer(bench, way, model, extra=(), limit=150, prompts=PROMPTS):
     """Starts llama-server one way or another, and hashes what it generates."""
     deadline = time.time() + bench.limit(limit)
     port = free_port()
@@ -43,7 +43,7 @@ def answer(bench, way, model, extra=(), limit=150):
             wait_for_health(child, port, deadline, log_path)
             load_s = time.time() - began
             sha = hashlib.sha256()
-            for prompt in PROMPTS:
+            for prompt in prompts:
                 sha.update(generate(port, prompt, deadline))
         except Failure:
             bench.out_of_time()
@@ -64,7 +64,7 @@ def wait_for_health(child, port, deadline, log_path):
         try:
             return ask(port, '/health', limit=5)
         except (OSError, ValueError):
-            time.sleep(0.1)
+            time.sleep(0.02)
 
 
 def generate(port, prompt, deadline):
