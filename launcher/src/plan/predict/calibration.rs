@@ -53,5 +53,13 @@ pub const FFN_MATRICES: u64 = 3;
 /// The share of the experts that a micro-batch chooses: llama.cpp's offload copies only those.
 pub const CHOSEN_EXPERTS: f64 = 0.85;
 
-/// GB/s at which memory outside VRAM is made and filled while loading: the driver zeroes it first.
-pub const FILL: f64 = 4.0;
+/// Seconds until a model can answer beside what its bytes take: the driver's context, the vocabulary, the first pass.
+pub const START_SECONDS: f64 = 1.0;
+/// The most threads that upload: see `GREENBOOST_UPLOAD_THREADS`.
+pub const UPLOAD_THREADS: usize = 8;
+/// What they get of the link, which stands still between two tensors.
+pub const UPLOAD_SHARE: f64 = 0.7;
+/// GB/s at which a file's pages become what the device reads.
+pub const REGISTERING: f64 = 36.0;
+/// GB/s at which llama.cpp reads a file that it does not map.
+pub const READ: f64 = 3.2;

@@ -25,6 +25,8 @@ pub struct Rig {
     pub together: Option<f64>,
     /// Threads the CPU does that with.
     pub threads: Option<usize>,
+    /// Processors.
+    pub processors: Option<usize>,
     /// The model's disk.
     pub disk: Option<f64>,
 }
@@ -40,6 +42,7 @@ impl Rig {
             cpu: cpu.map(|(_, rate)| rate),
             together: figures.together.map(|both| Self::cpu_rate(both.threads, cores, both.cpu) + both.link),
             threads: cpu.map(|(threads, _)| threads),
+            processors: figures.cpu.reads.iter().map(|(threads, _)| *threads).max(),
             disk: figures.disk,
             ..Self::default()
         };

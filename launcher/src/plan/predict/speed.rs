@@ -114,10 +114,17 @@ fn compute(facts: &Facts, split: &Split, output: u64, tokens: f64, rig: &Rig) ->
     over(2.0 * work * tokens, rig.multiply)
 }
 
-/// Seconds until the model can answer, with its file in the page cache; and what reading it from disk adds.
-pub fn load(facts: &Facts, placement: &Placement, rig: &Rig) -> (Option<f64>, Option<f64>) {
-    let to_vram = over(placement.inside.bytes() as f64, rig.pageable);
-    let to_ram = over(placement.outside.bytes() as f64, Some(fit::FILL));
-    let cached = to_vram.zip(to_ram).map(|(vram, ram)| vram + ram);
-    (cached, over(facts.file_bytes as f64, rig.disk))
+/// Seconds until the model can answer, with its file in the page cache; and what reading it from disk adds. `is_read`: llama.cpp
+/// reads the file rather than to map it.
+pub fn load(facts: &Facts, placement: &Placement, rig: &Rig, is_read: bool) -> (Option<f64>, Option<f64>) {
+    let disk = over(facts.file_bytes as f64, rig.disk);
+    if is_read {
+        let read = over(facts.file_bytes as f64, Some(fit::READ));
+        return (read.map(|seconds| fit::START_SECONDS + seconds), disk);
+    }
+    let threads = rig.processors.map_or(1, |count| (count / 2).clamp(1, fit::UPLOAD_THREADS)) as f64;
+    let upload = rig.pageable.zip(rig.link).map(|(one, link)| (one * threads).min(link * fit::UPLOAD_SHARE));
+    let to_vram = over(placement.inside.bytes() as f64, upload);
+    let mapped = over(placement.outside.bytes() as f64, Some(fit::REGISTERING));
+    (to_vram.zip(mapped).map(|(vram, mapped)| fit::START_SECONDS + vram + mapped), disk)
 }
