@@ -28,6 +28,7 @@
 mod area;
 mod file;
 mod follow;
+mod loaded;
 pub mod models;
 mod pin;
 mod ranges;
@@ -37,6 +38,7 @@ pub mod testing;
 
 pub use file::{ModelFile, WINDOW};
 pub use follow::install;
+pub use loaded::{Loaded, loaded_from, own_library};
 pub use pin::{forget, has_room, map_over, pin, registered, unpin};
 pub use reading::Reader;
 
@@ -156,14 +158,6 @@ pub fn behind(at: u64) -> Option<(std::path::PathBuf, u64, u64)> {
     }
     let (area, path) = area::named(at)?;
     area.is_file().then(|| (path, area.file_offset(at), area.end - at))
-}
-
-/// The file that this library was loaded from, which is there whatever the program does.
-pub fn own_library() -> Option<std::fs::File> {
-    static IN_IT: u8 = 0;
-    let (area, path) = area::named((&raw const IN_IT) as u64)?;
-    let file = std::fs::File::from(reading::open_exact(&area, &path)?);
-    file.metadata().is_ok_and(|it| it.is_file()).then_some(file)
 }
 
 /// What is known of a range, if it is still so.

@@ -22,7 +22,7 @@ impl<'a> FilePages<'a> {
     /// # Errors
     /// Why it cannot be done; nothing is mapped then.
     pub fn map(driver: &'a Driver) -> Result<(Self, Vec<u32>), String> {
-        let file = files::own_library().ok_or("the hook's own library cannot be opened")?;
+        let file = files::own_library().ok_or("the hook's own library cannot be opened")?.file;
         let mut bytes = vec![0; BYTES as usize];
         file.read_exact_at(&mut bytes, 0).map_err(|error| format!("the hook's own library cannot be read: {error}"))?;
         let granule = Granule::reserve(driver).map_err(|(what, status)| format!("{what} failed with {status}"))?;
