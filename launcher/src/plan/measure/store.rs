@@ -3,9 +3,9 @@
 use super::{Cpu, Gpu, Rates, Together};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Raised when figures are measured in another way.
@@ -110,7 +110,8 @@ impl Store {
         self.machines.push(Row { key, figures });
         self.version = VERSION;
         let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder)?;
+        // Nobody else's to write: the hook keeps answers in it as well, and believes none in a folder that others can.
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         // Whole or not at all: another plan may read it meanwhile.
         let part = path.with_extension(format!("{}.part", std::process::id()));
         fs::write(&part, serde_json::to_string_pretty(self)?)?;
