@@ -12,7 +12,7 @@ mod tally;
 
 use crate::inject::still::Gate;
 use crate::slot::{Library, SLOTS};
-use crate::{files, ggml, guard, inject};
+use crate::{files, ggml, guard, inject, memory};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, PageCache, Settings};
 use std::ffi::CString;
@@ -115,6 +115,7 @@ fn start(executable: &str) {
     if !settings.plan.is_empty() {
         log::info!("plan {}", settings.plan);
     }
+    memory::probe::settle_notebook(get);
     let any = inject::standing() != Layers::NONE;
     let _ = SETTINGS.set(settings);
     if any {

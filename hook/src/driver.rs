@@ -48,6 +48,7 @@ macro_rules! driver {
 }
 
 driver! {
+    cuDriverGetVersion(version: *mut c_int);
     cuCtxGetCurrent(context: *mut CUcontext);
     cuCtxGetDevice(device: *mut CUdevice);
     cuCtxPushCurrent_v2(context: CUcontext);

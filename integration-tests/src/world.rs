@@ -32,6 +32,7 @@ pub struct World {
     artefacts: &'static Artefacts,
     env: BTreeMap<String, OsString>,
     injection: Injection,
+    hook: PathBuf,
     /// Libraries preloaded before and after the hook.
     around: [Vec<PathBuf>; 2],
     scratch: TempDir,
@@ -52,6 +53,7 @@ impl World {
             artefacts,
             env: BTreeMap::new(),
             injection: Injection::None,
+            hook: artefacts.hook.clone(),
             around: [Vec::new(), Vec::new()],
             scratch,
         };
@@ -64,6 +66,8 @@ impl World {
             .env("LC_ALL", "C.UTF-8")
             .env("LD_LIBRARY_PATH", &artefacts.driver)
             .env("SIMGPU_SHM", usage)
+            // What one test finds out is no other's to know.
+            .env(settings::PROBE_CACHE, "off")
             .vram("16MiB")
     }
 
@@ -118,6 +122,13 @@ impl World {
     #[must_use]
     pub fn layers(self, layers: &str) -> Self {
         self.hooked().env(settings::LAYERS, layers)
+    }
+
+    /// Another file as the hook, for a world that is hooked.
+    #[must_use]
+    pub fn hook_file(mut self, path: &Path) -> Self {
+        self.hook = path.to_owned();
+        self
     }
 
     /// Runs programs through gb-launch with these flags.
@@ -212,7 +223,7 @@ impl World {
         };
         command.args(words).env_clear().envs(&self.env).current_dir(self.scratch.path());
         let [before, after] = &self.around;
-        let ours = (*injection == Injection::Preload).then_some(&self.artefacts.hook);
+        let ours = (*injection == Injection::Preload).then_some(&self.hook);
         let preload: Vec<_> = before.iter().chain(ours).chain(after).map(|path| path.as_os_str()).collect();
         if !preload.is_empty() {
             command.env("LD_PRELOAD", preload.join(":".as_ref()));

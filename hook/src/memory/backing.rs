@@ -52,6 +52,15 @@ pub trait HostBacking: Send + Sync {
         None
     }
 
+    /// What kind of memory it is at this moment, where it can be of several: what a probe found of one says nothing of
+    /// another.
+    fn variant(&self) -> String {
+        String::new()
+    }
+
+    /// An earlier process has tried it, and this is what it noted then: nothing of that is to be tried again.
+    fn recall(&self, _note: Option<&str>) {}
+
     /// Makes memory that is not mapped anywhere yet.
     ///
     /// # Errors

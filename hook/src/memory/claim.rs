@@ -58,6 +58,7 @@ impl Memory {
             backing.create(self.driver, device.ordinal, bytes).map(|chunk| (backing, chunk))
         };
         let made = make(backing).or_else(|status| {
+            device.refused(backing, status);
             let elsewhere = claim == Claim::Granted || self.may_take_ram();
             let spare = if elsewhere { device.spare(backing.note(), self.record) } else { None };
             spare.map_or(Err(status), make)

@@ -4,7 +4,7 @@ use super::backing::{BACKINGS, HostBacking};
 use super::pressure;
 use super::probe::{self, Verdict};
 use super::vram::VramBudget;
-use crate::abi::{CUcontext, CUdevice, Status};
+use crate::abi::{CUcontext, CUdevice, OUT_OF_MEMORY, Status};
 use crate::driver::{Driver, RelaxedCapture};
 use greenboost_contract::record::{DeviceRecord, Record};
 use greenboost_contract::{PageCache, Settings, Spill, format_size};
@@ -132,6 +132,14 @@ impl Device {
         Some(spare)
     }
 
+    /// The driver has refused memory of a backing that a kernel could use once: if another reason than a want of memory
+    /// was it, the next process has to find out anew.
+    pub fn refused(&self, backing: &dyn HostBacking, status: Status) {
+        if status != OUT_OF_MEMORY {
+            probe::forget(&self.uuid, backing.name());
+        }
+    }
+
     /// Whether the backing has been chosen, so that asking for it costs nothing and waits for nothing.
     pub fn is_probed(&self) -> bool {
         self.chosen.get().is_some()
@@ -188,7 +196,7 @@ fn choose(driver: &Driver, device: &Device, settings: &Settings, record: &Record
     for name in &settings.backings {
         let Some(backing) = BACKINGS.iter().copied().find(|backing| backing.name() == name) else { continue };
         let started = Instant::now();
-        let found = probe::run(driver, device.ordinal, backing, says_it_reads && chosen.backing.is_none());
+        let found = probe::ask(driver, device, backing, says_it_reads && chosen.backing.is_none());
         log::debug!("probing {name} took {:?}", started.elapsed());
         if chosen.backing.is_none() && pressure::level(record) == Level::Critical {
             // Not the time to take RAM of any kind, and what refuses now may serve later.
@@ -206,10 +214,8 @@ fn choose(driver: &Driver, device: &Device, settings: &Settings, record: &Record
                 if wants_files {
                     let read = found.file_pages.unwrap_or_else(|| Err("the device says that it cannot".to_owned()));
                     chosen.reads_files = read.is_ok();
-                    let said = read.map_or_else(
-                        |why| format!("not file pages: {why}"),
-                        |()| "file pages: a kernel reads them".to_owned(),
-                    );
+                    let said =
+                        read.map_or_else(|why| format!("not file pages: {why}"), |how| format!("file pages: {how}"));
                     // Behind what was chosen and in front of what was not: the record has room for so much.
                     reasons.insert(1, said);
                 }

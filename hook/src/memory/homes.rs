@@ -97,7 +97,8 @@ impl Memory {
 
     fn ram_home(&self, device: &Device, at: CUdeviceptr, bytes: u64, claim: Claim) -> Result<Home, Status> {
         let (backing, mut chunk) = self.take_ram(device, bytes, claim)?;
-        let mapped = backing.map(self.driver, device.ordinal, &mut chunk, at).inspect_err(|_| {
+        let mapped = backing.map(self.driver, device.ordinal, &mut chunk, at).inspect_err(|status| {
+            device.refused(backing, *status);
             backing.destroy(self.driver, chunk);
             self.ram.give_back(bytes, self.record);
         });

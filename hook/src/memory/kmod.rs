@@ -7,13 +7,16 @@
 
 use super::host_numa::nearest_node;
 use super::import;
+use super::probe::machine;
 use super::registered::Source;
 use crate::abi::{CUdevice, NOT_SUPPORTED, OUT_OF_MEMORY, Status};
 use crate::activate;
 use crate::driver::Driver;
 use greenboost_contract::format_size;
 use greenboost_kmod::{Buffer, Device, Error, Request};
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -91,7 +94,19 @@ impl Source for Kmod {
     }
 
     fn note(&self) -> Option<String> {
-        refusal().take().or_else(|| IMPORT.get().cloned())
+        refusal().take().or_else(|| IMPORT.get().filter(|answer| !answer.is_empty()).cloned())
+    }
+
+    fn variant(&self) -> String {
+        let Ok(device) = device() else { return String::new() };
+        let file = device.as_fd().try_clone_to_owned().map(File::from).and_then(|file| file.metadata());
+        let node = file.map(|it| format!("{:x} {}", it.rdev(), it.ino())).unwrap_or_default();
+        format!("{node} module {}", machine::module("greenboost"))
+    }
+
+    /// The first buffer is not the probe's then: whether the driver imports it must not be asked in the program's context.
+    fn recall(&self, note: Option<&str>) {
+        IMPORT.get_or_init(|| note.unwrap_or_default().to_owned());
     }
 }
 

@@ -4,6 +4,7 @@
 use super::registered::Source;
 use crate::abi::{CUdevice, OUT_OF_MEMORY, Status};
 use crate::driver::Driver;
+use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// A memfd.
@@ -43,6 +44,13 @@ impl Source for Memfd {
 
     fn note(&self) -> Option<String> {
         None
+    }
+
+    fn variant(&self) -> String {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let free = read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        let ready = if matches!(&*free, "" | "0") { "none" } else { "some" };
+        format!("huge pages {ready}, transparent {}", read("/sys/kernel/mm/transparent_hugepage/shmem_enabled"))
     }
 }
 

@@ -23,7 +23,7 @@ pub mod page_cache;
 pub mod pending;
 pub mod placing;
 pub mod pressure;
-mod probe;
+pub mod probe;
 pub mod ram;
 mod registered;
 mod rewriting;

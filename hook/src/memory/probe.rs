@@ -2,11 +2,21 @@
 //!
 //! Attributes are not enough: there are boards whose driver creates and maps host memory that kernels then
 //! cannot read. The probe runs in a context of its own, because a kernel that faults leaves the context it ran
-//! in unusable. A context is what a probe spends its time on, so that files are tried in the same one, behind the backing.
+//! in unusable. A context is what a probe spends its time on, so that files are tried in the same one, behind the backing,
+//! and what has worked for an earlier process is not tried at all ([`earlier`]).
 
+mod earlier;
 mod file_pages;
+pub mod machine;
+mod notebook;
+
+use earlier::Page;
+pub use earlier::forget;
+use notebook::Notebook;
+pub use notebook::settle as settle_notebook;
 
 use super::backing::{HostBacking, HostChunk};
+use super::device::Device;
 use crate::abi::*;
 use crate::driver::Driver;
 use file_pages::FilePages;
@@ -33,16 +43,40 @@ pub enum Verdict {
 pub struct Found {
     /// Of the backing.
     pub backing: Verdict,
-    /// Whether a kernel reads the pages of a file, and why not. `None`: not tried.
-    pub file_pages: Option<Result<(), String>>,
+    /// Whether a kernel reads the pages of a file: that, in words, or why not. `None`: not tried.
+    pub file_pages: Option<Result<String, String>>,
+    /// What there is to add of the backing.
+    pub note: Option<String>,
+}
+
+/// What an earlier process found of a backing, and where none has, what a probe does; of the pages of a file as well, if
+/// those are `wanted`.
+pub fn ask(driver: &Driver, device: &Device, backing: &dyn HostBacking, wanted: bool) -> Found {
+    // Cheap, and no matter of the past: a module may be gone.
+    if let Err(why) = backing.ready() {
+        return Found { backing: Verdict::Fails(why), file_pages: None, note: None };
+    }
+    // Where nothing is kept, nothing has to be described either.
+    let describe = || notebook::is_wanted().then(|| Page::of(driver, device, backing)).flatten();
+    let page = describe();
+    if let Some(found) = page.as_ref().and_then(|page| page.recall(&Notebook::open(false)?, wanted)) {
+        backing.recall(found.note.as_deref());
+        return found;
+    }
+    let found = run(driver, device.ordinal, backing, wanted);
+    // What has changed meanwhile may be what was tried, or not.
+    if page.is_some()
+        && page == describe()
+        && let (Some(page), Some(notebook)) = (page, Notebook::open(true))
+    {
+        page.note(&notebook, &found);
+    }
+    found
 }
 
 /// Tries a backing, and where it works the pages of a file, if those are `wanted`. Takes no VRAM beyond what a context and
 /// a small kernel need: the card may be full.
-pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking, wanted: bool) -> Found {
-    if let Err(why) = backing.ready() {
-        return Found { backing: Verdict::Fails(why), file_pages: None };
-    }
+fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking, wanted: bool) -> Found {
     let (mut context, mut file_pages) = (null_mut(), None);
     // SAFETY: creates and makes current a context that is destroyed below.
     let result = match unsafe { driver.cuCtxCreate_v2(&mut context, 0, device) } {
@@ -68,14 +102,18 @@ pub fn run(driver: &Driver, device: CUdevice, backing: &dyn HostBacking, wanted:
         }
     };
     let note = backing.note();
-    let noted = |why: String| note.as_ref().map_or(why.clone(), |note| format!("{why} ({note})"));
+    let noted = |why: String| with_note(why, note.as_deref());
     let backing = match result {
         Ok(Ok(())) => Verdict::Works(noted("a kernel reads and writes it".to_owned())),
         Ok(Err(wrong)) => Verdict::Fails(wrong.to_owned()),
         Err((what, OUT_OF_MEMORY)) => Verdict::NoRoom(noted(format!("{what}: out of memory"))),
         Err((what, status)) => Verdict::Fails(noted(format!("{what} failed with {status}"))),
     };
-    Found { backing, file_pages }
+    Found { backing, file_pages, note }
+}
+
+fn with_note(text: String, note: Option<&str>) -> String {
+    note.map_or(text.clone(), |note| format!("{text} ({note})"))
 }
 
 /// A driver call that failed.
@@ -143,8 +181,8 @@ impl Bench<'_> {
     }
 
     /// Runs the kernel that only reads from pages of a file to the granule of RAM, which works.
-    fn try_file_pages(&mut self) -> Result<(), String> {
-        let Some(to) = self.ram.as_ref().map(|(granule, _)| granule.at + GRANULE / 2) else { return Ok(()) };
+    fn try_file_pages(&mut self) -> Result<String, String> {
+        let to = self.ram.as_ref().map(|(granule, _)| granule.at + GRANULE / 2).ok_or("there is no RAM to read to")?;
         let (pages, words) = FilePages::map(self.driver)?;
         let from = self.pages.insert(pages).address();
         let mut seen = vec![0u32; words.len()];
@@ -152,7 +190,9 @@ impl Bench<'_> {
             .and_then(|()| self.copy_out(&mut seen, to))
             .map_err(|status| format!("the probe kernel failed with {status}"))?;
         let is_read = words.iter().zip(&seen).all(|(there, word)| kernel::copied(*there) == *word);
-        if is_read { Ok(()) } else { Err("the kernel read other bytes than the file has".to_owned()) }
+        is_read
+            .then(|| "a kernel reads them".to_owned())
+            .ok_or_else(|| "the kernel read other bytes than the file has".to_owned())
     }
 
     /// Runs the kernel and compares every word.

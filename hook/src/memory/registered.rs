@@ -36,6 +36,12 @@ pub trait Source: Send + Sync {
 
     /// See [`HostBacking::note`].
     fn note(&self) -> Option<String>;
+
+    /// See [`HostBacking::variant`].
+    fn variant(&self) -> String;
+
+    /// See [`HostBacking::recall`].
+    fn recall(&self, _note: Option<&str>) {}
 }
 
 /// A source whose files are registered.
@@ -105,6 +111,14 @@ impl<S: Source> HostBacking for Registered<S> {
 
     fn note(&self) -> Option<String> {
         self.0.note()
+    }
+
+    fn variant(&self) -> String {
+        self.0.variant()
+    }
+
+    fn recall(&self, note: Option<&str>) {
+        self.0.recall(note);
     }
 
     fn create(&self, driver: &Driver, device: CUdevice, bytes: u64) -> Result<HostChunk, Status> {
