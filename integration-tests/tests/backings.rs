@@ -2,7 +2,7 @@
 
 use greenboost_contract::place::{self, PlaceRule};
 use greenboost_contract::record;
-use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE, PLACE, THRESHOLD};
+use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE, PLACE, THRESHOLD, UPLOAD_THREADS};
 use integration_tests::{World, toy};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
@@ -77,6 +77,8 @@ fn uploads_into_ram_that_the_processor_sees_do_not_cross_the_link() {
             .hooked()
             .env(PLACE, place::to_text(std::slice::from_ref(&rule)))
             .env(THRESHOLD, "2MiB")
+            // As copies of the driver's, which are in the trace.
+            .env(UPLOAD_THREADS, "0")
             .env(BACKINGS, backing);
         let calls = world.file("calls");
         let world = world.env("SIMGPU_TRACE", &calls);

@@ -50,9 +50,10 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
         add("-ctk", &["--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K", kv.k.name.to_lowercase());
         add("-ctv", &["--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V", kv.v.name.to_lowercase());
     }
-    if prediction.way.uses_cpu() {
-        // Pinned copies of what stays in RAM: three times the prompt speed of the default, a mapping of the file.
+    if prediction.way.reads_file(plan.experts.0 > 0) {
         add("-lm", &["--load-mode"], "LLAMA_ARG_LOAD_MODE", "none".to_owned());
+    }
+    if prediction.way.uses_cpu() {
         if let Some(threads) = plan.rig.threads {
             add("-t", &["--threads"], "LLAMA_ARG_THREADS", threads.to_string());
         }

@@ -101,7 +101,7 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
     let ubatch = setting.ubatch;
     let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
     let token = speed::decode(facts, &placement, rig, row.decode).filter(|seconds| *seconds > 0.0);
-    let (load, read) = speed::load(facts, &placement, rig, row.way.uses_cpu());
+    let (load, read) = speed::load(facts, &placement, rig, row.way.reads_file(facts.experts > 0));
     let direct = row.is_streamed() && is_better_direct(facts, &placement, row.way, token);
     // A prompt shorter than the micro-batch still moves every weight once.
     let own_batch = speed::prefill(facts, &placement, rig, ubatch.min(PROMPT), row.prefill);

@@ -100,6 +100,13 @@ impl Way {
     pub fn uses_cpu(self) -> bool {
         matches!(self, Self::Offload | Self::Assist | Self::Combined)
     }
+
+    /// Whether llama.cpp is to read the file into pinned memory rather than to map it: what it copies by itself is copied
+    /// three times as fast, but it takes three times as long to load. Where few dense layers stay behind, and are served
+    /// ahead, a mapping serves as well.
+    pub fn reads_file(self, has_experts: bool) -> bool {
+        self.uses_cpu() && (has_experts || self != Self::Combined)
+    }
 }
 
 /// What the user has already decided about the way.
