@@ -53,10 +53,10 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     if prediction.way.reads_file(plan.experts.0 > 0) {
         add("-lm", &["--load-mode"], "LLAMA_ARG_LOAD_MODE", "none".to_owned());
     }
-    if prediction.way.uses_cpu() {
-        if let Some(threads) = plan.rig.threads {
-            add("-t", &["--threads"], "LLAMA_ARG_THREADS", threads.to_string());
-        }
+    if prediction.way.uses_cpu()
+        && let Some(threads) = plan.rig.threads
+    {
+        add("-t", &["--threads"], "LLAMA_ARG_THREADS", threads.to_string());
     }
     list
 }

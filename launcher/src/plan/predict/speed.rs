@@ -126,5 +126,8 @@ pub fn load(facts: &Facts, placement: &Placement, rig: &Rig, is_read: bool) -> (
     let upload = rig.pageable.zip(rig.link).map(|(one, link)| (one * threads).min(link * fit::UPLOAD_SHARE));
     let to_vram = over(placement.inside.bytes() as f64, upload);
     let mapped = over(placement.outside.bytes() as f64, Some(fit::REGISTERING));
-    (to_vram.zip(mapped).map(|(vram, mapped)| fit::START_SECONDS + vram + mapped), disk)
+    // llama.cpp makes a first pass before it answers.
+    let first = over(placement.outside.dense.bytes as f64, rig.link);
+    let parts = [Some(fit::START_SECONDS), to_vram, mapped, first].into_iter().sum();
+    (parts, disk)
 }
