@@ -3,7 +3,7 @@
 //! Attributes are not enough: there are boards whose driver creates and maps host memory that kernels then
 //! cannot read. The probe runs in a context of its own, because a kernel that faults leaves the context it ran
 //! in unusable. A context is what a probe spends its time on, so that files are tried in the same one, behind the backing,
-//! and what has worked for an earlier process is not tried at all ([`earlier`]).
+//! and what has worked for an earlier process is not tried at all (`earlier`).
 
 mod earlier;
 mod file_pages;
