@@ -26,7 +26,7 @@ const SPEEDS: Speeds = Speeds { vram: 0.6, link: 0.216, in_place: 0.2 };
 /// multiplies in llama.cpp's prompts.
 const MULTIPLY_NS: f64 = 2.0 / (1.98 * 610.0);
 /// Tokens that a kernel multiplies with a weight before it reads it again, in llama.cpp on an H200.
-const TILE: u64 = 96;
+const TILE: u64 = 108;
 const CONTEXT: u64 = 2048;
 const UBATCHES: [u64; 2] = [512, 2048];
 const VOCABULARY: u64 = 4096;

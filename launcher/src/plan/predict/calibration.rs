@@ -27,7 +27,7 @@ pub const EXPERT_POWER: f64 = 0.2;
 /// large, come three in a row, and a ring holds four. Fitted to micro-batches of 512 and 2048.
 pub const EXPERTS_OVERLAP_LOSS: f64 = 0.18;
 /// Tokens a kernel multiplies with a weight before it reads it again: in place, every reading crosses the link.
-pub const TILE_TOKENS: f64 = 96.0;
+pub const TILE_TOKENS: f64 = 108.0;
 
 /// The share of the RAM's read rate at which the CPU decodes.
 pub const CPU_SHARE: f64 = 0.92;
