@@ -6,13 +6,12 @@
 use crate::memory::pressure::without_signals;
 use crossbeam_channel::{Receiver, RecvError, Sender, unbounded};
 use greenboost_contract::Settings;
+use greenboost_contract::settings::ENOUGH_UPLOAD_THREADS;
 use std::hint::spin_loop;
 use std::sync::OnceLock;
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-/// More copy no faster than the link: eight reached 52 of its 55 GB/s.
-const MOST: usize = 8;
 /// How long a thread without work looks for some.
 const LOOK: Duration = Duration::from_millis(1);
 
@@ -36,7 +35,7 @@ pub fn get(settings: &Settings) -> Option<&'static Threads> {
 /// How many: what the settings say, else half of the processors, and two where there are few.
 fn count(wanted: Option<u32>) -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    wanted.map_or((processors / 2).clamp(processors.min(2), MOST), |wanted| wanted as usize)
+    wanted.map_or((processors / 2).clamp(processors.min(2), ENOUGH_UPLOAD_THREADS), |wanted| wanted as usize)
 }
 
 impl Threads {

@@ -55,9 +55,7 @@ pub const CHOSEN_EXPERTS: f64 = 0.85;
 
 /// Seconds until a model can answer beside what its bytes take: the driver's context, the vocabulary, the first pass.
 pub const START_SECONDS: f64 = 1.1;
-/// The most threads that upload: see `GREENBOOST_UPLOAD_THREADS`.
-pub const UPLOAD_THREADS: usize = 8;
-/// What they get of the link, which stands still between two tensors.
+/// What threads that upload get of the link, which stands still between two tensors.
 pub const UPLOAD_SHARE: f64 = 0.5;
 /// GB/s at which a file's pages become what the device reads.
 pub const REGISTERING: f64 = 36.0;

@@ -5,6 +5,7 @@ use super::calibration as fit;
 use super::placement::Placement;
 use super::rig::Rig;
 use crate::plan::facts::{Facts, Split};
+use greenboost_contract::settings::ENOUGH_UPLOAD_THREADS;
 
 /// How decode reaches weights outside VRAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +123,7 @@ pub fn load(facts: &Facts, placement: &Placement, rig: &Rig, is_read: bool) -> (
         let read = over(facts.file_bytes as f64, Some(fit::READ));
         return (read.map(|seconds| fit::START_SECONDS + seconds), disk);
     }
-    let threads = rig.processors.map_or(1, |count| (count / 2).clamp(1, fit::UPLOAD_THREADS)) as f64;
+    let threads = rig.processors.map_or(1, |count| (count / 2).clamp(1, ENOUGH_UPLOAD_THREADS)) as f64;
     let upload = rig.pageable.zip(rig.link).map(|(one, link)| (one * threads).min(link * fit::UPLOAD_SHARE));
     let to_vram = over(placement.inside.bytes() as f64, upload);
     let mapped = over(placement.outside.bytes() as f64, Some(fit::REGISTERING));
