@@ -1,6 +1,6 @@
 //! What the fuzzer of `fuzz/properties/elf.rs` has kept, run as an ordinary test.
 
-#[path = "../../fuzz/properties/elf.rs"]
+#[path = "../../../fuzz/properties/elf.rs"]
 mod property;
 
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 
 #[test]
 fn what_the_fuzzer_has_kept_still_holds() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/elf");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/elf");
     let mut files = 0;
     for entry in fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
         let path = entry.expect("an entry").path();
