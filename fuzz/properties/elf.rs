@@ -1,8 +1,8 @@
 //! What holds for any bytes that are read as a loaded object: whatever is found lies inside. Run by the fuzzer on new
 //! inputs and by `cargo test` on those it has kept.
 
-use greenboost_hook::inject::entries;
-use greenboost_hook::inject::image::Image;
+use greenboost_intercept::inject::entries;
+use greenboost_intercept::inject::image::Image;
 
 /// # Panics
 /// When it does not hold.

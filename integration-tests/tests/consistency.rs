@@ -19,7 +19,7 @@ fn exported() -> BTreeSet<String> {
 /// The CUDA version in which each function of the table appeared; 0 for NVML. As text: linking against the hook would
 /// interpose this very test.
 fn declared() -> BTreeMap<String, u32> {
-    let table = include_str!("../../hook/runtime/src/table.rs");
+    let table = include_str!("../../hook/intercept/src/table.rs");
     let words = table.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != '@');
     words.filter_map(|word| Some((word.split_once('@')?.0.to_owned(), word.split_once('@')?.1.parse().ok()?))).collect()
 }

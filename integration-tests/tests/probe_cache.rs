@@ -225,7 +225,7 @@ fn a_failure_is_found_out_every_time() {
     let (world, first) = load(world().env("SIMGPU_HOST_NUMA", "unreadable"));
     let (world, second) = load(world);
     for run in [&first, &second] {
-        let tail = "not host-numa: the probe kernel failed with 700";
+        let tail = "not host-numa: the probe kernel failed with CUDA_ERROR_ILLEGAL_ADDRESS";
         assert!(run.reason.starts_with("memfd: ") && run.reason.ends_with(tail), "{run:?}");
     }
     // That memfd works is known; that host-numa does not is not.

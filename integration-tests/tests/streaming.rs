@@ -135,7 +135,7 @@ fn kernels_of_a_library_are_streamed_for_as_functions_of_a_module_are() {
 
 #[test]
 fn without_room_for_slots_weights_are_read_in_place() {
-    const REFUSED: &str = "of VRAM to stream through (status 2)";
+    const REFUSED: &str = "of VRAM to stream through (CUDA_ERROR_OUT_OF_MEMORY)";
     let log = right(&world("64MiB").delays(5), &["1", "3"]).log;
     assert!(log.contains(REFUSED) && !log.contains(": streamed "), "{log}");
     // The budget has it, the driver does not: at one of these calls it is asked for the slots, then for fewer.

@@ -10,11 +10,12 @@ mod journal;
 mod plan;
 mod tally;
 
-use crate::inject::still::Gate;
-use crate::slot::{Library, SLOTS};
-use crate::{files, ggml, guard, inject, memory};
+use crate::{detours, files, ggml, memory};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, PageCache, Settings};
+use greenboost_intercept::inject::still::Gate;
+use greenboost_intercept::slot::{Library, SLOTS};
+use greenboost_intercept::{guard, inject, slot};
 use std::ffi::CString;
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
@@ -88,6 +89,7 @@ fn is_one(name: &str) -> bool {
 }
 
 fn start(executable: &str) {
+    slot::set_replacements(&detours::REPLACEMENTS);
     let get = |name: &str| std::env::var(name).ok();
     let mut settings = match Settings::from_env(get) {
         Ok(settings) => settings,

@@ -1,15 +1,25 @@
 //! One detour per symbol of the table: counts, guards, asks the handler, else calls the original.
 
-use crate::abi::*;
-use crate::slot::Function;
-use crate::table::functions;
-use crate::{guard, handlers};
+use crate::handlers;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::slot::{COUNT, Function, Replacements};
+use greenboost_intercept::{functions, guard};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Our own exports, where this library has any.
+#[cfg(all(feature = "preload", not(test)))]
+const EXPORTS: Option<&[unsafe extern "C" fn(); COUNT]> = Some(&crate::exports::EXPORTS);
+#[cfg(not(all(feature = "preload", not(test))))]
+const EXPORTS: Option<&[unsafe extern "C" fn(); COUNT]> = None;
 
 macro_rules! detours {
     ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
         $($( detours!(@one $symbol $module $handler $args); )+)+
+
+        /// What the layers lead calls to.
+        pub static REPLACEMENTS: Replacements =
+            Replacements { detours: [$($($symbol as *const c_void),+),+], exports: EXPORTS };
     };
     (@one $symbol:ident $module:ident $handler:ident ($($arg:ident: $type:ty),* $(,)?)) => {
         #[doc = concat!("Replaces `", stringify!($symbol), "`.")]

@@ -4,12 +4,13 @@
 //! detour while the layer is on, and this is remembered; else to the original as it is at the time, with nothing
 //! between it and its caller. So a process that is not ours pays for a look-up and nothing else.
 
-use crate::abi::Status;
-use crate::inject::shim::shim;
-use crate::inject::{EXPORT, is_on, lookup, open};
-use crate::slot::{Function, Library, SLOTS, Slot};
-use crate::table::functions;
-use crate::{activate, real};
+use crate::activate;
+use greenboost_cuda::abi::Status;
+use greenboost_intercept::inject::shim::Decision;
+use greenboost_intercept::inject::{EXPORT, is_on, lookup, open};
+use greenboost_intercept::real;
+use greenboost_intercept::slot::{Function, Library, SLOTS};
+use greenboost_intercept::{functions, shim};
 use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::panic::catch_unwind;
@@ -17,18 +18,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 static TARGETS: [AtomicUsize; SLOTS.len()] = [const { AtomicUsize::new(0) }; SLOTS.len()];
 
-/// The slot whose export is at an address.
-pub fn slot_at(address: *const c_void) -> Option<&'static Slot> {
-    EXPORTS.iter().position(|export| *export as *const c_void == address).map(|at| &SLOTS[at])
-}
-
 /// Where an export leads now.
 extern "C" fn settle(index: usize) -> usize {
     let Some(slot) = SLOTS.get(index) else { return absent_cuda as *const () as usize };
     let target = catch_unwind(|| {
         activate::ensure();
         if is_on(EXPORT) {
-            let detour = slot.detour as usize;
+            let detour = slot.detour() as usize;
             TARGETS[index].store(detour, Ordering::Release);
             return detour;
         }
@@ -114,7 +110,7 @@ macro_rules! exports {
         $($( exports!(@one $symbol); )+)+
 
         /// The exports, in the order of the slots.
-        static EXPORTS: [unsafe extern "C" fn(); SLOTS.len()] = [$($($symbol),+),+];
+        pub static EXPORTS: [unsafe extern "C" fn(); SLOTS.len()] = [$($($symbol),+),+];
     };
     (@one $symbol:ident) => {
         #[doc = concat!("Interposes `", stringify!($symbol), "`.")]
@@ -172,6 +168,7 @@ functions!(exports);
 /// The loader's functions. A module of its own: `shim!` gives each its plain name.
 mod loader {
     use super::*;
+    use std::ffi::{c_char, c_int};
 
     macro_rules! export {
         ($name:ident, $decide:path) => {
@@ -184,8 +181,65 @@ mod loader {
             );
         };
     }
-    export!(dlsym, lookup::decide_dlsym);
-    export!(dlvsym, lookup::decide_dlvsym);
-    export!(dlopen, open::decide_dlopen);
-    export!(dlclose, open::decide_dlclose);
+    export!(dlsym, decide_dlsym);
+    export!(dlvsym, decide_dlvsym);
+    export!(dlopen, decide_dlopen);
+    export!(dlclose, decide_dlclose);
+
+    /// Another library's constructor may ask before ours has decided whether this process is ours.
+    unsafe extern "C" fn decide_dlsym(
+        handle: *mut c_void,
+        name: *const c_char,
+        unused: usize,
+        caller: usize,
+        via: u32,
+    ) -> Decision {
+        // SAFETY: the program's own arguments.
+        unsafe {
+            if lookup::may_be_ours(name) {
+                activate::ensure();
+            }
+            lookup::decide_dlsym(handle, name, unused, caller, via)
+        }
+    }
+
+    unsafe extern "C" fn decide_dlvsym(
+        handle: *mut c_void,
+        name: *const c_char,
+        version: *const c_char,
+        caller: usize,
+        via: u32,
+    ) -> Decision {
+        // SAFETY: the program's own arguments.
+        unsafe {
+            if lookup::may_be_ours(name) {
+                activate::ensure();
+            }
+            lookup::decide_dlvsym(handle, name, version, caller, via)
+        }
+    }
+
+    unsafe extern "C" fn decide_dlopen(
+        file: *const c_char,
+        mode: c_int,
+        unused: usize,
+        caller: usize,
+        via: u32,
+    ) -> Decision {
+        activate::ensure();
+        // SAFETY: the program's own arguments.
+        unsafe { open::decide_dlopen(file, mode, unused, caller, via) }
+    }
+
+    unsafe extern "C" fn decide_dlclose(
+        handle: *mut c_void,
+        one: usize,
+        two: usize,
+        caller: usize,
+        via: u32,
+    ) -> Decision {
+        activate::ensure();
+        // SAFETY: the program's own arguments.
+        unsafe { open::decide_dlclose(handle, one, two, caller, via) }
+    }
 }

@@ -16,7 +16,6 @@
 //!
 //! Nothing here prints or links CUDA. Threads are few, have a reason each and all signals blocked.
 
-pub mod abi;
 pub mod activate;
 pub mod detours;
 pub mod driver;
@@ -24,13 +23,8 @@ pub mod driver;
 pub mod exports;
 pub mod files;
 pub mod ggml;
-pub mod guard;
 pub mod handlers;
-pub mod inject;
 pub mod json;
 pub mod memory;
-pub mod real;
-pub mod slot;
 pub mod stream;
-pub mod table;
 pub mod upload;

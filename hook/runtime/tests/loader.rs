@@ -111,7 +111,7 @@ fn only_the_intercepted_names_are_exported() {
         .collect();
     exported.sort_unstable();
     // The table as text: linking against the crate would interpose this very test.
-    let table = include_str!("../src/table.rs");
+    let table = include_str!("../../intercept/src/table.rs");
     let symbols = table.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != '@');
     let mut declared: Vec<_> = symbols.filter_map(|word| word.split_once('@')).map(|(symbol, _)| symbol).collect();
     declared.retain(|symbol| symbol.starts_with("cu") || symbol.starts_with("nvml"));

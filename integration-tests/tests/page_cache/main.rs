@@ -266,7 +266,7 @@ fn a_driver_that_does_not_register_the_pages_gets_ram() {
         assert_says_why(&world("32MiB", "on").env(name, how), "the device says that it cannot", &model, &expected);
     }
     let first = world("32MiB", "on").env("SIMGPU_FAIL", "cuMemHostRegister:1:999");
-    assert_says_why(&first, "registering them failed with 999", &model, &expected);
+    assert_says_why(&first, "registering them failed with CUDA_ERROR_UNKNOWN", &model, &expected);
 
     let sometimes = "cuMemHostRegister:2:2,cuMemHostRegister:5:999,cuMemHostGetDevicePointer:4:1";
     let sometimes = world("32MiB", "on").env("SIMGPU_FAIL", sometimes);
@@ -280,7 +280,10 @@ fn a_driver_that_does_not_register_the_pages_gets_ram() {
 fn a_board_whose_kernels_do_not_read_files_whatever_it_says_gets_ram() {
     let model = Model::new(1);
     let expected = model.expected(&[]);
-    let ways = [("unreadable", "the probe kernel failed with 700"), ("stale", "other bytes than the file has")];
+    let ways = [
+        ("unreadable", "the probe kernel failed with CUDA_ERROR_ILLEGAL_ADDRESS"),
+        ("stale", "other bytes than the file has"),
+    ];
     for (how, why) in ways {
         for backing in ["host-numa", "memfd"] {
             let world = world("16MiB", "on").env("SIMGPU_READ_ONLY", how).env(settings::BACKINGS, backing);

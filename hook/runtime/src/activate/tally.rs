@@ -1,7 +1,7 @@
 //! What a program called, for whoever asks (`GREENBOOST_CALLS`): a line `symbol count` for every function of the table
 //! that it reached, written when it ends. Our own calls go to the originals and are not in it.
 
-use crate::slot::SLOTS;
+use greenboost_intercept::slot::SLOTS;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;

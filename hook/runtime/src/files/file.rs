@@ -6,9 +6,9 @@
 use super::area::{self, Area, FileId};
 use super::pin::{forget, has_room, map_over, pin, unpin};
 use super::reading::{Reader, open_exact};
-use crate::abi::{CUcontext, CUdeviceptr, NOT_SUPPORTED};
-use crate::driver::{Current, Driver};
 use greenboost_contract::format_size;
+use greenboost_cuda::abi::{CUcontext, CUdeviceptr, NOT_SUPPORTED};
+use greenboost_cuda::{Current, Driver};
 use std::ffi::c_void;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd};
@@ -246,7 +246,7 @@ impl ModelFile {
                 continue;
             };
             if let Err(status) = unpin(driver, self.base + at) {
-                log::error!("{}: not unregistered: status {status}", self.path.display());
+                log::error!("{}: not unregistered: {status}", self.path.display());
             }
         }
     }
@@ -267,7 +267,7 @@ fn register(driver: &Driver, at: u64, bytes: u64) -> Result<(), Refusal> {
     unsafe { pin(driver, at, bytes) }.map_err(|status| {
         Refusal::ForGood(match status {
             NOT_SUPPORTED => "the device sees it at another address, or cannot".to_owned(),
-            status => format!("the driver refused with status {status}"),
+            status => format!("the driver refused with {status}"),
         })
     })
 }

@@ -5,8 +5,8 @@
 //! quickly every use is checked with the kernel, on others those are trusted not to happen.
 
 use super::changing;
-use crate::inject::got::{self, Wanted};
-use crate::{guard, inject};
+use greenboost_intercept::inject::got::{self, Wanted};
+use greenboost_intercept::{guard, inject};
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null_mut;

@@ -42,11 +42,11 @@ pub use loaded::{Loaded, loaded_from, own_library};
 pub use pin::{forget, has_room, map_over, pin, registered, unpin};
 pub use reading::Reader;
 
-use crate::abi::{CUcontext, CUdeviceptr};
-use crate::inject;
 use crate::memory::{Memory, captures};
 use crate::stream::plant::{self, Fault};
 use area::{Area, FileId};
+use greenboost_cuda::abi::{CUcontext, CUdeviceptr};
+use greenboost_intercept::inject;
 use ranges::{Range, Ranges};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};

@@ -1,8 +1,8 @@
 //! Page cache that the device reads: a read-only shared mapping of a file, registered with the driver.
 
-use crate::abi::{NOT_SUPPORTED, Status};
-use crate::driver::Driver;
 use crate::memory::ram;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{NOT_SUPPORTED, Status};
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::io;

@@ -1,8 +1,8 @@
 //! ggml's own accessors, from the library whose calls are listened to.
 
 use super::Hook;
-use crate::inject::still::still;
-use crate::real::dl;
+use greenboost_intercept::inject::still::still;
+use greenboost_intercept::real::dl;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::OnceLock;
 

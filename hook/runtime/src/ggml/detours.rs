@@ -3,8 +3,9 @@
 use super::accessors::{self, Buffer, Tensor};
 use super::registry::{self, Source};
 use super::{Hook, congruent, kind, original};
-use crate::slot::Library;
-use crate::{files, guard, memory, real, stream};
+use crate::{files, memory, stream};
+use greenboost_intercept::slot::Library;
+use greenboost_intercept::{guard, real};
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -27,9 +27,9 @@ mod kind;
 pub mod placement;
 pub mod registry;
 
-use crate::inject;
-use crate::inject::got::{self, Wanted};
 use greenboost_contract::PageCache;
+use greenboost_intercept::inject;
+use greenboost_intercept::inject::got::{self, Wanted};
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};

@@ -1,10 +1,10 @@
 //! Allocation and free: one record and one way to free for all entry points.
 
-use crate::abi::*;
-use crate::guard::{Bypass, Handled};
 use crate::memory::device::Device;
 use crate::memory::vram::Use;
 use crate::memory::{self, Memory, captures};
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::{Bypass, Handled};
 use std::ffi::c_uint;
 
 /// Rows of a pitched allocation begin at multiples of this, as the driver's own do.
@@ -33,7 +33,7 @@ unsafe fn place(dptr: *mut CUdeviceptr, bytes: usize, plain: impl FnMut() -> Sta
                 return Ok(SUCCESS);
             }
             Err(OUT_OF_MEMORY) => return Ok(OUT_OF_MEMORY),
-            Err(status) => log::warn!("no spanning allocation (status {status}); the driver is asked for a plain one"),
+            Err(status) => log::warn!("no spanning allocation ({status}); the driver is asked for a plain one"),
         }
     }
     let status = take_plain(memory, device, size, plain);

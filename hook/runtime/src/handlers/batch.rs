@@ -1,10 +1,10 @@
 //! Batches of copies.
 
 use super::cut;
-use crate::abi::*;
-use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory, captures};
 use crate::stream as streaming;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::{Bypass, Handled};
 use std::ffi::c_void;
 
 type Batch = unsafe extern "C" fn(

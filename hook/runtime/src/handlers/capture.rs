@@ -1,10 +1,10 @@
 //! Where stream captures begin and end.
 
-use crate::abi::*;
-use crate::guard::Handled;
 use crate::memory::gate::GATE;
 use crate::memory::{self, captures};
 use crate::stream as streaming;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 use std::ffi::{c_uint, c_void};
 
 type Begin = unsafe extern "C" fn(CUstream, c_uint) -> Status;

@@ -1,10 +1,10 @@
 //! Ends of contexts: memory goes with the context it was made in.
 
-use crate::abi::*;
-use crate::driver::{Current, Driver};
-use crate::guard::{Bypass, Handled};
 use crate::memory::{self, Memory};
 use crate::{files, stream, upload};
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, Driver};
+use greenboost_intercept::guard::{Bypass, Handled};
 use std::ffi::c_void;
 use std::ptr::null_mut;
 

@@ -1,11 +1,11 @@
 //! Copies along one line.
 
 use super::cut;
-use crate::abi::*;
 use crate::ggml::registry;
-use crate::guard::Handled;
 use crate::memory::{self, Memory, captures};
 use crate::{stream as streaming, upload};
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 use std::ffi::c_void;
 
 type Unified = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize) -> Status;

@@ -1,10 +1,10 @@
 //! Copies of boxes, also between devices.
 
 use super::cut::{self, Extent, Layout};
-use crate::abi::*;
-use crate::guard::Handled;
 use crate::memory;
 use crate::stream as streaming;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 
 type Copy = unsafe extern "C" fn(*const Memcpy3D) -> Status;
 type CopyAsync = unsafe extern "C" fn(*const Memcpy3D, CUstream) -> Status;

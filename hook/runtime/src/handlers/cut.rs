@@ -4,7 +4,7 @@
 //! that crosses the border of such a chunk. It is cut there; the pieces are issued in order on the program's
 //! own stream, so that its ordering holds.
 
-use crate::abi::{CUdeviceptr, SUCCESS, Status};
+use greenboost_cuda::abi::{CUdeviceptr, SUCCESS, Status};
 
 /// Bytes from an address on, at most so many, that one copy may touch: less only at a seam.
 /// [`crate::memory::Memory::run`] outside of tests.
@@ -96,7 +96,7 @@ fn part(run: Run<'_>, sides: &[Layout], it: Extent, issue: &mut dyn FnMut(Extent
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::abi::OUT_OF_MEMORY;
+    use greenboost_cuda::abi::OUT_OF_MEMORY;
 
     /// Memory whose every 16th address is a seam.
     fn sixteens(address: CUdeviceptr, bytes: u64) -> u64 {

@@ -1,8 +1,8 @@
 //! Graphs that change and end: what they copy into slots is no figure of theirs any more.
 
-use crate::abi::*;
-use crate::guard::Handled;
 use crate::stream::graphs;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 use std::ffi::c_void;
 
 type Update = unsafe extern "C" fn(CUgraphExec, CUgraph, *mut c_void) -> Status;

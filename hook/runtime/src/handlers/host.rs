@@ -1,8 +1,8 @@
 //! Pinned memory of the program's: it goes, and nothing of ours may read it any more.
 
-use crate::abi::Status;
-use crate::guard::Handled;
 use crate::{memory, stream as streaming};
+use greenboost_cuda::abi::Status;
+use greenboost_intercept::guard::Handled;
 use std::ffi::c_void;
 
 type Free = unsafe extern "C" fn(*mut c_void) -> Status;

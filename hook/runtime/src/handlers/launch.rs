@@ -1,9 +1,9 @@
 //! Kernels and graphs: submitted while no memory moves. This path is nanoseconds long and must stay so.
 
-use crate::abi::*;
-use crate::guard::Handled;
 use crate::memory::gate::GATE;
 use crate::{memory, stream as streaming};
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 use std::ffi::{c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;

@@ -1,12 +1,12 @@
 //! Fills.
 
 use super::cut::{self, Layout};
-use crate::abi::*;
 use crate::ggml;
-use crate::guard::Handled;
 use crate::memory;
 use crate::memory::allocations::Fill;
 use crate::stream as streaming;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
 
 /// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
 /// elements at multiples of their size.

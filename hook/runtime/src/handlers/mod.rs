@@ -2,7 +2,7 @@
 //! first argument, then the arguments of the table's row.
 //!
 //! Handlers are thin: they turn driver arguments into questions to [`crate::memory`] and its answers into
-//! driver results. They answer [`crate::guard::Bypass`] only before they have called the original.
+//! driver results. They answer [`greenboost_intercept::guard::Bypass`] only before they have called the original.
 //!
 //! All of them are unsafe for one reason, stated here once: they are called with whatever the program passes
 //! to the driver, and write where it says, exactly as the driver would.

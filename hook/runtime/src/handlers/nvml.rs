@@ -1,11 +1,11 @@
 //! NVML's memory figures, consistent with `cuMemGetInfo`.
 
-use crate::abi::*;
-use crate::guard::Handled;
 use crate::memory::device::Device;
 use crate::memory::{self, Memory};
-use crate::real;
-use crate::slot::Library;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::Handled;
+use greenboost_intercept::real;
+use greenboost_intercept::slot::Library;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 
 type MemoryInfo = unsafe extern "C" fn(*mut c_void, *mut NvmlMemory) -> Status;

@@ -1,9 +1,9 @@
 //! How much memory there is, and what an address belongs to: one consistent story.
 
-use crate::abi::*;
-use crate::guard::{Bypass, Handled};
 use crate::memory;
 use crate::memory::allocations::Allocation;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::{Bypass, Handled};
 use std::ffi::{c_uint, c_void};
 
 type GetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> Status;

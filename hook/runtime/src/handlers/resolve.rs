@@ -4,9 +4,9 @@
 //! name exists. Only *the pointer it returned* is looked up. Replacing by name would hand a caller of one version
 //! the ABI of another.
 
-use crate::abi::{SUCCESS, Status};
-use crate::guard::Handled;
-use crate::real;
+use greenboost_cuda::abi::{SUCCESS, Status};
+use greenboost_intercept::guard::Handled;
+use greenboost_intercept::real;
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{null, null_mut};
 

@@ -1,9 +1,9 @@
 //! Physical memory that the program creates and maps itself: it stays where it asked for it, and counts.
 
-use crate::abi::*;
-use crate::guard::{Bypass, Handled};
 use crate::memory;
 use crate::memory::vram::Use;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::guard::{Bypass, Handled};
 
 type Create = unsafe extern "C" fn(*mut CUmemGenericAllocationHandle, usize, *const AllocationProp, u64) -> Status;
 type Release = unsafe extern "C" fn(CUmemGenericAllocationHandle) -> Status;

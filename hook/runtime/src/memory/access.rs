@@ -4,8 +4,8 @@
 //! chunks it does not, and a program that copies between its GPUs would fail on it. So every device that can
 //! reach the memory at all may: all of them for RAM, the owner and its peers for VRAM.
 
-use crate::abi::{AccessDesc, CUdevice, CUdeviceptr, Status};
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{AccessDesc, CUdevice, CUdeviceptr, Status};
 use std::sync::OnceLock;
 
 fn count(driver: &Driver) -> CUdevice {

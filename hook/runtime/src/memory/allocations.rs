@@ -2,8 +2,8 @@
 
 use super::backing::{HostBacking, HostChunk};
 use super::page_cache::{FilePages, FileRange};
-use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
 use greenboost_contract::place::{DEFAULT_PRIORITY, MAX_PRIORITY, Tier};
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 

@@ -11,9 +11,9 @@ use super::host_numa::HostNuma;
 use super::kmod::Kmod;
 use super::memfd::Memfd;
 use super::registered::Registered;
-use crate::abi::{CUdevice, CUdeviceptr, Status};
-use crate::driver::Driver;
 use greenboost_contract::settings::BACKING_NAMES;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUdevice, CUdeviceptr, Status};
 
 /// Memory of a backing: its own name for it (a driver handle, a file descriptor) and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Stream captures in progress. While there is one, nothing is moved: moving waits for the device, and a wait
 //! during capture fails it.
 
-use crate::abi::{CUstream, STREAM_PER_THREAD};
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUstream, STREAM_PER_THREAD};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 

@@ -4,7 +4,7 @@ use super::Memory;
 use super::backing::{HostBacking, HostChunk};
 use super::device::Device;
 use super::pressure;
-use crate::abi::{OUT_OF_MEMORY, Status};
+use greenboost_cuda::abi::{OUT_OF_MEMORY, Status};
 use greenboost_kmod::Level;
 use std::sync::atomic::Ordering::Relaxed;
 

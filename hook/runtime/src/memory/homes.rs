@@ -7,10 +7,10 @@ use super::device::Device;
 use super::page_cache::FileRange;
 use super::vram::Use;
 use super::{Memory, backing};
-use crate::abi::*;
-use crate::driver::Current;
 use crate::ggml::placement::Stretch;
 use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::Current;
+use greenboost_cuda::abi::*;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Memory {
@@ -133,7 +133,7 @@ impl Memory {
                             .and_then(|()| self.driver.cuMemRelease(*handle))
                     };
                     if let Err(status) = undone {
-                        log::error!("VRAM at {:#x} could not be given back: status {status}", chunk.at);
+                        log::error!("VRAM at {:#x} could not be given back: {status}", chunk.at);
                     }
                     device.budget.give_back(Use::Chunks, chunk.bytes, device.record);
                 }
@@ -151,7 +151,7 @@ impl Memory {
         }
         // SAFETY: the reservation is ours and empty now.
         if let Err(status) = unsafe { self.driver.cuMemAddressFree(allocation.base, allocation.span as usize) } {
-            log::error!("the reservation at {:#x} could not be given back: status {status}", allocation.base);
+            log::error!("the reservation at {:#x} could not be given back: {status}", allocation.base);
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use super::access;
 use super::backing::{HostBacking, HostChunk};
-use crate::abi::*;
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 use std::ffi::c_int;
 
 /// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID`.

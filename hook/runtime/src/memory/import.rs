@@ -5,9 +5,9 @@
 //! its place in the reservation, so the pool's memory is mapped and registered either way. The answer is published with
 //! the choice of the backing, because a driver that says yes would make another way possible.
 
-use crate::abi::*;
-use crate::real;
-use crate::slot::Library;
+use greenboost_cuda::abi::*;
+use greenboost_intercept::real;
+use greenboost_intercept::slot::Library;
 use std::ffi::{c_int, c_void};
 use std::mem::transmute;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};

@@ -15,13 +15,13 @@ use super::device::Device;
 use super::page_cache::FileRange;
 use super::room::Request;
 use super::vram::Use;
-use crate::abi::*;
-use crate::driver::{Current, RelaxedCapture};
 use crate::ggml::placement::{self, Among, Stretch};
 use crate::ggml::{self, registry};
 use crate::stream;
 use greenboost_contract::format_size;
 use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, RelaxedCapture};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 impl Memory {
@@ -174,11 +174,9 @@ impl Memory {
                 Self::in_files(&allocation)
             ),
             // The program learns it from the driver, at its next use of the addresses that are missing.
-            Err(status) => log::error!(
-                "{} at {:#x} could not be placed: status {status}",
-                format_size(allocation.size),
-                allocation.base
-            ),
+            Err(status) => {
+                log::error!("{} at {:#x} could not be placed: {status}", format_size(allocation.size), allocation.base)
+            }
         }
         self.record.placement.set(ggml::reason());
         self.table_mut().insert(allocation);
@@ -203,7 +201,7 @@ impl Memory {
                     }
                 };
                 if let Err(status) = filled {
-                    log::error!("a fill at {at:#x} that was put off failed with status {status}");
+                    log::error!("a fill at {at:#x} that was put off failed with {status}");
                 }
                 at += (count * fill.width) as u64;
                 left -= count;

@@ -2,7 +2,7 @@
 
 use super::vram::Use;
 use super::{Memory, device::Device};
-use crate::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUmemGenericAllocationHandle};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

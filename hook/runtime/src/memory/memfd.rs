@@ -2,8 +2,8 @@
 //! transparent huge ones.
 
 use super::registered::Source;
-use crate::abi::{CUdevice, OUT_OF_MEMORY, Status};
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUdevice, OUT_OF_MEMORY, Status};
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 

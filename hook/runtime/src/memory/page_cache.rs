@@ -16,13 +16,13 @@ use super::Memory;
 use super::allocations::{Allocation, Home};
 use super::device::Device;
 use super::registered::restore_reservation;
-use crate::abi::*;
-use crate::driver::Driver;
 use crate::files::{self, ModelFile, models};
 use crate::ggml::congruent::{self, LEAST, is_congruent};
 use crate::ggml::registry::Tensor;
 use greenboost_contract::settings::GRANULE;
 use greenboost_contract::{PageCache, format_size};
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 use greenboost_kmod::Level;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
@@ -50,7 +50,7 @@ impl FilePages {
         })?;
         // SAFETY: mapped just now, until `unmap`.
         unsafe { files::pin(driver, at, bytes) }.inspect_err(|status| {
-            log::warn!("{} at {at:#x} was not registered: status {status}", self.file.path().display());
+            log::warn!("{} at {at:#x} was not registered: {status}", self.file.path().display());
             restore_reservation(at, bytes);
         })?;
         if !self.file.has_its_bytes() {
@@ -156,7 +156,7 @@ impl Memory {
     /// Puts a file's pages back where they were taken away.
     pub(super) fn restore_pages(&self, pages: &FilePages, at: CUdeviceptr, bytes: u64) {
         if let Err(status) = pages.map(self.driver, at, bytes) {
-            log::error!("a chunk at {at:#x} is unmapped: its file's pages could not be put back: status {status}");
+            log::error!("a chunk at {at:#x} is unmapped: its file's pages could not be put back: {status}");
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_address_is_congruent_with_an_offset_of_the_same_place_in_a_page() {
-        let page = crate::inject::page_size() as u64;
+        let page = greenboost_intercept::inject::page_size() as u64;
         assert!(is_congruent(7 * page + 32, 32) && is_congruent(0, 5 * page) && !is_congruent(page + 32, 64));
     }
 }

@@ -3,9 +3,9 @@
 use super::Memory;
 use super::allocations::Allocation;
 use super::captures;
-use crate::abi::{CUevent, CUstream, NOT_READY};
-use crate::driver::{Current, RelaxedCapture};
 use crate::stream as streaming;
+use greenboost_cuda::abi::{CUevent, CUstream, NOT_READY};
+use greenboost_cuda::{Current, RelaxedCapture};
 use std::ptr::null_mut;
 use std::sync::{Mutex, PoisonError};
 

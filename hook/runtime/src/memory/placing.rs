@@ -5,12 +5,12 @@ use super::claim::Claim;
 use super::device::Device;
 use super::room::Request;
 use super::{Memory, captures};
-use crate::abi::*;
-use crate::driver::RelaxedCapture;
 use crate::ggml;
 use crate::ggml::placement::Stretch;
 use greenboost_contract::settings::GRANULE;
 use greenboost_contract::{Spill, format_size};
+use greenboost_cuda::RelaxedCapture;
+use greenboost_cuda::abi::*;
 use greenboost_kmod::Level;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -89,7 +89,7 @@ impl Memory {
             Err(status) => {
                 device.record.refused.fetch_add(1, Relaxed);
                 self.release_homes(allocation);
-                log::warn!("{} refused with status {status}", format_size(bytes));
+                log::warn!("{} refused with {status}", format_size(bytes));
                 Err(status)
             }
         }

@@ -12,9 +12,9 @@
 //! the module is not used there is neither thread nor question. It makes driver calls only to give memory back.
 
 use super::{Memory, get, kmod};
-use crate::abi::SUCCESS;
-use crate::guard;
 use greenboost_contract::record::Record;
+use greenboost_cuda::abi::SUCCESS;
+use greenboost_intercept::guard;
 use greenboost_kmod::{Device, Level};
 use std::sync::Once;
 use std::sync::atomic::Ordering::Relaxed;

@@ -17,11 +17,11 @@ pub use notebook::settle as settle_notebook;
 
 use super::backing::{HostBacking, HostChunk};
 use super::device::Device;
-use crate::abi::*;
-use crate::driver::Driver;
 use file_pages::FilePages;
 use greenboost_contract::probe as kernel;
 use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
 

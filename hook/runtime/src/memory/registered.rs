@@ -4,8 +4,8 @@
 //! same address; copies and fills that cross a chunk's border are refused by the driver and must be cut.
 
 use super::backing::{HostBacking, HostChunk};
-use crate::abi::*;
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 use greenboost_kmod::{Access, Mapping, map_fixed};
 use std::ffi::c_void;
 use std::os::fd::{BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};

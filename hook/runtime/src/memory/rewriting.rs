@@ -11,12 +11,12 @@ use super::claim::Claim;
 use super::device::Device;
 use super::gate::{GATE, Inside};
 use super::page_cache::{FilePages, FileRange};
-use crate::abi::*;
-use crate::driver::{Current, RelaxedCapture};
 use crate::files;
 use crate::ggml::registry;
 use crate::upload;
 use greenboost_contract::{Assist, PageCache, Stream};
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, RelaxedCapture};
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -139,7 +139,7 @@ impl Memory {
         self.watch_files();
         let changed = self.turn_into_ram(around, chunks);
         if let Err(status) = changed {
-            log::error!("weights at {around:#x} cannot be written: they are a file's, and RAM came to status {status}");
+            log::error!("weights at {around:#x} cannot be written: they are a file's, and RAM came to {status}");
         }
         self.homes_changed();
         changed
@@ -212,7 +212,7 @@ impl Memory {
             return false;
         }
         if let Err(status) = self.exchange(device, chunk, handle, || pages.map(self.driver, chunk.at, chunk.bytes)) {
-            log::debug!("a chunk at {:#x} goes to RAM, not to its file: status {status}", chunk.at);
+            log::debug!("a chunk at {:#x} goes to RAM, not to its file: {status}", chunk.at);
             return false;
         }
         chunk.home = Home::File(pages);

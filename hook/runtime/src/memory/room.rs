@@ -8,11 +8,11 @@ use super::gate::GATE;
 use super::turns::{Piece, turns};
 use super::vram::Use;
 use super::{Memory, captures};
-use crate::abi::*;
-use crate::driver::{Current, RelaxedCapture};
 use crate::ggml::registry;
 use crate::stream;
 use greenboost_contract::format_size;
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, RelaxedCapture};
 use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -218,7 +218,7 @@ impl Memory {
     pub(super) fn vram_gone(&self, device: &Device, bytes: u64, handle: CUmemGenericAllocationHandle) {
         // SAFETY: the caller's promise.
         if let Err(status) = unsafe { self.driver.cuMemRelease(handle) } {
-            log::error!("VRAM of a moved chunk could not be given back: status {status}");
+            log::error!("VRAM of a moved chunk could not be given back: {status}");
         }
         device.budget.give_back(Use::Chunks, bytes, device.record);
     }

@@ -5,9 +5,9 @@
 //! behind other kernels. So a kernel that touches a small part is quicker in place, and one that reads everything, or reads
 //! it several times, is not. Until that is known, launches have copies: those are never far from right.
 
-use super::events;
-use crate::abi::{CUevent, CUstream};
-use crate::driver::Driver;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUevent, CUstream};
+use greenboost_cuda::event as events;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

@@ -1,13 +1,13 @@
 //! A weight's copy, and what is known of its readers.
 
-use super::events::{self, Events};
 use super::plant::{self, Fault};
 use super::ring::Key;
 use super::trace::{Found, Trace};
-use crate::abi::{CUdeviceptr, CUevent, CUstream, Status};
-use crate::driver::Driver;
 use crate::memory::Memory;
 use greenboost_contract::record::DeviceRecord;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, Status};
+use greenboost_cuda::event::{self as events, Events};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::Ordering::Relaxed;

@@ -4,17 +4,17 @@
 //! launched may use any of the slots, so the slots are handed over to it and taken back behind it.
 
 use super::copies::Means;
-use super::events::Events;
 use super::lane::Lane;
 use super::plant::{self, Fault};
 use super::ring::Key;
 use super::slots::SlotMemory;
 use super::trace::Trace;
-use crate::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
-use crate::driver::Driver;
 use crate::memory::Memory;
 use crate::memory::device::Device;
 use greenboost_contract::record::MAX_DEVICES;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
+use greenboost_cuda::event::Events;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -197,7 +197,7 @@ impl Engine {
         let lanes = self.captures.values_mut().map(|capturing| &mut capturing.lane);
         for lane in std::iter::once(&mut self.direct).chain(lanes) {
             if let Err(status) = work(lane, &mut means) {
-                log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
+                log::error!("streaming ends: the driver refused with {status}; weights are read in place");
                 self.has_failed = true;
             }
         }

@@ -2,9 +2,10 @@
 //! closed, when they leave `main`. Registered after the driver has been used, this runs before the driver's own end.
 
 use super::engine;
-use crate::abi::SUCCESS;
-use crate::driver::Current;
-use crate::{guard, memory};
+use crate::memory;
+use greenboost_cuda::Current;
+use greenboost_cuda::abi::SUCCESS;
+use greenboost_intercept::guard;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 

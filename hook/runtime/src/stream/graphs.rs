@@ -1,7 +1,7 @@
 //! How much a graph copies into slots at each of its launches: the capture that made it says so, and instantiating and
 //! updating pass it on. For the figures alone: nothing that has to be right depends on it.
 
-use crate::abi::{CUgraph, CUgraphExec};
+use greenboost_cuda::abi::{CUgraph, CUgraphExec};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 

@@ -14,14 +14,14 @@
 
 use super::choice;
 use super::copies::{Copies, Copy, Means, Ordered};
-use super::events::{self, Events};
 use super::order::Order;
 use super::plant::{self, Fault};
 use super::ring::{Key, Ring};
 use super::weights::{Index, Weight};
-use crate::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status};
 use crate::files;
 use crate::handlers::cut;
+use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status};
+use greenboost_cuda::event::{self as events, Events};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// How far ahead of the launches copies are considered at most.

@@ -2,9 +2,9 @@
 
 use super::copies::Spread;
 use super::{choice, rules};
-use crate::abi::{CUfunction, SUCCESS, Status};
-use crate::real;
-use crate::slot::Library;
+use greenboost_cuda::abi::{CUfunction, SUCCESS, Status};
+use greenboost_intercept::real;
+use greenboost_intercept::slot::Library;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};

@@ -18,7 +18,6 @@ mod assist;
 mod choice;
 mod copies;
 mod engine;
-mod events;
 mod exit;
 pub mod graphs;
 mod lane;
@@ -33,13 +32,13 @@ mod slots;
 mod trace;
 mod weights;
 
-use crate::abi::*;
-use crate::driver::{Current, RelaxedCapture};
 use crate::ggml::registry;
 use crate::memory::device::Device;
 use crate::memory::{Memory, captures};
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use greenboost_contract::{Assist, Stream, format_size};
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, RelaxedCapture};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use assist::{context_gone as files_gone, copy as assist, host_memory_goes, knows_pinned};
@@ -116,7 +115,7 @@ pub fn begin(memory: &Memory, device: &Device, bytes: u64) {
         }
     }
     log::warn!(
-        "device {}: not even {} of VRAM to stream through (status {refusal}): weights outside VRAM are read in place",
+        "device {}: not even {} of VRAM to stream through ({refusal}): weights outside VRAM are read in place",
         device.ordinal,
         format_size(sizes[2])
     );

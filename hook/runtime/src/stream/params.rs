@@ -4,7 +4,7 @@
 //! it may use them again.
 
 use super::layout::Layout;
-use crate::abi::CUdeviceptr;
+use greenboost_cuda::abi::CUdeviceptr;
 use smallvec::SmallVec;
 use std::ffi::c_void;
 

@@ -1,13 +1,13 @@
 //! The VRAM that slots are made of, out of the device's budget, at one address of its own: in pieces, so that it can give
 //! some of them back from its end.
 
-use crate::abi::*;
-use crate::driver::Driver;
 use crate::memory::Memory;
 use crate::memory::access;
 use crate::memory::device::Device;
 use crate::memory::vram::Use;
 use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 
 /// The whole ring's memory.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl SlotMemory {
             return Err(OUT_OF_MEMORY);
         }
         let give_back = |status: &Status| {
-            log::debug!("no VRAM for slots: status {status}");
+            log::debug!("no VRAM for slots: {status}");
             device.budget.give_back(Use::Ring, bytes, device.record);
         };
         let mut base = 0;
@@ -121,7 +121,7 @@ impl SlotMemory {
                 driver.cuMemUnmap(self.base + self.bytes(), bytes as usize).and_then(|()| driver.cuMemRelease(handle))
             };
             if let Err(status) = undone {
-                log::error!("VRAM of slots could not be given back: status {status}");
+                log::error!("VRAM of slots could not be given back: {status}");
             }
         }
     }
@@ -129,7 +129,7 @@ impl SlotMemory {
     fn free_addresses(&self, driver: &Driver) {
         // SAFETY: reserved by us, and nothing is mapped there any more.
         if let Err(status) = unsafe { driver.cuMemAddressFree(self.base, self.reserved as usize) } {
-            log::error!("the slots' addresses could not be given back: status {status}");
+            log::error!("the slots' addresses could not be given back: {status}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Which addresses are weights that lie outside VRAM: the index that a launch looks into.
 
 use super::rules;
-use crate::abi::{CUdevice, CUdeviceptr};
 use crate::ggml::registry;
 use crate::memory::Memory;
 use greenboost_contract::Stream;
+use greenboost_cuda::abi::{CUdevice, CUdeviceptr};
 use std::cell::RefCell;
 use std::sync::atomic::{
     AtomicU64,

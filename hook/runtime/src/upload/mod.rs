@@ -15,10 +15,10 @@
 mod pieces;
 mod threads;
 
-use crate::abi::*;
-use crate::driver::{Current, Driver, RelaxedCapture};
 use crate::memory::allocations::Chunk;
 use crate::memory::{Memory, captures, ram};
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, Driver, RelaxedCapture};
 use pieces::{Look, Pieces};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -115,7 +115,7 @@ fn with_pieces<T>(memory: &Memory, threads: &Threads, work: impl FnOnce(&mut Pie
 
 /// Whether the driver knows nothing of a range of the host's memory, as far as its ends tell.
 fn is_pageable(driver: &Driver, at: u64, bytes: usize) -> bool {
-    let is_known = |at| driver.pointer_attribute(crate::driver::PointerAttribute::MemoryType, at).is_some();
+    let is_known = |at| driver.pointer_attribute(greenboost_cuda::PointerAttribute::MemoryType, at).is_some();
     at != 0 && !is_known(at) && !is_known(at + bytes as u64 - 1)
 }
 

@@ -1,9 +1,9 @@
 //! Pinned memory in pieces, each with an event behind the last copy that used it.
 
 use super::threads::{self, Threads};
-use crate::abi::*;
-use crate::driver::Driver;
 use crossbeam_channel::unbounded;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::*;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -119,7 +119,7 @@ impl Pieces {
         }
         // SAFETY: as above.
         if let Err(status) = unsafe { driver.cuMemFreeHost(self.memory) } {
-            log::error!("pinned memory for uploads could not be given back: status {status}");
+            log::error!("pinned memory for uploads could not be given back: {status}");
         }
     }
 

@@ -8,9 +8,9 @@
 use super::machine::{self, Fact};
 use super::notebook::Notebook;
 use super::{Found, Verdict, with_note};
-use crate::driver::Driver;
 use crate::memory::backing::HostBacking;
 use crate::memory::device::Device;
+use greenboost_cuda::Driver;
 
 /// How a page ends: one without it was cut off.
 const END: &str = "end";

@@ -3,10 +3,10 @@
 //! No model is known when the probe runs. One file is always there: the library that this is.
 
 use super::Granule;
-use crate::abi::CUdeviceptr;
-use crate::driver::Driver;
 use crate::files;
 use crate::memory::registered::restore_reservation;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::CUdeviceptr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 

@@ -3,11 +3,11 @@
 //! A fact that cannot be had is a fact as well, except for those without which two machines, or the same before and
 //! after an update, could not be told apart.
 
-use crate::driver::Driver;
 use crate::files::{self, Loaded};
 use crate::memory::device::Device;
-use crate::real;
-use crate::slot::{Library, SLOTS};
+use greenboost_cuda::Driver;
+use greenboost_intercept::real;
+use greenboost_intercept::slot::{Library, SLOTS};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -57,7 +57,7 @@ pub fn device(driver: &Driver, device: &Device) -> Vec<Fact> {
         let mut value = 0;
         // SAFETY: writes one integer to a live local.
         let known = unsafe { driver.cuDeviceGetAttribute(&mut value, which, device.ordinal) };
-        known.map_or_else(|status| format!("{which}: status {status}"), |()| format!("{which}: {value}"))
+        known.map_or_else(|status| format!("{which}: {status}"), |()| format!("{which}: {value}"))
     };
     vec![
         ("gpu", format!("{} of {} bytes", device.uuid, device.total)),

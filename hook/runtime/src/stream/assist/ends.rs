@@ -2,12 +2,12 @@
 
 use super::super::engine;
 use super::{forget, known, origin};
-use crate::abi::CUcontext;
-use crate::driver::RelaxedCapture;
 use crate::files;
 use crate::memory::Memory;
 use crate::stream::plant::{self, Fault};
 use greenboost_contract::Assist;
+use greenboost_cuda::RelaxedCapture;
+use greenboost_cuda::abi::CUcontext;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// A context is about to go, and its work is done: what was registered or pinned in it cannot be read any more. Pinned

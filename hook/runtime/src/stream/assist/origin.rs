@@ -5,12 +5,12 @@
 //! | a mapped model file | the program cannot write through its mapping | [`crate::files`] |
 //! | pinned memory | ggml marked it as weights, which are written through ggml alone | `cuMemFreeHost`, `cuMemHostUnregister`, ggml, the context's end |
 
-use crate::abi::{CUdeviceptr, MEMORY_HOST};
-use crate::driver::Driver;
-use crate::driver::PointerAttribute::{DevicePointer, MemoryType, RangeBytes, RangeStart};
 use crate::files;
 use crate::ggml::registry;
 use crate::memory::Memory;
+use greenboost_cuda::Driver;
+use greenboost_cuda::PointerAttribute::{DevicePointer, MemoryType, RangeBytes, RangeStart};
+use greenboost_cuda::abi::{CUdeviceptr, MEMORY_HOST};
 
 /// A range of weights in RAM. See the module.
 #[derive(Debug, Clone)]

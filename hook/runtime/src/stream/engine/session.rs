@@ -1,11 +1,9 @@
 //! An engine in use by one launch.
 
 use super::{Engine, capture_of, lock};
-use crate::abi::{CUdevice, CUdeviceptr, CUstream, Status};
 use crate::memory::Memory;
 use crate::stream::GRAPHS_WRITE;
 use crate::stream::copies::Means;
-use crate::stream::events;
 use crate::stream::has_name;
 use crate::stream::lane::Lane;
 use crate::stream::plant::{self, Fault};
@@ -13,6 +11,8 @@ use crate::stream::ring::Key;
 use crate::stream::trace::Trace;
 use crate::stream::weights::{Index, Weight};
 use greenboost_contract::record::DeviceRecord;
+use greenboost_cuda::abi::{CUdevice, CUdeviceptr, CUstream, Status};
+use greenboost_cuda::event as events;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 
@@ -82,7 +82,7 @@ impl<'a> Session<'a> {
         };
         let done = work(lane, &mut means, self.stream, &self.keys);
         done.inspect_err(|status| {
-            log::error!("streaming ends: the driver refused with status {status}; weights are read in place");
+            log::error!("streaming ends: the driver refused with {status}; weights are read in place");
             engine.has_failed = true;
         })
         .ok()

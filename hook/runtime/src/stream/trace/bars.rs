@@ -3,10 +3,10 @@
 //! A device is a process of the viewer; its copy stream is the first track, each stream that reads slots another one.
 
 use super::{Found, Item, Read, What, sink};
-use crate::abi::{CUdevice, CUstream};
 use crate::json::quoted;
 use crate::stream::ring::Key;
 use greenboost_contract::record::DeviceRecord;
+use greenboost_cuda::abi::{CUdevice, CUstream};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::atomic::Ordering::Relaxed;

@@ -4,9 +4,9 @@
 //! short kernel. So there is a new base every second; a mark is measured against the base that had been reached when
 //! the mark was made, so that no time is negative.
 
-use crate::abi::{CUevent, CUstream, Status};
-use crate::driver::Driver;
-use crate::stream::events;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUevent, CUstream, Status};
+use greenboost_cuda::event as events;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

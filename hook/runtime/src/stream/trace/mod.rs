@@ -15,12 +15,12 @@ mod sink;
 use super::copies::Means;
 use super::ring::Key;
 use super::weights::Weight;
-use crate::abi::{CUdevice, CUevent, CUstream, Status};
-use crate::driver::Driver;
 use crate::ggml::registry;
 use bars::Bars;
 use clock::{Base, Clock};
 use greenboost_contract::record::DeviceRecord;
+use greenboost_cuda::Driver;
+use greenboost_cuda::abi::{CUdevice, CUevent, CUstream, Status};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -105,7 +105,7 @@ impl Trace {
     pub fn start(driver: &Driver, device: CUdevice, copy_stream: CUstream, path: Option<&Path>) -> Option<Self> {
         let at = sink::open(path?)?;
         let clock = Clock::start(driver, copy_stream, at)
-            .inspect_err(|status| log::warn!("no trace: the driver refused with status {status}"))
+            .inspect_err(|status| log::warn!("no trace: the driver refused with {status}"))
             .ok()?;
         Some(Self {
             clock,
@@ -125,7 +125,7 @@ impl Trace {
         }
         let done = work(self);
         done.inspect_err(|status| {
-            log::warn!("the trace ends: the driver refused with status {status}");
+            log::warn!("the trace ends: the driver refused with {status}");
             self.is_open = false;
         })
         .ok()

@@ -6,6 +6,7 @@
 //!   that a Rust enum does not have;
 //! * structures with such members have twins here, checked against cudarc's at compile time.
 
+pub use crate::status::*;
 use cudarc::driver::sys;
 pub use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUlaunchAttribute, CUlaunchConfig,
@@ -13,26 +14,6 @@ pub use cudarc::driver::sys::{
 };
 use std::ffi::{c_int, c_uint, c_void};
 use std::mem::{offset_of, size_of};
-
-/// A result of the driver (`CUresult`) or of NVML (`nvmlReturn_t`).
-pub type Status = c_uint;
-
-/// `CUDA_SUCCESS` and `NVML_SUCCESS`.
-pub const SUCCESS: Status = 0;
-/// `CUDA_ERROR_INVALID_VALUE`.
-pub const INVALID_VALUE: Status = sys::CUresult::CUDA_ERROR_INVALID_VALUE as Status;
-/// `CUDA_ERROR_OUT_OF_MEMORY`: programs flush their pools and retry on exactly this value.
-pub const OUT_OF_MEMORY: Status = sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as Status;
-/// `CUDA_ERROR_NOT_FOUND`.
-pub const NOT_FOUND: Status = sys::CUresult::CUDA_ERROR_NOT_FOUND as Status;
-/// `CUDA_ERROR_NOT_READY`.
-pub const NOT_READY: Status = sys::CUresult::CUDA_ERROR_NOT_READY as Status;
-/// `CUDA_ERROR_NOT_SUPPORTED`.
-pub const NOT_SUPPORTED: Status = sys::CUresult::CUDA_ERROR_NOT_SUPPORTED as Status;
-/// `CUDA_ERROR_UNKNOWN`.
-pub const UNKNOWN: Status = sys::CUresult::CUDA_ERROR_UNKNOWN as Status;
-/// `NVML_ERROR_FUNCTION_NOT_FOUND`.
-pub const NVML_FUNCTION_NOT_FOUND: Status = 13;
 
 /// `CUmemLocation`.
 #[repr(C)]

@@ -2,7 +2,7 @@
 //!
 //! Everything about a function stands in one row: library, handler, exported symbols (each with the CUDA
 //! version in which `cuGetProcAddress` knows it), arguments. From the rows are generated the detours
-//! ([`crate::detours`]), the interposed exports, the slots that hold the originals ([`crate::slot`]), and the
+//! (in the crate of the handlers), the interposed exports, the slots that hold the originals ([`crate::slot`]), and the
 //! tests that compare what is declared with what is caught.
 //!
 //! Symbols of a row share their arguments and their handler. `_ptds` and `_ptsz` twins are the forms of
@@ -13,6 +13,7 @@
 //! `unsafe fn alloc(original: Original, dptr: *mut CUdeviceptr, bytes: usize) -> Handled`.
 
 /// Calls `$emit!` with all rows.
+#[macro_export]
 macro_rules! functions {
     ($emit:ident) => {
         $emit! {
@@ -187,4 +188,3 @@ macro_rules! functions {
         }
     };
 }
-pub(crate) use functions;

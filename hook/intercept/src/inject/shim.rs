@@ -33,6 +33,7 @@ impl Decision {
 
 /// Makes a shim: the function's first three arguments, the return address and a number that says through
 /// which layer the call came go to `$decide(arg0, arg1, arg2, caller, via) -> Decision`.
+#[macro_export]
 macro_rules! shim {
     ($(#[$attribute:meta])* $name:ident, $decide:path, $via:expr) => {
         $(#[$attribute])*
@@ -100,7 +101,6 @@ macro_rules! shim {
         }
     };
 }
-pub(crate) use shim;
 
 /// The shims of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -128,25 +128,25 @@ impl Shims {
     }
 }
 
-/// The shims of the layers that patch. The exported ones are in [`crate::exports`].
+/// The shims of the layers that patch. The exported ones are where the exports are.
 macro_rules! shims {
     ($($module:ident = $via:expr),+) => {$(
         #[doc = concat!("Shims of the ", stringify!($module), " layer.")]
         pub mod $module {
             use crate::inject::{lookup, open as opening};
-            super::shim!(
+            crate::shim!(
                 /// Replaces `dlsym`.
                 sym, lookup::decide_dlsym, $via
             );
-            super::shim!(
+            crate::shim!(
                 /// Replaces `dlvsym`.
                 vsym, lookup::decide_dlvsym, $via
             );
-            super::shim!(
+            crate::shim!(
                 /// Replaces `dlopen`.
                 open, opening::decide_dlopen, $via
             );
-            super::shim!(
+            crate::shim!(
                 /// Replaces `dlclose`.
                 close, opening::decide_dlclose, $via
             );

@@ -1,7 +1,7 @@
 //! Objects made by hand, and damaged: what the reader of loaded objects makes of them.
 
-use greenboost_hook::inject::entries;
-use greenboost_hook::inject::image::Image;
+use greenboost_intercept::inject::entries;
+use greenboost_intercept::inject::image::Image;
 use std::time::{Duration, Instant};
 
 const LOAD: u64 = 1;

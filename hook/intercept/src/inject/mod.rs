@@ -2,7 +2,7 @@
 //!
 //! * [`inline`]: the bodies of the loader's functions and of `cuGetProcAddress`, on request of all functions;
 //! * [`got`]: the pointers through which loaded objects call;
-//! * interposition: our exports, found first because this library is preloaded ([`crate::exports`]).
+//! * interposition: our exports, found first because this library is preloaded (made where the handlers are).
 //!
 //! Each works alone. Each is tried at start, and one that fails its test is left out.
 

@@ -15,7 +15,7 @@ pub use twins::learn;
 use crate::inject;
 use crate::inject::image::Image;
 use crate::inject::still::{Still, still};
-use crate::slot::{Library, SLOTS, Slot};
+use crate::slot::{self, COUNT, Library, SLOTS, Slot};
 use std::ffi::{CStr, c_void};
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -31,7 +31,6 @@ struct Known {
     before: AtomicBool,
 }
 
-const COUNT: usize = SLOTS.len();
 static KNOWN: [Known; COUNT] =
     [const { Known { real: AtomicUsize::new(0), behind: AtomicUsize::new(0), before: AtomicBool::new(false) } }; COUNT];
 
@@ -46,12 +45,8 @@ static INTERPOSERS: [[AtomicUsize; 2]; 8] = [const { [const { AtomicUsize::new(0
 static BY_ADDRESS: AtomicPtr<Vec<(usize, &'static Slot)>> = AtomicPtr::new(null_mut());
 static DRIVER: AtomicPtr<Vec<Range<usize>>> = AtomicPtr::new(null_mut());
 
-fn position(slot: &Slot) -> usize {
-    (std::ptr::from_ref(slot) as usize - SLOTS.as_ptr() as usize) / size_of::<Slot>()
-}
-
 fn known(slot: &Slot) -> &'static Known {
-    &KNOWN[position(slot)]
+    &KNOWN[slot.position()]
 }
 
 /// The library's own function; 0 when it is not loaded or lacks the symbol.
@@ -84,6 +79,12 @@ pub fn symbol(library: Library, symbol: &CStr) -> *const c_void {
         });
     }
     address as *const c_void
+}
+
+/// What a function of the driver is called by: the table's slot where it has one (its body may be patched), else the
+/// library's own; null when the driver is not loaded or lacks it.
+pub fn original(name: &CStr) -> *const c_void {
+    slot::find(name.to_bytes()).map_or_else(|| symbol(Library::Cuda, name), Slot::original)
 }
 
 /// Whether an address is this library's own.
@@ -135,21 +136,15 @@ pub fn detour_of_real(address: *const c_void) -> Option<*const c_void> {
     // SAFETY: published tables live for ever.
     let table = unsafe { BY_ADDRESS.load(Ordering::Acquire).as_ref() }?;
     match table.binary_search_by_key(&(address as usize), |(real, _)| *real) {
-        Ok(at) => Some(table[at].1.detour),
+        Ok(at) => Some(table[at].1.detour()),
         // A driver that is not linked with -Bsymbolic means itself and gets our export.
         Err(_) => exported(address),
     }
 }
 
 /// The detour behind one of our own exports.
-#[cfg(all(feature = "preload", not(test)))]
 fn exported(address: *const c_void) -> Option<*const c_void> {
-    is_ours(address as usize).then(|| crate::exports::slot_at(address).map(|slot| slot.detour)).flatten()
-}
-
-#[cfg(not(all(feature = "preload", not(test))))]
-fn exported(_: *const c_void) -> Option<*const c_void> {
-    None
+    is_ours(address as usize).then(|| slot::of_export(address).map(Slot::detour)).flatten()
 }
 
 /// Whether code belongs to the driver, or to an interposer behind us: it looks symbols up for itself and must
@@ -229,7 +224,7 @@ fn look_around(world: &Still, look: &mut Look) {
         } else if let Some(library) = library_of(image).filter(|library| look.identity[*library as usize] == 0) {
             look.identity[library as usize] = image.dynamic;
             for slot in SLOTS.iter().filter(|slot| slot.library == library) {
-                look.reals[position(slot)] = image.find(slot.symbol.to_bytes()).unwrap_or(0);
+                look.reals[slot.position()] = image.find(slot.symbol.to_bytes()).unwrap_or(0);
             }
         } else if first && !is_driver(image) {
             note_interposer(image, behind, look);
@@ -266,7 +261,7 @@ fn note_interposer(image: &Image<'_>, behind: bool, look: &Look) {
 /// The library came, went, or came back elsewhere.
 fn set_originals(library: Library, look: &Look) {
     for slot in SLOTS.iter().filter(|slot| slot.library == library) {
-        let (known, real) = (known(slot), look.reals[position(slot)]);
+        let (known, real) = (known(slot), look.reals[slot.position()]);
         known.real.store(real, Ordering::Release);
         let behind = known.behind.load(Ordering::Relaxed);
         slot.set_original(if behind == 0 { real } else { behind } as *const c_void);

@@ -12,7 +12,6 @@
 
 use super::shim::Decision;
 use super::{PROBED, errno, is_on, open, renew};
-use crate::activate;
 use crate::real::{self, dl, dl::Dl};
 use crate::slot::{self, Slot};
 use std::cell::Cell;
@@ -33,7 +32,7 @@ thread_local! {
 /// # Safety
 /// `name` is null or a C string.
 #[inline]
-unsafe fn may_be_ours(name: *const c_char) -> bool {
+pub unsafe fn may_be_ours(name: *const c_char) -> bool {
     let byte = |at: usize| {
         // SAFETY: read in order, so that no byte behind the terminator is read.
         unsafe { *name.cast::<u8>().add(at) }
@@ -92,7 +91,6 @@ unsafe fn decide(
         open::later();
         return Decision::pass(function.onward(via));
     }
-    activate::ensure();
     if !is_on(via) || INSIDE.replace(true) {
         return Decision::pass(function.onward(via));
     }
@@ -142,7 +140,7 @@ impl Question<'_> {
             let found = self.ask(libc::RTLD_NEXT);
             return (!next || found == 0).then_some(found);
         }
-        (!next).then_some(slot.detour as usize)
+        (!next).then_some(slot.detour() as usize)
     }
 
     fn ask(&self, handle: *mut c_void) -> usize {
@@ -161,12 +159,12 @@ impl Question<'_> {
             return 0;
         }
         if found == real::real(slot) {
-            return slot.detour as usize;
+            return slot.detour() as usize;
         }
         if real::is_ours(found) {
             // A handle whose scope holds this library, such as the executable's.
             let there = real::real(slot) != 0 || real::is_interposed(slot);
-            return if there { slot.detour as usize } else { self.ask(libc::RTLD_NEXT) };
+            return if there { slot.detour() as usize } else { self.ask(libc::RTLD_NEXT) };
         }
         real::detour_of_real(found as *const c_void).map_or(found, |detour| detour as usize)
     }

@@ -139,7 +139,7 @@ fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
         .map(|((target, slots), publish)| Patch {
             name: slots[0].symbol.to_str().unwrap_or_default(),
             target: *target,
-            detour: slots[0].detour as usize,
+            detour: slots[0].detour() as usize,
             publish,
         })
         .collect();

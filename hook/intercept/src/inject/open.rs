@@ -8,7 +8,6 @@
 
 use super::shim::Decision;
 use super::{CODE, errno, is_on, renew};
-use crate::activate;
 use crate::real::{self, dl, dl::Dl};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,7 +58,6 @@ pub unsafe extern "C" fn decide_dlopen(
     caller: usize,
     via: u32,
 ) -> Decision {
-    activate::ensure();
     // The executable's own handle loads nothing; the driver's loads are its own affair.
     if !is_on(via) || file.is_null() || real::is_driver_code(caller) {
         return Decision::pass(Dl::Open.onward(via));
@@ -91,7 +89,6 @@ pub unsafe extern "C" fn decide_dlclose(
     _caller: usize,
     via: u32,
 ) -> Decision {
-    activate::ensure();
     if !is_on(via) || handle.is_null() || (via != CODE && Dl::Close.is_followed()) {
         return Decision::pass(Dl::Close.onward(via));
     }

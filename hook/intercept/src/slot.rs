@@ -1,7 +1,7 @@
 //! A slot per intercepted symbol: its names, its detour, and the original behind it.
 
-use crate::abi::{NOT_FOUND, NVML_FUNCTION_NOT_FOUND, Status};
-use crate::table::functions;
+use crate::functions;
+use greenboost_cuda::abi::{NOT_FOUND, NVML_FUNCTION_NOT_FOUND, Status};
 use std::ffi::{CStr, c_void};
 use std::ptr::null;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
@@ -45,20 +45,26 @@ pub struct Slot {
     pub library: Library,
     /// The CUDA version from which `cuGetProcAddress` answers with exactly this symbol; 0 for NVML.
     pub since: i32,
-    /// Our replacement, of the same ABI.
-    pub detour: *const c_void,
     original: AtomicPtr<c_void>,
     /// Calls that reached the detour.
     pub calls: AtomicU64,
 }
 
-// SAFETY: `detour` is the address of a function; everything else is atomic or immutable.
-unsafe impl Sync for Slot {}
-
 impl Slot {
-    const fn new(symbol: &'static CStr, library: Library, since: i32, detour: *const c_void) -> Self {
+    const fn new(symbol: &'static CStr, library: Library, since: i32) -> Self {
         let (original, calls) = (AtomicPtr::new(std::ptr::null_mut()), AtomicU64::new(0));
-        Self { symbol, library, since, detour, original, calls }
+        Self { symbol, library, since, original, calls }
+    }
+
+    /// Its position in [`SLOTS`].
+    pub fn position(&self) -> usize {
+        (std::ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Self>()
+    }
+
+    /// Our replacement, of the same ABI; null before [`set_replacements`].
+    #[inline]
+    pub fn detour(&self) -> *const c_void {
+        replacements().map_or(null(), |known| known.detours[self.position()])
     }
 
     /// The symbol without version and stream suffixes: the name `cuGetProcAddress` is asked for.
@@ -132,12 +138,45 @@ macro_rules! slots {
                 },
                 Library::$library,
                 $since,
-                crate::detours::$symbol as *const c_void,
             )
         ),+),+];
     };
 }
 functions!(slots);
+
+/// How many symbols are intercepted.
+pub const COUNT: usize = SYMBOLS.len();
+
+/// What takes the place of the intercepted functions, by position in [`SLOTS`].
+#[derive(Debug)]
+pub struct Replacements {
+    /// The detours.
+    pub detours: [*const c_void; COUNT],
+    /// This library's own exports of the same names, where it has any.
+    pub exports: Option<&'static [unsafe extern "C" fn(); COUNT]>,
+}
+
+// SAFETY: addresses of functions.
+unsafe impl Sync for Replacements {}
+
+static REPLACEMENTS: AtomicPtr<Replacements> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Hands over what the layers are to lead calls to. To be called before a layer is installed.
+pub fn set_replacements(all: &'static Replacements) {
+    REPLACEMENTS.store(std::ptr::from_ref(all).cast_mut(), Ordering::Release);
+}
+
+#[inline]
+fn replacements() -> Option<&'static Replacements> {
+    // SAFETY: null, or what was handed over, which lives for ever.
+    unsafe { REPLACEMENTS.load(Ordering::Acquire).as_ref() }
+}
+
+/// The slot whose export is at an address.
+pub fn of_export(address: *const c_void) -> Option<&'static Slot> {
+    let exports = replacements()?.exports?;
+    exports.iter().position(|export| *export as *const c_void == address).map(|at| &SLOTS[at])
+}
 
 /// Places in the name index: a power of two, at least half of them empty.
 const PLACES: usize = (2 * SYMBOLS.len()).next_power_of_two();

@@ -176,7 +176,7 @@ fn target_of(name: &[u8]) -> Option<Target> {
 impl Target {
     fn replacement(self) -> usize {
         match self {
-            Self::Slot(slot) => slot.detour as usize,
+            Self::Slot(slot) => slot.detour() as usize,
             Self::Dl(function) => shim::got::ALL.of(function) as usize,
             Self::Wanted(wanted) => wanted.replacement,
         }

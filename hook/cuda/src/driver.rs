@@ -1,0 +1,131 @@
+//! The driver as we call it: originals only, never through our own interposed names.
+//!
+//! Methods carry the driver's own names. They return `Err` with the driver's status, so that `?` ends an
+//! operation, and are all unsafe for the one reason that any driver call with a wrong address is.
+
+use crate::abi::*;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+
+macro_rules! driver {
+    ($($name:ident ($($arg:ident: $type:ty),* $(,)?);)+) => {
+        /// The driver functions GreenBoost calls itself.
+        #[derive(Debug)]
+        #[allow(non_snake_case)]
+        pub struct Driver { $($name: unsafe extern "C" fn($($type),*) -> Status),+ }
+
+        #[allow(non_snake_case, clippy::too_many_arguments)]
+        impl Driver {
+            /// The driver whose functions `original` finds by name; null where there is none.
+            ///
+            /// # Errors
+            /// The function that is missing.
+            pub fn load(original: impl Fn(&'static CStr) -> *const c_void) -> Result<Self, &'static str> {
+                Ok(Self {
+                    $($name: {
+                        let symbol = concat!(stringify!($name), "\0");
+                        let symbol = CStr::from_bytes_with_nul(symbol.as_bytes()).map_err(|_| stringify!($name))?;
+                        let address = Some(original(symbol)).filter(|it| !it.is_null()).ok_or(stringify!($name))?;
+                        // SAFETY: the driver exports this symbol with the ABI that cuda.h states.
+                        unsafe { std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> Status>(address) }
+                    }),+
+                })
+            }
+
+            $(
+                #[doc = concat!("`", stringify!($name), "`.")]
+                ///
+                /// # Safety
+                /// As the driver's function.
+                ///
+                /// # Errors
+                /// The driver's status.
+                #[inline]
+                pub unsafe fn $name(&self, $($arg: $type),*) -> Result<(), Status> {
+                    // SAFETY: the caller's promise.
+                    match unsafe { (self.$name)($($arg),*) } { SUCCESS => Ok(()), status => Err(status) }
+                }
+            )+
+        }
+    };
+}
+
+driver! {
+    cuDriverGetVersion(version: *mut c_int);
+    cuCtxGetCurrent(context: *mut CUcontext);
+    cuCtxGetDevice(device: *mut CUdevice);
+    cuCtxPushCurrent_v2(context: CUcontext);
+    cuCtxPopCurrent_v2(context: *mut CUcontext);
+    cuCtxSynchronize();
+    cuCtxCreate_v2(context: *mut CUcontext, flags: c_uint, device: CUdevice);
+    cuCtxDestroy_v2(context: CUcontext);
+    cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
+    cuDevicePrimaryCtxRelease_v2(device: CUdevice);
+    cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut c_uint, active: *mut c_int);
+    cuDeviceGetCount(count: *mut c_int);
+    cuDeviceCanAccessPeer(can: *mut c_int, device: CUdevice, peer: CUdevice);
+    cuDeviceGetUuid(uuid: *mut [u8; 16], device: CUdevice);
+    cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: CUdevice);
+    cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
+    cuMemGetInfo_v2(free: *mut usize, total: *mut usize);
+    cuMemAddressReserve(at: *mut CUdeviceptr, bytes: usize, alignment: usize, hint: CUdeviceptr, flags: u64);
+    cuMemAddressFree(at: CUdeviceptr, bytes: usize);
+    cuMemCreate(handle: *mut CUmemGenericAllocationHandle, bytes: usize, prop: *const AllocationProp, flags: u64);
+    cuMemRelease(handle: CUmemGenericAllocationHandle);
+    cuMemMap(at: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
+    cuMemUnmap(at: CUdeviceptr, bytes: usize);
+    cuMemSetAccess(at: CUdeviceptr, bytes: usize, descs: *const AccessDesc, count: usize);
+    cuMemHostAlloc(at: *mut *mut c_void, bytes: usize, flags: c_uint);
+    cuMemFreeHost(at: *mut c_void);
+    cuMemHostRegister_v2(at: *mut c_void, bytes: usize, flags: c_uint);
+    cuMemHostUnregister(at: *mut c_void);
+    cuMemHostGetDevicePointer_v2(device: *mut CUdeviceptr, host: *mut c_void, flags: c_uint);
+    cuPointerGetAttribute(value: *mut c_void, attribute: c_uint, at: CUdeviceptr);
+    cuMemcpyHtoD_v2(dst: CUdeviceptr, src: *const c_void, bytes: usize);
+    cuMemcpyDtoH_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize);
+    cuMemcpyDtoD_v2(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize);
+    cuMemsetD8_v2(dst: CUdeviceptr, value: u8, count: usize);
+    cuMemsetD16_v2(dst: CUdeviceptr, value: u16, count: usize);
+    cuMemsetD32_v2(dst: CUdeviceptr, value: u32, count: usize);
+    cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
+    cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
+    cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
+    cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,
+        dependencies: *mut *const c_void, count: *mut usize);
+    cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
+    cuStreamSynchronize(stream: CUstream);
+    cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
+    cuEventCreate(event: *mut CUevent, flags: c_uint);
+    cuEventRecord(event: CUevent, stream: CUstream);
+    cuEventQuery(event: CUevent);
+    cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent);
+    cuEventSynchronize(event: CUevent);
+    cuEventDestroy_v2(event: CUevent);
+    cuModuleLoadData(module: *mut CUmodule, image: *const c_void);
+    cuModuleGetFunction(function: *mut CUfunction, module: CUmodule, name: *const c_char);
+    cuLaunchKernel(function: CUfunction, gx: c_uint, gy: c_uint, gz: c_uint, bx: c_uint, by: c_uint, bz: c_uint,
+        shared: c_uint, stream: CUstream, params: *mut *mut c_void, extra: *mut *mut c_void);
+    cuThreadExchangeStreamCaptureMode(mode: *mut c_uint);
+}
+
+/// What the driver can be asked of an address: `CU_POINTER_ATTRIBUTE_...`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PointerAttribute {
+    /// `MEMORY_TYPE`: [`crate::abi::MEMORY_HOST`] and others.
+    MemoryType = 2,
+    /// `DEVICE_POINTER`: where the device has it.
+    DevicePointer = 3,
+    /// `RANGE_START_ADDR`: of the allocation it is in.
+    RangeStart = 11,
+    /// `RANGE_SIZE`.
+    RangeBytes = 12,
+}
+
+impl Driver {
+    /// What the driver says of an address. `None` of memory that it knows nothing of.
+    pub fn pointer_attribute(&self, which: PointerAttribute, at: CUdeviceptr) -> Option<u64> {
+        let mut value = 0u64;
+        // SAFETY: the largest of these attributes has eight bytes; little-endian makes the smaller ones right.
+        unsafe { self.cuPointerGetAttribute((&raw mut value).cast(), which as c_uint, at) }.ok()?;
+        Some(value)
+    }
+}
