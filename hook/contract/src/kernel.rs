@@ -1,6 +1,6 @@
 //! Kernel rules: whether a kernel reads a weight that is outside VRAM from a copy or where it is.
 //!
-//! Rules are tried in order and the first whose conditions all hold decides; what no rule names is measured. They
+//! Rules are tried in order and the first whose conditions all hold decides; what no rule names is streamed. They
 //! travel to the hook as one environment variable, a line for each rule, fields separated by tabs.
 
 use crate::choices::written;

@@ -12,7 +12,6 @@
 //! That event is recorded on the reader's stream when the stream moves on to another weight, not at each launch: until
 //! then the stream has the slot *open*.
 
-use super::choice;
 use super::copies::{Copies, Copy, Means, Ordered};
 use super::order::Order;
 use super::plant::{self, Fault};
@@ -142,8 +141,6 @@ impl Lane {
             means.events.give(event);
         }
         means.trace(|trace, driver| trace.copy_begins(driver));
-        let timing =
-            if self.in_capture { None } else { choice::copy_begins(means.driver, self.copy_stream, weight.copied) };
         let to = means.base + place.offset;
         let run = |at, bytes| means.memory.run(at, bytes).min(files::run(at, bytes));
         let status = cut::linear(&run, [weight.at], weight.copied as usize, |at, bytes| {
@@ -156,7 +153,6 @@ impl Lane {
         if status != SUCCESS {
             return Err(status);
         }
-        timing.into_iter().for_each(|timing| choice::copy_ends(means.driver, self.copy_stream, timing));
         means.trace(|trace, driver| trace.copied(driver, weight, place.offset));
         let ready = means.events.behind(means.driver, self.copy_stream)?;
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };

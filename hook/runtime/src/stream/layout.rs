@@ -1,11 +1,11 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
 use super::copies::Spread;
-use super::{choice, rules};
+use super::rules;
 use greenboost_cuda::abi::{CUfunction, SUCCESS, Status};
 use greenboost_intercept::real;
 use greenboost_intercept::slot::Library;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
 use std::hash::BuildHasherDefault;
@@ -22,8 +22,6 @@ pub struct Layout {
     pub rules: rules::Mask,
     /// Whether its launches are not to be looked into.
     pub is_never: bool,
-    /// What was found out where no rule names it.
-    pub decided: Cell<Option<choice::Advice>>,
     /// Its mangled name; empty when the driver does not tell it.
     pub name: Arc<str>,
 }
@@ -126,7 +124,6 @@ impl Queries {
             _ => "".into(),
         };
         let rules = rules::of_kernel(&name);
-        let decided = Cell::default();
-        Some(Layout { params, rules, is_never: rules::is_never(rules), decided, name: name.into() })
+        Some(Layout { params, rules, is_never: rules::is_never(rules), name: name.into() })
     }
 }

@@ -2,7 +2,7 @@
 //! has the picture.
 //!
 //! * `ring` gives out slots, `order` guesses what comes next;
-//! * `rules` say which kernels get copies, `choice` finds out where they say nothing;
+//! * `rules` say which kernels get copies;
 //! * `launch` is what is done at a launch: `layout` asks the driver where a kernel's parameters are, `params` finds and
 //!   replaces addresses in them;
 //! * `weights` is the index that a launch looks into;
@@ -15,7 +15,6 @@
 //! either.
 
 mod assist;
-mod choice;
 mod copies;
 mod engine;
 mod exit;
@@ -216,9 +215,6 @@ pub fn is_of(context: CUcontext) -> bool {
 
 /// A context is gone or about to go, and its work is done. While it `is_alive` it is current.
 pub fn context_gone(memory: &Memory, context: CUcontext, is_alive: bool) {
-    if is_of(context) {
-        choice::forget();
-    }
     for (device, slots, trace) in engine::take(context) {
         if let Ok(device) = memory.device(device) {
             let driver = is_alive.then_some(memory.driver);

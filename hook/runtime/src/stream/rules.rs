@@ -2,7 +2,7 @@
 //!
 //! A copy moves the whole tensor; reading in place moves what the kernel touches. Where a kernel touches a small part,
 //! the place is right. Kernels are known by their (mangled) names, tensors by theirs; the rules are the profile's
-//! ([`greenboost_contract::kernel`]), and what they do not name is measured (`choice`).
+//! ([`greenboost_contract::kernel`]), and what they do not name has copies: a copy is never far from right.
 
 use crate::activate;
 use greenboost_contract::kernel::{KernelRule, Read};
@@ -16,8 +16,6 @@ pub enum Way {
     Slot,
     /// The home itself.
     InPlace,
-    /// What turns out to be faster.
-    Measured,
 }
 
 /// Where no rules are given: what is right for any program that reads rows or chosen experts.
@@ -85,9 +83,8 @@ impl Rules {
             return Way::InPlace;
         }
         match self.0.get((kernel & tensor).trailing_zeros() as usize).map(|rule| rule.read) {
-            Some(Read::Stream) => Way::Slot,
+            Some(Read::Stream) | None => Way::Slot,
             Some(Read::InPlace | Read::Never) => Way::InPlace,
-            None => Way::Measured,
         }
     }
 }
@@ -136,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_fits_decides_and_what_none_names_is_measured() {
+    fn the_first_rule_that_fits_decides_and_what_none_names_is_streamed() {
         let rule = |name: &str, tensor: &str, read| KernelRule { name: name.into(), tensor: tensor.into(), read };
         let rules = Rules::new(&[
             rule("(", "", Read::Stream),
@@ -147,7 +144,7 @@ mod tests {
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up_exps.weight"), Way::InPlace);
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up.weight"), Way::Slot);
         assert_eq!(way(&rules, "hidden_kernel", "x"), Way::InPlace);
-        assert_eq!(way(&rules, "another", "x"), Way::Measured);
+        assert_eq!(way(&rules, "another", "x"), Way::Slot);
         assert_eq!(rules.way(rules.of_kernel(MAT), NOT_FOR_KERNELS), Way::InPlace);
     }
 }
