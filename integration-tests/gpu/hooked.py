@@ -2,7 +2,7 @@
 import json, os, re, subprocess, threading
 
 # The hook's last line of the log; what stands behind it is for people.
-REPORT = re.compile(r'device \d+: (streamed .*? more by graphs; (\d+) launches found their weight in a slot or on its way '
+REPORT = re.compile(r'device \d+: (streamed .*? more captured in graphs; (\d+) launches found their weight in a slot or on its way '
                     r'\((\d+) of them had to wait\), (\d+) had to ask for it, (\d+) read it in place.*)')
 SERVED = re.compile(r'(\d+) (?:of the program\'s )?copies\b[^;\n]*\bserved')
 

@@ -68,8 +68,8 @@ class Counted:
     def __exit__(self, *_):
         if TOLD.get('--log') and (self.streamed or self.served):
             with open(TOLD['--log'], 'a') as log:
-                log.write('[info] device 0: streamed 5 GiB, 0 B more by graphs; %d launches found their weight in a slot or on '
-                          'its way (1 of them had to wait), 2 had to ask for it, 4 read it in place\n' % (9 * self.streamed))
+                log.write('[info] device 0: streamed 5 GiB, 0 B more captured in graphs; %d launches found their weight in '
+                          'a slot or on its way (1 of them had to wait), 2 had to ask for it, 4 read it in place\n' % (9 * self.streamed))
         if TOLD.get('--trace') and (self.streamed or self.served):
             assert os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1'
             # The link is busy for a quarter of the first half of the time, for three quarters of the second.

@@ -48,7 +48,7 @@ pub struct Counts {
     pub in_place: u64,
     /// MiB copied outside of graphs.
     pub streamed: f64,
-    /// Whether graphs copied any.
+    /// Whether graphs copy any.
     pub captured: bool,
 }
 

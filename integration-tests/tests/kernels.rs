@@ -56,7 +56,7 @@ fn the_first_rule_that_fits_decides() {
 #[test]
 fn launches_of_a_kernel_that_is_never_looked_into_are_the_programs_own() {
     let outcome = run(&world("gb_\t\tnever"));
-    assert!(outcome.log.contains("streamed 0 B, 0 B more by graphs; 0 launches"), "{}", outcome.report());
+    assert!(outcome.log.contains("streamed 0 B, 0 B more captured in graphs; 0 launches"), "{}", outcome.report());
     assert_eq!(in_place(&outcome), 0, "{}", outcome.report());
 }
 

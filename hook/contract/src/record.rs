@@ -90,7 +90,7 @@ pub struct DeviceRecord {
     pub slot_misses: AtomicU64,
     /// Weights outside VRAM that a launch read in place.
     pub in_place: AtomicU64,
-    /// Bytes of weights that launches of captured graphs have copied.
+    /// Bytes of weights that captures have put copies of into their graphs, which make them at each of their launches.
     pub captured: AtomicU64,
     /// Copies of the program that were served from a slot.
     pub assist_copies: AtomicU64,

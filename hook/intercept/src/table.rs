@@ -138,12 +138,6 @@ macro_rules! functions {
             Cuda launch::graph [cuGraphLaunch@10000] (exec: CUgraphExec, stream: CUstream);
             Cuda launch::graph_per_thread [cuGraphLaunch_ptsz@10000] (exec: CUgraphExec, stream: CUstream);
 
-            Cuda graph::update [cuGraphExecUpdate_v2@12000] (exec: CUgraphExec, graph: CUgraph, result: *mut c_void);
-            Cuda graph::update_v1 [cuGraphExecUpdate@10020]
-                (exec: CUgraphExec, graph: CUgraph, node: *mut c_void, result: *mut c_void);
-            Cuda graph::destroy [cuGraphDestroy@10000] (graph: CUgraph);
-            Cuda graph::destroy_exec [cuGraphExecDestroy@10000] (exec: CUgraphExec);
-
             // Capture: nothing may wait or move between these.
             Cuda capture::begin [cuStreamBeginCapture_v2@10010, cuStreamBeginCapture_v2_ptsz@10010]
                 (stream: CUstream, mode: c_uint);

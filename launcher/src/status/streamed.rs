@@ -19,7 +19,7 @@ pub struct Streamed {
     pub slot_misses: u64,
     /// Read outside VRAM, where they are.
     pub in_place: u64,
-    /// Bytes that launches of captured graphs have copied.
+    /// Captured in graphs, which copy as much at each of their launches.
     pub captured_bytes: u64,
 }
 
@@ -50,7 +50,7 @@ impl Streamed {
         }
         let _ = write!(line, ", {} read in place", self.in_place);
         if self.captured_bytes > 0 {
-            let _ = write!(line, "; {} by captured graphs", format_size(self.captured_bytes));
+            let _ = write!(line, "; {} captured in graphs", format_size(self.captured_bytes));
         }
         Some(line)
     }
@@ -79,6 +79,6 @@ mod tests {
         let mut streamed = Streamed { in_place: 9, ..Streamed::default() };
         assert_eq!(streamed.line(0), None);
         streamed.captured_bytes = 1 << 20;
-        assert!(streamed.line(2 << 20).expect("a line").ends_with("; 1 MiB by captured graphs"));
+        assert!(streamed.line(2 << 20).expect("a line").ends_with("; 1 MiB captured in graphs"));
     }
 }

@@ -61,9 +61,7 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
     if status == SUCCESS || before != Some(false) && !goes_on() {
         captures::ended(stream);
         if let Some(id) = ending {
-            // SAFETY: where the driver has just written the graph.
-            let made = if status == SUCCESS { unsafe { graph.as_ref() } } else { None };
-            streaming::capture_over(id, made.copied().unwrap_or(std::ptr::null_mut()));
+            streaming::capture_over(memory, id, status == SUCCESS);
         }
     }
     Ok(status)

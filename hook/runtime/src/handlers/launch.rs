@@ -177,16 +177,16 @@ unsafe fn behind_everything(config: *const CUlaunchConfig, issue: impl Fn(*const
 /// `cuGraphLaunch`.
 pub unsafe fn graph(original: Graph, exec: CUgraphExec, stream: CUstream) -> Handled {
     // SAFETY: the program's own call.
-    graph_on(exec, stream, || unsafe { original(exec, stream) })
+    graph_on(stream, || unsafe { original(exec, stream) })
 }
 
 /// `cuGraphLaunch_ptsz`.
 pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstream) -> Handled {
     let on = if stream.is_null() { STREAM_PER_THREAD } else { stream };
     // SAFETY: the program's own call.
-    graph_on(exec, on, || unsafe { original(exec, stream) })
+    graph_on(on, || unsafe { original(exec, stream) })
 }
 
-fn graph_on(exec: CUgraphExec, stream: CUstream, issue: impl Fn() -> Status) -> Handled {
-    submit(|memory| if streaming::is_on() { streaming::launch_graph(memory, exec, stream, &issue) } else { issue() })
+fn graph_on(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
+    submit(|memory| if streaming::is_on() { streaming::launch_graph(memory, stream, &issue) } else { issue() })
 }

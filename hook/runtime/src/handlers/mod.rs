@@ -18,7 +18,6 @@ pub mod copy;
 pub mod copy2d;
 pub mod copy3d;
 pub mod cut;
-pub mod graph;
 pub mod host;
 pub mod launch;
 pub mod memset;

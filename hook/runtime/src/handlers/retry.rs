@@ -1,9 +1,8 @@
 //! Calls in which the driver needs VRAM of its own: when it has none, room is made and they are tried again.
 
-use crate::memory;
-use crate::stream::graphs;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use crate::memory;
 use std::ffi::{c_int, c_uint, c_void};
 
 /// Runs a call, and once more after making room: never a third time, whose refusal would cost as much again. How
@@ -44,39 +43,8 @@ retries! {
     create(created: *mut *mut c_void, flags: c_uint) needs 0;
     /// `cuStreamCreateWithPriority`.
     create_with_priority(stream: *mut *mut c_void, flags: c_uint, priority: c_int) needs 0;
-}
-
-type WithFlags = unsafe extern "C" fn(*mut CUgraphExec, CUgraph, u64) -> Status;
-type WithParams = unsafe extern "C" fn(*mut CUgraphExec, CUgraph, *mut c_void) -> Status;
-
-/// `cuGraphInstantiateWithFlags`.
-pub unsafe fn instantiate(original: WithFlags, exec: *mut CUgraphExec, graph: CUgraph, flags: u64) -> Handled {
-    // SAFETY: the program's own call.
-    let status = retried(0, || unsafe { original(exec, graph, flags) })?;
-    // SAFETY: where the driver has just written it.
-    unsafe { instantiated(status, exec, graph) };
-    Ok(status)
-}
-
-/// `cuGraphInstantiateWithParams`.
-pub unsafe fn instantiate_with_params(
-    original: WithParams,
-    exec: *mut CUgraphExec,
-    graph: CUgraph,
-    params: *mut c_void,
-) -> Handled {
-    // SAFETY: the program's own call.
-    let status = retried(0, || unsafe { original(exec, graph, params) })?;
-    // SAFETY: where the driver has just written it.
-    unsafe { instantiated(status, exec, graph) };
-    Ok(status)
-}
-
-/// # Safety
-/// With success, `exec` has been written.
-unsafe fn instantiated(status: Status, exec: *const CUgraphExec, graph: CUgraph) {
-    // SAFETY: the caller's promise.
-    if let Some(exec) = unsafe { exec.as_ref() }.filter(|_| status == SUCCESS) {
-        graphs::instantiated(*exec, graph);
-    }
+    /// `cuGraphInstantiateWithFlags`.
+    instantiate(exec: *mut CUgraphExec, graph: CUgraph, flags: u64) needs 0;
+    /// `cuGraphInstantiateWithParams`.
+    instantiate_with_params(exec: *mut CUgraphExec, graph: CUgraph, params: *mut c_void) needs 0;
 }

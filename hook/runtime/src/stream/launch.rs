@@ -1,7 +1,7 @@
 //! What is done at the launch of a kernel or of a graph.
 
 use super::engine::Session;
-use super::{graphs, has_name, layout, may_capture, params, rules, weights};
+use super::{has_name, layout, may_capture, params, rules, weights};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::RelaxedCapture;
 use crate::memory::Memory;
@@ -73,7 +73,7 @@ pub unsafe fn launch(
 }
 
 /// Issues a launch of a graph on `stream`.
-pub fn launch_graph(memory: &Memory, exec: CUgraphExec, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+pub fn launch_graph(memory: &Memory, stream: CUstream, issue: impl Fn() -> Status) -> Status {
     // Served copies are in no graph, so that graphs use no slots then.
     if memory.settings.stream == Stream::Off {
         return issue();
@@ -85,8 +85,5 @@ pub fn launch_graph(memory: &Memory, exec: CUgraphExec, stream: CUstream, issue:
     session.before_graph();
     let status = issue();
     session.after_graph();
-    if status == SUCCESS {
-        device.record.captured.fetch_add(graphs::copied_by(exec), Relaxed);
-    }
     status
 }

@@ -7,7 +7,6 @@
 //!   replaces addresses in them;
 //! * `weights` is the index that a launch looks into;
 //! * `assist` streams at the copies of a framework that keeps layers in RAM, not at launches;
-//! * `graphs` knows what captured graphs copy;
 //! * `trace` shows when what happened, for people; `exit` reports at the program's end;
 //! * `lane` keeps `copies` and readers apart, with `events`; `engine` has the lanes of a device, `slots` its VRAM.
 //!
@@ -18,7 +17,6 @@ mod assist;
 mod copies;
 mod engine;
 mod exit;
-pub mod graphs;
 mod lane;
 mod launch;
 mod layout;
@@ -247,7 +245,7 @@ fn report(device: &Device, measured: Option<&str>) {
     let [hits, late, misses, in_place] =
         [&record.slot_hits, &record.slot_late, &record.slot_misses, &record.in_place].map(|count| count.load(Relaxed));
     log::info!(
-        "device {}: streamed {}, {} more by graphs; {hits} launches found their weight in a slot or on its way ({late} \
+        "device {}: streamed {}, {} more captured in graphs; {hits} launches found their weight in a slot or on its way ({late} \
          of them had to wait), {misses} had to ask for it, {in_place} read it in place{}{}",
         device.ordinal,
         format_size(record.streamed.load(Relaxed)),
@@ -304,11 +302,14 @@ pub fn capture_ends(memory: &Memory, stream: CUstream) -> Option<u64> {
     ending
 }
 
-/// A capture is over, and has made `graph` unless that is null.
-pub fn capture_over(id: u64, graph: CUgraph) {
-    let mut copied = 0;
-    engine::each(|_, engine| copied += engine.capture_over(id));
-    if !graph.is_null() {
-        graphs::captured(graph, copied);
-    }
+/// A capture is over, and `has_made` its graph or not.
+pub fn capture_over(memory: &Memory, id: u64, has_made: bool) {
+    engine::each(|device, engine| {
+        let copied = engine.capture_over(id);
+        if let Ok(device) = memory.device(device)
+            && has_made
+        {
+            device.record.captured.fetch_add(copied, Relaxed);
+        }
+    });
 }
