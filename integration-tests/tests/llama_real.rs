@@ -57,23 +57,23 @@ fn model(file: &Path, ff: u64) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
     name: String,
-    /// Type, bytes, bytes that arrived, place in the file: what the model's own table tells.
+    /// Bytes, bytes that arrived, place in the file: what the model's own table tells.
     told: Told,
     at: u64,
     device: String,
     file: String,
 }
 
-type Told = (String, u64, u64, u64);
+type Told = (u64, u64, u64);
 
 impl Known {
     fn of(line: &str) -> Self {
         let parts: Vec<_> = line.split('\t').collect();
-        let [name, kind, at, bytes, device, arrived, offset, file] = parts[..] else { panic!("a line: {line:?}") };
+        let [name, at, bytes, device, arrived, offset, file] = parts[..] else { panic!("a line: {line:?}") };
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("a number: {text:?} in {line:?}"));
         Self {
             name: name.to_owned(),
-            told: (kind.to_uppercase(), number(bytes), number(arrived), number(offset)),
+            told: (number(bytes), number(arrived), number(offset)),
             at: number(at),
             device: device.to_owned(),
             file: file.to_owned(),
@@ -106,11 +106,8 @@ fn every_tensor_of_a_model_is_known_as_the_models_own_table_has_it() {
     for world in [World::new(), World::new().no_driver()] {
         let (_world, file, known) = load(world.hooked(), &libraries, &[]);
         let table = Model::open(&file).expect("the model's own table");
-        let wanted: BTreeMap<_, Told> = table
-            .tensors
-            .iter()
-            .map(|it| (it.name.clone(), (it.kind.name.to_owned(), it.bytes, it.bytes, it.offset)))
-            .collect();
+        let wanted: BTreeMap<_, Told> =
+            table.tensors.iter().map(|it| (it.name.clone(), (it.bytes, it.bytes, it.offset))).collect();
         assert!(known.iter().all(|it| Path::new(&it.file) == file), "another file: {known:?}");
         let by_name: BTreeMap<_, _> = known.iter().map(|it| (it.name.clone(), it.told.clone())).collect();
         assert_eq!(known.len(), by_name.len(), "a tensor is known twice: {known:?}");
@@ -122,7 +119,7 @@ fn every_tensor_of_a_model_is_known_as_the_models_own_table_has_it() {
             !copied.is_empty() && copied.iter().all(|it| ["CPU", "AMX"].iter().any(|cpu| it.device.starts_with(cpu))),
             "{copied:?}"
         );
-        let base = |it: &&Known| it.at - it.told.3;
+        let base = |it: &&Known| it.at - it.told.2;
         assert!(mapped.len() > 5 && mapped.iter().all(|it| base(it) == base(&mapped[0])), "{mapped:?}");
         assert!(copied.iter().all(|it| base(it) != base(&mapped[0])), "{copied:?}");
     }
@@ -137,8 +134,8 @@ fn a_page_more_for_large_weights_is_counted_and_taken_by_ggml_itself() {
         let (_world, _, known) = load_with(1 << 16, world, &libraries, &[]);
         let mut copied: Vec<_> = known.into_iter().filter(|it| it.device != "CPU_Mapped").collect();
         copied.sort_by_key(|it| it.at);
-        let pairs = copied.windows(2).filter(|pair| pair[0].told.1 >= 8 << 20 && pair[0].device == pair[1].device);
-        let gaps: Vec<_> = pairs.map(|pair| pair[1].at - pair[0].at - pair[0].told.1).collect();
+        let pairs = copied.windows(2).filter(|pair| pair[0].told.0 >= 8 << 20 && pair[0].device == pair[1].device);
+        let gaps: Vec<_> = pairs.map(|pair| pair[1].at - pair[0].at - pair[0].told.0).collect();
         // Another buffer is further away.
         let gaps: Vec<_> = gaps.into_iter().filter(|gap| *gap < 1 << 20).collect();
         assert!(!gaps.is_empty(), "{copied:?}");

@@ -3,7 +3,7 @@
 use super::Hook;
 use greenboost_intercept::inject::still::still;
 use greenboost_intercept::real::dl;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::OnceLock;
 
 /// Opaque `ggml_tensor`.
@@ -18,8 +18,6 @@ pub struct Accessors {
     base: unsafe extern "C" fn(Buffer) -> *mut c_void,
     size: unsafe extern "C" fn(Buffer) -> usize,
     data: Option<unsafe extern "C" fn(Tensor) -> *mut c_void>,
-    element_size: Option<unsafe extern "C" fn(Tensor) -> usize>,
-    type_name: Option<unsafe extern "C" fn(c_int) -> *const c_char>,
     buffer_name: Option<unsafe extern "C" fn(Buffer) -> *const c_char>,
 }
 
@@ -31,14 +29,12 @@ pub fn get() -> Option<&'static Accessors> {
 
 fn find() -> Option<Accessors> {
     const NEEDED: usize = 4;
-    const NAMES: [&[u8]; 8] = [
+    const NAMES: [&[u8]; 6] = [
         b"ggml_get_name",
         b"ggml_nbytes",
         b"ggml_backend_buffer_get_base",
         b"ggml_backend_buffer_get_size",
         b"ggml_get_data",
-        b"ggml_element_size",
-        b"ggml_type_name",
         b"ggml_backend_buffer_name",
     ];
     let mut found = [0usize; NAMES.len()];
@@ -69,9 +65,7 @@ fn find() -> Option<Accessors> {
             base: std::mem::transmute::<usize, unsafe extern "C" fn(Buffer) -> *mut c_void>(found[2]),
             size: std::mem::transmute::<usize, unsafe extern "C" fn(Buffer) -> usize>(found[3]),
             data: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> *mut c_void>>(found[4]),
-            element_size: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> usize>>(found[5]),
-            type_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(c_int) -> *const c_char>>(found[6]),
-            buffer_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Buffer) -> *const c_char>>(found[7]),
+            buffer_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Buffer) -> *const c_char>>(found[5]),
         })
     }
 }
@@ -120,24 +114,6 @@ impl Accessors {
     pub unsafe fn data(&self, tensor: Tensor) -> Option<u64> {
         // SAFETY: the caller's promise.
         self.data.map(|data| unsafe { data(tensor) } as u64)
-    }
-
-    /// Has ggml call its own `ggml_type_size` with the type of a tensor, if this ggml has a function that does.
-    ///
-    /// # Safety
-    /// A live tensor.
-    pub unsafe fn ask_type_size(&self, tensor: Tensor) {
-        // SAFETY: the caller's promise.
-        self.element_size.map(|element_size| unsafe { element_size(tensor) });
-    }
-
-    /// ggml's name of a type: `q4_K`.
-    ///
-    /// # Safety
-    /// A number that ggml itself uses as a type.
-    pub unsafe fn type_name(&self, number: c_int) -> Option<String> {
-        // SAFETY: the caller's promise.
-        self.type_name.and_then(|type_name| unsafe { text(type_name(number)) })
     }
 
     /// ggml's name of the kind of memory of a buffer, which names its device: `CUDA0`, `CPU_Mapped`.

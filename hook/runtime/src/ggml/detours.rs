@@ -2,7 +2,7 @@
 
 use super::accessors::{self, Buffer, Tensor};
 use super::registry::{self, Source};
-use super::{Hook, congruent, kind, original};
+use super::{Hook, congruent, original};
 use crate::{files, memory, stream};
 use greenboost_intercept::slot::Library;
 use greenboost_intercept::{guard, real};
@@ -45,8 +45,7 @@ pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *
         if let Some(accessors) = accessors::get() {
             // SAFETY: ggml passes a live tensor.
             let (name, bytes) = unsafe { (accessors.name(tensor), accessors.bytes(tensor)) };
-            // SAFETY: the same tensor.
-            registry::note(address as u64, bytes, name, unsafe { kind::of(accessors, tensor) });
+            registry::note(address as u64, bytes, name);
             // Tensors that stay in the mapped file are put there after their buffer was said to hold weights.
             if registry::holds_weights(buffer as usize) {
                 // SAFETY: ggml passes a live buffer.

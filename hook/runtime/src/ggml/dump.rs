@@ -2,7 +2,7 @@
 //! address. Unlike the tier map it needs no driver, so that llama.cpp's libraries for the CPU can be tested with it.
 //!
 //! ```text
-//! name <tab> type <tab> address <tab> bytes <tab> device <tab> bytes that arrived <tab> offset in the file <tab> the file
+//! name <tab> address <tab> bytes <tab> device <tab> bytes that arrived <tab> offset in the file <tab> the file
 //! ```
 //!
 //! What is not known is `-`.
@@ -28,9 +28,9 @@ extern "C" fn write() {
     let _ = std::panic::catch_unwind(|| {
         let mut lines = String::new();
         for (at, tensor) in registry::weights() {
-            let (kind, device) = (tensor.kind.unwrap_or("-"), tensor.device.as_deref().unwrap_or("-"));
+            let device = tensor.device.as_deref().unwrap_or("-");
             let (name, bytes, uploaded) = (tensor.name, tensor.bytes, tensor.uploaded);
-            let _ = write!(lines, "{name}\t{kind}\t{at}\t{bytes}\t{device}\t{uploaded}\t");
+            let _ = write!(lines, "{name}\t{at}\t{bytes}\t{device}\t{uploaded}\t");
             let _ = match tensor.source {
                 Some(source) => writeln!(lines, "{}\t{}", source.offset, source.file.display()),
                 None => writeln!(lines, "-\t-"),

@@ -9,7 +9,6 @@
 //! | `ggml_backend_buffer_set_usage` | that a buffer holds weights, or scratch |
 //! | `ggml_backend_tensor_set`, `_set_async` | that bytes of a tensor arrive, and from where |
 //! | `ggml_backend_buffer_free` | that a buffer goes, and its tensors with it |
-//! | `ggml_type_size` | a tensor's type, when we ask for it (`kind`) |
 //! | `ggml_backend_buft_get_alloc_size`, `_buffer_get_alloc_size` | what a tensor takes; a page more is answered (`congruent`) |
 //!
 //! The first two are needed; without the others less is known.
@@ -23,7 +22,6 @@ mod accessors;
 pub mod congruent;
 mod detours;
 pub mod dump;
-mod kind;
 pub mod placement;
 pub mod registry;
 
@@ -45,7 +43,6 @@ enum Hook {
     TensorSet,
     TensorSetAsync,
     BufferFree,
-    TypeSize,
     KindAllocSize,
     BufferAllocSize,
 }
@@ -69,7 +66,6 @@ pub fn install(page_cache: PageCache) {
             row(b"ggml_backend_tensor_set", detours::tensor_set as *const () as usize),
             row(b"ggml_backend_tensor_set_async", detours::tensor_set_async as *const () as usize),
             row(b"ggml_backend_buffer_free", detours::buffer_free as *const () as usize),
-            row(b"ggml_type_size", kind::type_size as *const () as usize),
         ];
         if page_cache == PageCache::On {
             wanted.extend([

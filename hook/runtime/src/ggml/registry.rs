@@ -20,8 +20,6 @@ pub struct Tensor {
     pub name: String,
     /// Bytes of its data.
     pub bytes: u64,
-    /// Its type as ggml names it, `q4_K`, if this ggml tells.
-    pub kind: Option<&'static str>,
     /// The kind of memory it is in as ggml names it, `CUDA0` or `CPU_Mapped`, if it tells; of weights alone.
     pub device: Option<Arc<str>>,
     /// Whether its buffer holds weights: written once, then only read.
@@ -54,9 +52,9 @@ pub fn take_buffer(handle: usize) -> Option<(u64, u64)> {
 }
 
 /// A tensor was given an address. Views and scratch tensors without a name of their own are not kept.
-pub fn note(address: u64, bytes: u64, name: String, kind: Option<&'static str>) {
+pub fn note(address: u64, bytes: u64, name: String) {
     if !name.is_empty() && bytes > 0 {
-        let tensor = Tensor { name, bytes, kind, ..Tensor::default() };
+        let tensor = Tensor { name, bytes, ..Tensor::default() };
         TENSORS.write().unwrap_or_else(PoisonError::into_inner).insert(address, tensor);
     }
 }
@@ -151,10 +149,10 @@ mod tests {
     #[test]
     fn tensors_become_weights_with_their_buffer_and_go_with_their_memory() {
         const AT: u64 = 1 << 60;
-        note(AT, 10, "a".into(), None);
-        note(AT + 16, 10, "b".into(), None);
-        note(AT + 64, 10, "other".into(), None);
-        note(AT + 80, 10, String::new(), None);
+        note(AT, 10, "a".into());
+        note(AT + 16, 10, "b".into());
+        note(AT + 64, 10, "other".into());
+        note(AT + 80, 10, String::new());
         mark_weights(AT, 32, Some("CUDA0".into()));
         let devices: Vec<_> = within(AT, 128).into_iter().map(|(_, it)| it.device).collect();
         assert_eq!(devices, [Some("CUDA0".into()), Some("CUDA0".into()), None]);
@@ -171,8 +169,8 @@ mod tests {
     #[test]
     fn uploads_are_followed_for_weights_alone() {
         const AT: u64 = 2 << 60;
-        note(AT, 10, "weight".into(), None);
-        note(AT + 64, 10, "input".into(), None);
+        note(AT, 10, "weight".into());
+        note(AT + 64, 10, "input".into());
         mark_weights(AT, 32, Some("CUDA0".into()));
         assert!(is_awaited(AT) && !is_awaited(AT + 64) && !is_awaited(AT + 1));
         assert!(is_arriving(AT) && is_arriving(AT + 9) && !is_arriving(AT + 10) && !is_arriving(AT + 64));
@@ -184,7 +182,7 @@ mod tests {
         assert_eq!(all, [(10, Some(source)), (0, None)]);
         assert!(!is_awaited(AT) && !is_arriving(AT));
         // Another tensor at the address begins anew.
-        note(AT, 10, "weight".into(), None);
+        note(AT, 10, "weight".into());
         mark_weights(AT, 32, Some("CUDA0".into()));
         assert!(is_awaited(AT));
         forget(AT, 128);

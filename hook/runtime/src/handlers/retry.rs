@@ -1,8 +1,8 @@
 //! Calls in which the driver needs VRAM of its own: when it has none, room is made and they are tried again.
 
+use crate::memory;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
-use crate::memory;
 use std::ffi::{c_int, c_uint, c_void};
 
 /// Runs a call, and once more after making room: never a third time, whose refusal would cost as much again. How

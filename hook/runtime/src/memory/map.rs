@@ -64,13 +64,11 @@ impl Memory {
 
 /// A weight as a JSON object. What this ggml does not tell is null.
 fn tensor_text(at: u64, tensor: &Tensor) -> String {
-    let known = |text: Option<&str>| text.map_or("null".to_owned(), quoted);
     format!(
-        "{{\"name\":{},\"type\":{},\"at\":{at},\"bytes\":{},\"device\":{}}}",
+        "{{\"name\":{},\"at\":{at},\"bytes\":{},\"device\":{}}}",
         quoted(&tensor.name),
-        known(tensor.kind),
         tensor.bytes,
-        known(tensor.device.as_deref())
+        tensor.device.as_deref().map_or("null".to_owned(), quoted)
     )
 }
 
@@ -86,11 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tensor_shows_its_type_and_device_where_ggml_tells_them() {
-        let tensor = Tensor { name: "output".into(), bytes: 9, kind: Some("q4_K"), ..Tensor::default() };
+    fn a_tensor_shows_its_device_where_ggml_tells_it() {
+        let tensor = Tensor { name: "output".into(), bytes: 9, ..Tensor::default() };
         let text = |tensor: &Tensor| tensor_text(4096, tensor);
-        assert_eq!(text(&tensor), r#"{"name":"output","type":"q4_K","at":4096,"bytes":9,"device":null}"#);
-        let tensor = Tensor { kind: None, device: Some("CUDA0".into()), ..tensor };
-        assert_eq!(text(&tensor), r#"{"name":"output","type":null,"at":4096,"bytes":9,"device":"CUDA0"}"#);
+        assert_eq!(text(&tensor), r#"{"name":"output","at":4096,"bytes":9,"device":null}"#);
+        let tensor = Tensor { device: Some("CUDA0".into()), ..tensor };
+        assert_eq!(text(&tensor), r#"{"name":"output","at":4096,"bytes":9,"device":"CUDA0"}"#);
     }
 }

@@ -2,10 +2,10 @@
 
 use super::engine::Session;
 use super::{has_name, layout, may_capture, params, rules, weights};
-use greenboost_cuda::abi::*;
-use greenboost_cuda::RelaxedCapture;
 use crate::memory::Memory;
 use greenboost_contract::Stream;
+use greenboost_cuda::RelaxedCapture;
+use greenboost_cuda::abi::*;
 use std::ffi::c_void;
 use std::sync::atomic::Ordering::Relaxed;
 
