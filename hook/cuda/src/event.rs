@@ -21,12 +21,7 @@ impl Events {
     /// # Errors
     /// The driver's status.
     pub fn behind(&mut self, driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
-        let mut event = std::ptr::null_mut();
-        match self.0.pop() {
-            Some(spare) => event = spare,
-            // SAFETY: writes one handle to a live local.
-            None => unsafe { driver.cuEventCreate(&mut event, NO_TIMING) }?,
-        }
+        let event = self.0.pop().map_or_else(|| create(driver, NO_TIMING), Ok)?;
         record(driver, event, stream)?;
         Ok(event)
     }
@@ -42,10 +37,28 @@ impl Events {
 /// # Errors
 /// The driver's status.
 pub fn timed_behind(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let event = create(driver, TIMING)?;
+    record(driver, event, stream)?;
+    Ok(event)
+}
+
+/// An event without a time, after everything submitted to a stream so far. Whoever asks destroys it.
+///
+/// # Errors
+/// The driver's status.
+pub fn untimed_after(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let event = create(driver, NO_TIMING)?;
+    record(driver, event, stream).inspect_err(|_| {
+        // SAFETY: made just now.
+        let _ = unsafe { driver.cuEventDestroy_v2(event) };
+    })?;
+    Ok(event)
+}
+
+fn create(driver: &Driver, flags: u32) -> Result<CUevent, Status> {
     let mut event = std::ptr::null_mut();
     // SAFETY: writes one handle to a live local.
-    unsafe { driver.cuEventCreate(&mut event, TIMING) }?;
-    record(driver, event, stream)?;
+    unsafe { driver.cuEventCreate(&mut event, flags) }?;
     Ok(event)
 }
 

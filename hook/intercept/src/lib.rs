@@ -12,8 +12,10 @@
 //! What a caught call does is not known here: the crate above hands over its detours with [`slot::set_replacements`]
 //! before a layer is installed.
 
+pub mod failpoint;
 pub mod guard;
 pub mod inject;
+pub mod process;
 pub mod real;
 pub mod slot;
 pub mod table;

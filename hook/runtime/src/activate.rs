@@ -10,7 +10,8 @@ mod journal;
 mod plan;
 mod tally;
 
-use crate::{detours, files, ggml, memory};
+use crate::runtime::RUNTIME;
+use crate::{detours, follow, ggml};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, PageCache, Settings};
 use greenboost_intercept::inject::still::Gate;
@@ -18,24 +19,12 @@ use greenboost_intercept::slot::{Library, SLOTS};
 use greenboost_intercept::{guard, inject, slot};
 use std::ffi::CString;
 use std::panic::catch_unwind;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 const UNDECIDED: u8 = 0;
 const DECIDING: u8 = 1;
 const DECIDED: u8 = 2;
 static STATE: AtomicU8 = AtomicU8::new(UNDECIDED);
-static SETTINGS: OnceLock<Settings> = OnceLock::new();
-
-/// What the launcher asked for; `None` in a process that is not ours.
-pub fn settings() -> Option<&'static Settings> {
-    SETTINGS.get()
-}
-
-/// The layers that stand.
-pub fn standing() -> Layers {
-    inject::standing()
-}
 
 /// Decides if that has not been done: another library's constructor may call us before ours runs.
 #[inline]
@@ -111,15 +100,14 @@ fn start(executable: &str) {
     inject::install(settings.layers);
     ggml::install(settings.page_cache);
     if settings.assist == Assist::On || settings.page_cache == PageCache::On {
-        files::install();
+        follow::install();
     }
     log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
     if !settings.plan.is_empty() {
         log::info!("plan {}", settings.plan);
     }
-    memory::probe::settle_notebook(get);
     let any = inject::standing() != Layers::NONE;
-    let _ = SETTINGS.set(settings);
+    let _ = RUNTIME.settings.set(settings);
     if any {
         if let Some(path) = get(CALLS) {
             tally::keep(path.into());

@@ -1,30 +1,33 @@
-//! The library that `gb-launch` injects into a CUDA program.
+//! The library that `gb-launch` injects into a CUDA program: the top floor, which owns all state and decides.
 //!
 //! ```text
-//!   program ──calls──▶ detour ──▶ handler ──▶ memory ──▶ driver (originals)
-//!                 ▲ put there by inject: inline, GOT, preload
+//!   program ──calls──▶ detour ──▶ handler ──▶ Core: allocate, deferred, eviction, pending, writes
+//!                                                │
+//!        streaming (stream) ── memory ── weights ── intercept ── cuda ──▶ driver (originals)
 //! ```
 //!
-//! * [`table`] says, as data, which functions are intercepted; [`slot`], [`detours`] and the exports are
-//!   generated from it;
-//! * [`inject`] and [`real`] find the originals and put the detours in their place;
-//! * [`stream`] copies weights outside VRAM ahead of the kernels that read them;
-//! * [`upload`] copies weights to the device with several threads;
-//! * [`files`] makes the page cache of a model file a home of weights;
-//! * [`guard`] is the border: on or off, no nesting, no panic, every failure ends in the original call;
-//! * [`handlers`] translate between driver calls and [`memory`], which decides where bytes are.
+//! * [`runtime`] has the state; [`activate`] decides whether this process is ours, and starts everything;
+//! * [`handlers`] translate between driver calls and [`runtime::Core`], with [`detours`] and exports made from the table;
+//! * [`ggml`] listens to what llama.cpp's libraries say of tensors, [`follow`] to what the program does with its addresses.
 //!
 //! Nothing here prints or links CUDA. Threads are few, have a reason each and all signals blocked.
 
+// Contexts and streams are names of the driver's; their types are pointers that nobody here follows.
+#![allow(clippy::not_unsafe_ptr_arg_deref)]
+
 pub mod activate;
+mod allocate;
+mod deferred;
 pub mod detours;
-pub mod driver;
+mod eviction;
+mod exit;
 #[cfg(all(feature = "preload", not(test)))]
 pub mod exports;
-pub mod files;
+pub mod follow;
 pub mod ggml;
 pub mod handlers;
-pub mod json;
-pub mod memory;
-pub mod stream;
-pub mod upload;
+mod pending;
+mod pressure;
+pub mod runtime;
+mod tier_map;
+mod writes;

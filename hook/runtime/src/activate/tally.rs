@@ -1,26 +1,24 @@
 //! What a program called, for whoever asks (`GREENBOOST_CALLS`): a line `symbol count` for every function of the table
 //! that it reached, written when it ends. Our own calls go to the originals and are not in it.
 
+use crate::runtime::RUNTIME;
 use greenboost_intercept::slot::SLOTS;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
-
-static PATH: OnceLock<PathBuf> = OnceLock::new();
 
 /// Has the counts written at exit.
 pub fn keep(path: PathBuf) {
-    if PATH.set(path).is_ok() {
+    if RUNTIME.calls_file.set(path).is_ok() {
         // SAFETY: the function touches atomics and a file; this library is never unloaded.
         unsafe { libc::atexit(write) };
     }
 }
 
 extern "C" fn write() {
-    let Some(path) = PATH.get() else { return };
+    let Some(path) = RUNTIME.calls_file.get() else { return };
     let mut lines = String::new();
     for slot in &SLOTS {
         let calls = slot.calls.load(Relaxed);

@@ -4,7 +4,6 @@ use super::Hook;
 use greenboost_intercept::inject::still::still;
 use greenboost_intercept::real::dl;
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::sync::OnceLock;
 
 /// Opaque `ggml_tensor`.
 pub type Tensor = *mut c_void;
@@ -21,13 +20,8 @@ pub struct Accessors {
     buffer_name: Option<unsafe extern "C" fn(Buffer) -> *const c_char>,
 }
 
-/// The accessors, if the library exports them all. Looked up once ggml is known to be there.
-pub fn get() -> Option<&'static Accessors> {
-    static FOUND: OnceLock<Option<Accessors>> = OnceLock::new();
-    FOUND.get_or_init(find).as_ref()
-}
-
-fn find() -> Option<Accessors> {
+/// The accessors, if the library exports all that are needed.
+pub fn find() -> Option<Accessors> {
     const NEEDED: usize = 4;
     const NAMES: [&[u8]; 6] = [
         b"ggml_get_name",

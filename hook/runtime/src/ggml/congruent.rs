@@ -13,22 +13,18 @@
 //! And only what was answered right before to this thread is made use of, so that a ggml some of whose calls are not seen
 //! gets nothing shifted.
 
-use super::accessors::{self, Buffer, Tensor};
+use super::accessors::{Buffer, Tensor};
 use super::detours::look;
-use super::{Hook, explains, original};
-use crate::files::models;
-use crate::memory;
+use super::{Hook, original};
+use crate::runtime::{RUNTIME, core};
 use greenboost_contract::settings::GRANULE;
 use greenboost_intercept::inject::page_size;
-use greenboost_intercept::real;
-use greenboost_intercept::slot::Library;
+use greenboost_weights::files::LEAST_IN_FILE;
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Smaller tensors have too few granules for themselves.
-pub const LEAST: u64 = 8 << 20;
 /// What ggml's kernels need, and GGUF files have.
 const ALIGNMENT: u64 = 32;
 
@@ -43,7 +39,8 @@ struct Answer {
 }
 
 /// Answers by ggml's handle. A handle may come again for another tensor, which has another name or is asked for anew.
-static ANSWERS: Mutex<Option<HashMap<usize, Answer>>> = Mutex::new(None);
+#[derive(Default)]
+pub struct Answers(Mutex<BTreeMap<usize, Answer>>);
 
 thread_local! {
     /// Whether this thread is inside one of the two questions: one asks the other.
@@ -57,11 +54,6 @@ type Size = unsafe extern "C" fn(*mut c_void, Tensor) -> usize;
 /// Bytes of a page.
 fn page() -> u64 {
     page_size() as u64
-}
-
-/// Whether a tensor at an address can have a file's pages for its own.
-pub fn is_congruent(address: u64, offset: u64) -> bool {
-    address % page() == offset % page()
 }
 
 /// Asks the original, and adds a page where `more` says so. Questions inside questions, and those of ggml's own check of
@@ -108,11 +100,11 @@ pub unsafe extern "C" fn buffer_alloc_size(buffer: Buffer, tensor: Tensor) -> us
 /// # Safety
 /// A live tensor.
 unsafe fn large(tensor: Tensor) -> Option<(String, u64)> {
-    let accessors = accessors::get()?;
+    let accessors = RUNTIME.ggml.accessors()?;
     // SAFETY: the caller's promise.
     let bytes = unsafe { accessors.bytes(tensor) };
     // SAFETY: as above.
-    (bytes >= LEAST).then(|| (unsafe { accessors.name(tensor) }, bytes))
+    (bytes >= LEAST_IN_FILE).then(|| (unsafe { accessors.name(tensor) }, bytes))
 }
 
 /// Whether a tensor gets a page more; from now on it does, or does not.
@@ -123,10 +115,12 @@ unsafe fn decide(tensor: Tensor) -> bool {
     // SAFETY: the caller's promise.
     let Some((name, bytes)) = (unsafe { large(tensor) }) else { return false };
     // ggml asks for what it computes as well, again and again: only weights have such names.
-    let place = if name.ends_with(".weight") && explains() { models::place(&name, bytes) } else { None };
+    let place = match name.ends_with(".weight") && RUNTIME.ggml.explains() {
+        true => RUNTIME.files.place(&name, bytes),
+        false => None,
+    };
     let remainder = place.map(|place| place.offset % page()).filter(|remainder| remainder % ALIGNMENT == 0);
-    let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let answers = answers.get_or_insert_default();
+    let mut answers = RUNTIME.ggml.answers.lock();
     match remainder {
         Some(remainder) => answers.insert(tensor as usize, Answer { name, bytes, remainder, is_new: true }),
         None => answers.remove(&(tensor as usize)),
@@ -141,22 +135,31 @@ unsafe fn decide(tensor: Tensor) -> bool {
 unsafe fn grant(tensor: Tensor) -> bool {
     // SAFETY: the caller's promise.
     let Some((name, bytes)) = (unsafe { large(tensor) }) else { return false };
-    let answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let answer = answers.as_ref().and_then(|answers| answers.get(&(tensor as usize)));
+    let answers = RUNTIME.ggml.answers.lock();
+    let answer = answers.get(&(tensor as usize));
     let answer = answer.filter(|answer| answer.name == name && answer.bytes == bytes);
     GRANTED.set(answer.map(|answer| (tensor as usize, answer.remainder)));
     answer.is_some()
 }
 
-/// Bytes, at least, that files will have of the tensors that were counted since this was last asked: granules that they have
-/// for themselves, wherever they come to be.
-pub fn expected() -> u64 {
-    let mut answers = ANSWERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let all = answers.iter_mut().flat_map(HashMap::values_mut);
-    let own = |answer: &mut Answer| {
-        std::mem::take(&mut answer.is_new).then(|| (answer.bytes / GRANULE).saturating_sub(1) * GRANULE)
-    };
-    all.filter_map(own).sum()
+impl Answers {
+    /// None was given.
+    pub const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Answer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes, at least, that files will have of the tensors that were counted since this was last asked: granules that they
+    /// have for themselves, wherever they come to be.
+    pub fn expected(&self) -> u64 {
+        let own = |answer: &mut Answer| {
+            std::mem::take(&mut answer.is_new).then(|| (answer.bytes / GRANULE).saturating_sub(1) * GRANULE)
+        };
+        self.lock().values_mut().filter_map(own).sum()
+    }
 }
 
 /// The address for a tensor that ggml has chosen `address` for: less than a page further on, if there is room, and if the
@@ -166,6 +169,6 @@ pub fn shifted(tensor: Tensor, address: u64) -> u64 {
         return address;
     };
     let shift = remainder.wrapping_sub(address) % page();
-    let is_ours = || real::attach(Library::Cuda) && memory::get().is_ok_and(|memory| memory.is_late(address));
+    let is_ours = || core().is_ok_and(|core| core.memory.is_deferred(address));
     if shift.is_multiple_of(ALIGNMENT) && is_ours() { address + shift } else { address }
 }

@@ -1,11 +1,12 @@
 //! The replacements of ggml's functions: they look, then call the original.
 
-use super::accessors::{self, Buffer, Tensor};
-use super::registry::{self, Source};
+use super::accessors::{Buffer, Tensor};
 use super::{Hook, congruent, original};
-use crate::{files, memory, stream};
+use crate::runtime::{RUNTIME, core, core_if_made};
 use greenboost_intercept::slot::Library;
 use greenboost_intercept::{guard, real};
+use greenboost_stream::Writing;
+use greenboost_weights::registry::Source;
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,14 +43,14 @@ pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *
     let mut address = address;
     look(|| address = congruent::shifted(tensor, address as u64) as *mut c_void);
     look(|| {
-        if let Some(accessors) = accessors::get() {
+        if let Some(accessors) = RUNTIME.ggml.accessors() {
             // SAFETY: ggml passes a live tensor.
             let (name, bytes) = unsafe { (accessors.name(tensor), accessors.bytes(tensor)) };
-            registry::note(address as u64, bytes, name);
+            RUNTIME.tensors.note(address as u64, bytes, name);
             // Tensors that stay in the mapped file are put there after their buffer was said to hold weights.
-            if registry::holds_weights(buffer as usize) {
+            if RUNTIME.tensors.holds_weights(buffer as usize) {
                 // SAFETY: ggml passes a live buffer.
-                registry::mark_weights(address as u64, bytes, unsafe { accessors.buffer_name(buffer) });
+                RUNTIME.tensors.mark_weights(address as u64, bytes, unsafe { accessors.buffer_name(buffer) });
                 note_mapped(address as u64, bytes);
             }
         }
@@ -72,41 +73,41 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
     // SAFETY: the program's own call.
     unsafe { original(buffer, usage) };
     look(|| {
-        let Some(accessors) = accessors::get() else { return };
+        let Some(accessors) = RUNTIME.ggml.accessors() else { return };
         // SAFETY: llama.cpp passes a live buffer.
         let (base, bytes) = unsafe { accessors.range(buffer) };
-        registry::take_buffer(buffer as usize);
+        RUNTIME.tensors.take_buffer(buffer as usize);
         let weights = (usage == USAGE_WEIGHTS).then(|| {
             // A handle means something until the buffer goes; that must be seen.
             if super::original(Hook::BufferFree) != 0 {
-                registry::note_buffer(buffer as usize, base, bytes);
+                RUNTIME.tensors.note_buffer(buffer as usize, base, bytes);
             }
             // SAFETY: the same buffer.
-            registry::mark_weights(base, bytes, unsafe { accessors.buffer_name(buffer) })
+            RUNTIME.tensors.mark_weights(base, bytes, unsafe { accessors.buffer_name(buffer) })
         });
         // Asked for before there is a driver, our memory would be off for good; models for the CPU come that early.
         if !real::attach(Library::Cuda) {
             return;
         }
-        let Ok(memory) = memory::get() else { return };
+        let Ok(core) = core() else { return };
         match weights {
             Some(known) => {
-                memory.note_tensors(known);
-                memory.settle_weights(base, bytes);
-                // They may have been settled before, or lie where the driver put them.
-                memory.homes_changed();
+                core.note_tensors(known);
+                core.materialise_weights(base, bytes);
+                // They may have been placed before, or lie where the driver put them.
+                core.residency_changed();
             }
-            None => memory.settle(base),
+            None => core.materialise(base),
         }
     });
 }
 
 /// A weight that the CPU reads in the mapped file itself is not uploaded: it is there.
 fn note_mapped(at: u64, bytes: u64) {
-    if let Some((file, offset, length)) = files::behind(at)
+    if let Some((file, offset, length)) = RUNTIME.files.behind(at)
         && bytes <= length
     {
-        registry::note_upload(at, bytes, Some(Source { file, offset }));
+        RUNTIME.tensors.note_upload(at, bytes, Some(Source { file, offset }));
     }
 }
 
@@ -116,8 +117,8 @@ fn note_mapped(at: u64, bytes: u64) {
 /// ggml's own arguments.
 unsafe fn arriving(tensor: Tensor, data: *const c_void, offset: usize, bytes: usize) -> Option<(u64, Option<Source>)> {
     // SAFETY: ggml passes a live tensor.
-    let at = unsafe { accessors::get()?.data(tensor) }?;
-    let source = registry::is_awaited(at).then(|| files::behind(data as u64)).flatten();
+    let at = unsafe { RUNTIME.ggml.accessors()?.data(tensor) }?;
+    let source = RUNTIME.tensors.is_awaited(at).then(|| RUNTIME.files.behind(data as u64)).flatten();
     let source = source.filter(|(_, _, length)| bytes as u64 <= *length);
     let source = source.and_then(|(file, from, _)| Some(Source { file, offset: from.checked_sub(offset as u64)? }));
     Some((at, source))
@@ -125,10 +126,9 @@ unsafe fn arriving(tensor: Tensor, data: *const c_void, offset: usize, bytes: us
 
 /// While it lives, what was copied ahead of a range is given up: a tensor in RAM is written by the CPU, which no call of
 /// the driver shows.
-fn rewriting(at: u64, bytes: u64) -> Option<stream::Writing<'static>> {
-    // With copies there is a driver, and our memory.
-    let memory = stream::is_on().then(memory::get)?.ok()?;
-    Some(stream::writing(memory, [(at, bytes)]))
+fn rewriting(at: u64, bytes: u64) -> Option<Writing<'static>> {
+    let core = core_if_made().filter(|core| core.streaming.is_on())?;
+    Some(core.streaming.writing([(at, bytes)]))
 }
 
 /// `ggml_backend_tensor_set(tensor, data, offset, bytes)`.
@@ -149,7 +149,7 @@ pub unsafe extern "C" fn tensor_set(tensor: Tensor, data: *const c_void, offset:
     unsafe { original(tensor, data, offset, bytes) };
     look(|| drop(writing.take()));
     if let Some((at, source)) = upload {
-        look(|| registry::note_upload(at, bytes as u64, source));
+        look(|| RUNTIME.tensors.note_upload(at, bytes as u64, source));
     }
 }
 
@@ -173,7 +173,7 @@ pub unsafe extern "C" fn tensor_set_async(
     // SAFETY: the program's own call.
     unsafe { original(backend, tensor, data, offset, bytes) };
     if let Some((at, source)) = upload {
-        look(|| registry::note_upload(at, bytes as u64, source));
+        look(|| RUNTIME.tensors.note_upload(at, bytes as u64, source));
     }
 }
 
@@ -187,13 +187,14 @@ pub unsafe extern "C" fn buffer_free(buffer: Buffer) {
     // SAFETY: the function that this call was meant for.
     let original: Free = unsafe { std::mem::transmute::<usize, Free>(original(Hook::BufferFree)) };
     look(|| {
-        let gone = registry::take_buffer(buffer as usize).and_then(|(base, bytes)| registry::forget(base, bytes));
+        let gone =
+            RUNTIME.tensors.take_buffer(buffer as usize).and_then(|(base, bytes)| RUNTIME.tensors.forget(base, bytes));
         if let Some(left) = gone
             && real::attach(Library::Cuda)
-            && let Ok(memory) = memory::get()
+            && let Ok(core) = core()
         {
-            memory.note_tensors(left);
-            memory.homes_changed();
+            core.note_tensors(left);
+            core.residency_changed();
         }
     });
     // SAFETY: the program's own call.

@@ -7,27 +7,24 @@
 //!
 //! What is not known is `-`.
 
-use super::registry;
+use crate::runtime::RUNTIME;
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::sync::OnceLock;
-
-static PATH: OnceLock<PathBuf> = OnceLock::new();
 
 /// Has the list written at exit.
 pub fn keep(path: PathBuf) {
-    if PATH.set(path).is_ok() {
+    if RUNTIME.ggml.tensors_file.set(path).is_ok() {
         // SAFETY: the function reads the registry and writes a file; this library is never unloaded.
         unsafe { libc::atexit(write) };
     }
 }
 
 extern "C" fn write() {
-    let Some(path) = PATH.get() else { return };
+    let Some(path) = RUNTIME.ggml.tensors_file.get() else { return };
     // A panic must not cross into the C library; the list is then missing, which its reader notices.
     let _ = std::panic::catch_unwind(|| {
         let mut lines = String::new();
-        for (at, tensor) in registry::weights() {
+        for (at, tensor) in RUNTIME.tensors.weights() {
             let device = tensor.device.as_deref().unwrap_or("-");
             let (name, bytes, uploaded) = (tensor.name, tensor.bytes, tensor.uploaded);
             let _ = write!(lines, "{name}\t{at}\t{bytes}\t{device}\t{uploaded}\t");

@@ -22,12 +22,14 @@ mod accessors;
 pub mod congruent;
 mod detours;
 pub mod dump;
-pub mod placement;
-pub mod registry;
 
+use crate::runtime::{Core, RUNTIME};
+use accessors::Accessors;
+use congruent::Answers;
 use greenboost_contract::PageCache;
 use greenboost_intercept::inject;
 use greenboost_intercept::inject::got::{self, Wanted};
+use std::path::PathBuf;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -84,19 +86,54 @@ fn original(hook: Hook) -> usize {
     row.map_or(0, |row| row.original.load(Ordering::Acquire) as usize)
 }
 
-/// Whether this process's allocations will be explained by ggml: both calls are caught and all accessors are there.
-/// An allocation may then wait for its explanation before it gets a home.
-pub fn explains() -> bool {
-    original(Hook::TensorAlloc) != 0 && original(Hook::SetUsage) != 0 && accessors::get().is_some()
+/// What is known of the ggml that is listened to.
+#[derive(Default)]
+pub struct Listener {
+    /// Looked up once ggml is known to be there; `None` where it lacks one that is needed.
+    accessors: OnceLock<Option<Accessors>>,
+    /// What was answered for tensors that are to have a file's pages.
+    answers: Answers,
+    /// The file that gets the list of tensors at the program's end, if any.
+    pub tensors_file: OnceLock<PathBuf>,
 }
 
-/// Why tensors are known, or not: for the status record and doctor.
-pub fn reason() -> &'static str {
-    match (original(Hook::TensorAlloc) != 0, original(Hook::SetUsage) != 0) {
-        (true, true) if accessors::get().is_some() => "by tensor",
-        (true, true) => "by allocation: this ggml lacks an accessor",
-        (false, false) => "by allocation: no calls of ggml's libraries are seen",
-        _ => "by allocation: not all calls of ggml's libraries are seen",
+impl Listener {
+    /// Nothing has been heard.
+    pub const fn new() -> Self {
+        Self { accessors: OnceLock::new(), answers: Answers::new(), tensors_file: OnceLock::new() }
+    }
+
+    /// The accessors, if the library exports them all.
+    fn accessors(&self) -> Option<&Accessors> {
+        self.accessors.get_or_init(accessors::find).as_ref()
+    }
+
+    /// Whether this process's allocations will be explained by ggml: both calls are caught and all accessors are there.
+    /// An allocation may then wait for its explanation before it gets its chunks.
+    pub fn explains(&self) -> bool {
+        original(Hook::TensorAlloc) != 0 && original(Hook::SetUsage) != 0 && self.accessors().is_some()
+    }
+
+    /// Why tensors are known, or not: for the status record and doctor.
+    pub fn reason(&self) -> &'static str {
+        match (original(Hook::TensorAlloc) != 0, original(Hook::SetUsage) != 0) {
+            (true, true) if self.accessors().is_some() => "by tensor",
+            (true, true) => "by allocation: this ggml lacks an accessor",
+            (false, false) => "by allocation: no calls of ggml's libraries are seen",
+            _ => "by allocation: not all calls of ggml's libraries are seen",
+        }
+    }
+
+    /// Bytes, at least, that files will have of the tensors that were counted since this was last asked.
+    pub fn expected_in_files(&self) -> u64 {
+        self.answers.expected()
+    }
+}
+
+impl Core {
+    /// What is known of the ggml that is listened to.
+    pub fn ggml(&self) -> &'static Listener {
+        &RUNTIME.ggml
     }
 }
 

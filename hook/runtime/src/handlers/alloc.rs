@@ -1,10 +1,10 @@
 //! Allocation and free: one record and one way to free for all entry points.
 
-use crate::memory::device::Device;
-use crate::memory::vram::Use;
-use crate::memory::{self, Memory, captures};
+use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
+use greenboost_memory::device::Device;
+use greenboost_memory::device::Use;
 use std::ffi::c_uint;
 
 /// Rows of a pitched allocation begin at multiples of this, as the driver's own do.
@@ -19,14 +19,15 @@ type FreeAsync = unsafe extern "C" fn(CUdeviceptr, CUstream) -> Status;
 
 /// Allocates `bytes`, by `plain` (the driver's own way) or spread over tiers, and writes the address.
 unsafe fn place(dptr: *mut CUdeviceptr, bytes: usize, plain: impl FnMut() -> Status) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     if dptr.is_null() || bytes == 0 {
         return Err(Bypass);
     }
     let device = memory.current_device()?;
     let size = bytes as u64;
-    if size >= memory.settings.threshold && memory.can_span(device) {
-        match memory.span(device, size) {
+    if size >= memory.settings.threshold && core.can_span(device) {
+        match core.span(device, size) {
             Ok(base) => {
                 // SAFETY: the program's own out pointer, seen to be non-null.
                 unsafe { dptr.write(base) };
@@ -36,17 +37,18 @@ unsafe fn place(dptr: *mut CUdeviceptr, bytes: usize, plain: impl FnMut() -> Sta
             Err(status) => log::warn!("no spanning allocation ({status}); the driver is asked for a plain one"),
         }
     }
-    let status = take_plain(memory, device, size, plain);
+    let status = take_plain(core, device, size, plain);
     if status == SUCCESS {
         // SAFETY: the driver has just written the address there.
         let at = unsafe { dptr.read() };
-        memory.note_plain(at, size, device, memory.current_context().unwrap_or(std::ptr::null_mut()));
+        let context = memory.current_context().unwrap_or(std::ptr::null_mut());
+        memory.plain.note(at, size, device.ordinal, context);
         return Ok(SUCCESS);
     }
     // What VRAM cannot hold spans, however small.
     if status == OUT_OF_MEMORY
-        && memory.can_span(device)
-        && let Ok(base) = memory.span(device, size)
+        && core.can_span(device)
+        && let Ok(base) = core.span(device, size)
     {
         // SAFETY: as above.
         unsafe { dptr.write(base) };
@@ -56,13 +58,13 @@ unsafe fn place(dptr: *mut CUdeviceptr, bytes: usize, plain: impl FnMut() -> Sta
 }
 
 /// Runs the driver's allocation inside the budget.
-fn take_plain(memory: &Memory, device: &Device, bytes: u64, plain: impl FnMut() -> Status) -> Status {
-    if !memory.take_vram(device, Use::Plain, bytes) {
+fn take_plain(core: &Core, device: &Device, bytes: u64, plain: impl FnMut() -> Status) -> Status {
+    if !core.take_vram(device, Use::Plain, bytes) {
         return OUT_OF_MEMORY;
     }
-    let status = memory.retry(device, bytes, plain);
+    let status = core.retry(device, bytes, plain);
     if status != SUCCESS {
-        device.budget.give_back(Use::Plain, bytes, device.record);
+        device.give_back(Use::Plain, bytes);
     }
     status
 }
@@ -101,24 +103,26 @@ pub unsafe fn alloc_pitch(
 
 /// `cuMemFree`. Waits for the device, as the driver's does.
 pub unsafe fn free(original: Free, dptr: CUdeviceptr) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     if !memory.table().has(dptr) {
         // SAFETY: the program's own call.
         let status = unsafe { original(dptr) };
         if status == SUCCESS {
-            memory.forget_plain(dptr);
+            core.forget_plain(dptr);
         }
         return Ok(status);
     }
-    let Some(allocation) = memory.detach(dptr) else { return Err(Bypass) };
-    memory.free_behind(allocation, None);
+    let Some(allocation) = core.detach(dptr) else { return Err(Bypass) };
+    core.free_after(allocation, None);
     Ok(SUCCESS)
 }
 
 /// `cuMemAllocAsync`.
 pub unsafe fn alloc_async(original: AllocAsync, dptr: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> Handled {
-    let memory = memory::get()?;
-    if captures::any(memory.driver) {
+    let core = core()?;
+    let memory = core.memory;
+    if memory.captures.any(memory.driver) {
         // It becomes a node of the graph; its address is the graph's.
         return Err(Bypass);
     }
@@ -134,8 +138,9 @@ pub unsafe fn alloc_from_pool_async(
     pool: CUmemoryPool,
     stream: CUstream,
 ) -> Handled {
-    let memory = memory::get()?;
-    if captures::any(memory.driver) {
+    let core = core()?;
+    let memory = core.memory;
+    if memory.captures.any(memory.driver) {
         return Err(Bypass);
     }
     // SAFETY: the program's own call.
@@ -156,17 +161,18 @@ pub unsafe fn free_async_per_thread(original: FreeAsync, dptr: CUdeviceptr, stre
 }
 
 unsafe fn free_on(original: FreeAsync, dptr: CUdeviceptr, stream: CUstream, behind: CUstream) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     if !memory.table().has(dptr) {
         // SAFETY: the program's own call.
         let status = unsafe { original(dptr, stream) };
-        if status == SUCCESS && !captures::any(memory.driver) {
-            memory.forget_plain(dptr);
+        if status == SUCCESS && !memory.captures.any(memory.driver) {
+            core.forget_plain(dptr);
         }
         return Ok(status);
     }
-    let Some(allocation) = memory.detach(dptr) else { return Err(Bypass) };
+    let Some(allocation) = core.detach(dptr) else { return Err(Bypass) };
     // During a capture the stream's work is not running: an event would become part of the graph.
-    memory.free_behind(allocation, (!captures::any(memory.driver)).then_some(behind));
+    core.free_after(allocation, (!memory.captures.any(memory.driver)).then_some(behind));
     Ok(SUCCESS)
 }

@@ -1,10 +1,10 @@
 //! Batches of copies.
 
-use super::cut;
-use crate::memory::{self, Memory, captures};
-use crate::stream as streaming;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
+use greenboost_memory::Memory;
+use greenboost_memory::split;
 use std::ffi::c_void;
 
 type Batch = unsafe extern "C" fn(
@@ -42,10 +42,10 @@ const DURING_CALL: u32 = 2;
 
 /// A batch can name any address.
 fn settle_before_batch() {
-    if let Ok(memory) = memory::get()
-        && memory.has_late()
+    if let Ok(core) = core()
+        && core.memory.has_deferred()
     {
-        memory.settle_all();
+        core.materialise_all();
     }
 }
 
@@ -58,7 +58,7 @@ unsafe fn targets(dsts: *const CUdeviceptr, sizes: *const usize, count: usize) -
     (0..count).map(|copy| unsafe { (*dsts.add(copy), *sizes.add(copy) as u64) }).collect()
 }
 
-/// A batch with copies across seams replaced by their pieces.
+/// A batch with copies across boundaries replaced by their pieces.
 struct Pieces {
     dsts: Vec<CUdeviceptr>,
     srcs: Vec<CUdeviceptr>,
@@ -78,8 +78,9 @@ unsafe fn pieces(
     starts: *const usize,
     start_count: usize,
 ) -> Result<Option<Pieces>, Bypass> {
-    let memory = memory::get()?;
-    if !memory.has_seams() || dsts.is_null() || srcs.is_null() || sizes.is_null() {
+    let core = core()?;
+    let memory = core.memory;
+    if !memory.has_boundaries() || dsts.is_null() || srcs.is_null() || sizes.is_null() {
         return Ok(None);
     }
     let mut all = Pieces { dsts: vec![], srcs: vec![], sizes: vec![], attribute_starts: vec![], of: vec![] };
@@ -88,7 +89,7 @@ unsafe fn pieces(
         // SAFETY: the program passes `count` of each, as for the driver.
         let (dst, src, bytes) = unsafe { (*dsts.add(copy), *srcs.add(copy), *sizes.add(copy)) };
         first_piece.push(all.of.len());
-        cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, |at, piece| {
+        split::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, |at, piece| {
             all.dsts.push(dst + at as u64);
             all.srcs.push(src + at as u64);
             all.sizes.push(piece);
@@ -128,7 +129,7 @@ impl Asked {
     /// The arrays have as many entries as they say.
     unsafe fn singly(&self, memory: &Memory) -> Option<(Status, usize)> {
         // A batch refuses some of those that have none.
-        let has_name = streaming::has_name(self.stream);
+        let has_name = greenboost_stream::has_name(self.stream);
         let is_whole = !self.dsts.is_null() && !self.srcs.is_null() && !self.sizes.is_null() && self.count > 0;
         if !has_name || !is_whole || self.attributes.is_null() || self.attribute_count == 0 {
             return None;
@@ -144,11 +145,11 @@ impl Asked {
         let attributes =
             unsafe { std::slice::from_raw_parts(self.attributes.cast::<Attributes>(), self.attribute_count) };
         let at_once = attributes.iter().any(|attributes| attributes.source_order == DURING_CALL);
-        if at_once && captures::any(memory.driver) {
+        if at_once && memory.captures.any(memory.driver) {
             return None;
         }
         for (number, (dst, src, bytes)) in copies().enumerate() {
-            let status = cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, |at, piece| {
+            let status = split::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, |at, piece| {
                 // SAFETY: the program's own copy, in pieces.
                 let copied =
                     unsafe { memory.driver.cuMemcpyAsync(dst + at as u64, src + at as u64, piece, self.stream) };
@@ -179,16 +180,16 @@ pub unsafe fn batch(
     stream: CUstream,
 ) -> Handled {
     settle_before_batch();
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the program's own arrays.
-    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    let _inside = match memory.enter_to_write(&targets) {
-        Ok(inside) => inside,
+    let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _guard = match core.write_to(&targets) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, number)) = asked.singly(memory) {
             if let Some(failed) = failed.as_mut().filter(|_| status != SUCCESS) {
@@ -232,16 +233,16 @@ pub unsafe fn batch_v2(
     stream: CUstream,
 ) -> Handled {
     settle_before_batch();
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the program's own arrays.
-    let targets = if memory.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    let _inside = match memory.enter_to_write(&targets) {
-        Ok(inside) => inside,
+    let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
+    let _guard = match core.write_to(&targets) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
     // SAFETY: the program's own arrays, or ours in their place.
     unsafe {
-        let _writing = streaming::writing(memory, targets);
         let asked = Asked { dsts, srcs, sizes, count, attributes, attribute_count, stream };
         if let Some((status, _)) = asked.singly(memory) {
             return Ok(status);

@@ -1,10 +1,9 @@
 //! Where stream captures begin and end.
 
-use crate::memory::gate::GATE;
-use crate::memory::{self, captures};
-use crate::stream as streaming;
+use crate::runtime::{RUNTIME, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_memory::captures::is_capturing;
 use std::ffi::{c_uint, c_void};
 
 type Begin = unsafe extern "C" fn(CUstream, c_uint) -> Status;
@@ -15,14 +14,15 @@ type Destroy = unsafe extern "C" fn(CUstream) -> Status;
 /// Begins inside the gate: a mover that has closed it may be waiting for the device. Weights are streamed in it only if it
 /// makes a graph that `is_its_own`.
 fn begin_with(stream: CUstream, is_its_own: bool, issue: impl Fn() -> Status) -> Handled {
-    let memory = memory::get()?;
-    let _inside = GATE.enter();
-    let beginning = streaming::capture_begins(memory);
+    let core = core()?;
+    let memory = core.memory;
+    let _inside = memory.gate.enter();
+    let beginning = core.streaming.capture_begins();
     let status = issue();
     if status == SUCCESS {
-        captures::begun(stream);
+        memory.captures.begun(stream);
         if is_its_own {
-            beginning.begun(memory, stream);
+            beginning.begun(stream);
         }
     }
     Ok(status)
@@ -52,16 +52,17 @@ pub unsafe fn begin_to_graph(
 /// `cuStreamEndCapture`. A refusal can mean anything: that an invalid capture is over all the same, that a capture goes
 /// on because this is the wrong thread for its end, that the stream had none.
 pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handled {
-    let memory = memory::get()?;
-    let before = captures::is_capturing(memory.driver, stream);
-    let ending = streaming::capture_ends(memory, stream);
+    let core = core()?;
+    let memory = core.memory;
+    let before = is_capturing(memory.driver, stream);
+    let ending = core.streaming.capture_ends(stream);
     // SAFETY: the program's own call.
     let status = unsafe { original(stream, graph) };
-    let goes_on = || captures::is_capturing(memory.driver, stream) == Some(true);
+    let goes_on = || is_capturing(memory.driver, stream) == Some(true);
     if status == SUCCESS || before != Some(false) && !goes_on() {
-        captures::ended(stream);
+        RUNTIME.captures.ended(stream);
         if let Some(id) = ending {
-            streaming::capture_over(memory, id, status == SUCCESS);
+            core.streaming.capture_over(id, status == SUCCESS);
         }
     }
     Ok(status)
@@ -69,9 +70,9 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
 
 /// `cuStreamDestroy`. Forgotten first: another thread may be given the same handle right after.
 pub unsafe fn destroy(original: Destroy, stream: CUstream) -> Handled {
-    captures::ended(stream);
-    if let Ok(memory) = memory::get() {
-        streaming::stream_gone(memory, stream);
+    RUNTIME.captures.ended(stream);
+    if let Ok(core) = core() {
+        core.streaming.stream_gone(stream);
     }
     // SAFETY: the program's own call.
     Ok(unsafe { original(stream) })

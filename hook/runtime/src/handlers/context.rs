@@ -1,7 +1,7 @@
 //! Ends of contexts: memory goes with the context it was made in.
 
-use crate::memory::{self, Memory};
-use crate::{files, stream, upload};
+use crate::pending::Due;
+use crate::runtime::{Core, core, core_if_made};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, Driver};
 use greenboost_intercept::guard::{Bypass, Handled};
@@ -15,15 +15,19 @@ type OfDevice = unsafe extern "C" fn(CUdevice) -> Status;
 
 /// Gives back what a context has, while it is still there: its work is waited for, as its end would.
 /// One that is gone already is not `is_alive`.
-fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
-    let allocations = memory.detach_context(context);
-    memory.forget_plain_of(context);
-    memory.reap(true);
+fn empty(core: &Core, context: CUcontext, is_alive: bool) {
+    let memory = core.memory;
+    let allocations = core.detach_context(context);
+    core.forget_plain_of(context);
+    core.reap(Due::All);
     for device in memory.devices() {
         device.forget_context(context);
     }
-    stream::forget_layouts();
-    let holds = stream::is_of(context) || files::is_of(context) || stream::knows_pinned() || upload::is_of(context);
+    core.streaming.forget_layouts();
+    let holds = core.streaming.is_of(context)
+        || memory.files.is_of(context as usize)
+        || core.streaming.knows_pinned()
+        || core.uploads.is_of(context);
     if allocations.is_empty() && !holds {
         return;
     }
@@ -33,21 +37,22 @@ fn empty(memory: &Memory, context: CUcontext, is_alive: bool) {
         let _ = unsafe { memory.driver.cuCtxSynchronize() };
     }
     // Before the weights: nothing is left that a copy could be made for.
-    stream::context_gone(memory, context, is_alive && current.is_ok());
-    stream::files_gone(memory, context);
-    upload::context_gone(memory.driver, context);
+    core.streaming.context_gone(context, is_alive && current.is_ok());
+    core.streaming.sources_gone(context);
+    core.uploads.context_gone(memory.driver, context);
     drop(current);
-    allocations.into_iter().for_each(|allocation| memory.release(allocation));
+    allocations.into_iter().for_each(|allocation| core.release(allocation));
 }
 
 /// `cuCtxDestroy`.
 pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // A primary context is not destroyed this way: the driver refuses, and everything in it lives on.
     if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
         return Err(Bypass);
     }
-    empty(memory, context, true);
+    empty(core, context, true);
     // SAFETY: the program's own call.
     Ok(unsafe { original(context) })
 }
@@ -69,9 +74,10 @@ fn primary(driver: &Driver, device: CUdevice) -> Option<CUcontext> {
 
 /// `cuDevicePrimaryCtxReset`.
 pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     if let Some(context) = primary(memory.driver, device) {
-        empty(memory, context, true);
+        empty(core, context, true);
     }
     // SAFETY: the program's own call.
     Ok(unsafe { original(device) })
@@ -79,30 +85,35 @@ pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
 
 /// `cuDevicePrimaryCtxRelease`: the last one ends the context, and only the driver counts them.
 pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let before = primary(memory.driver, device);
     if let Some(context) = before {
-        stream::context_may_go(memory, context);
+        core.streaming.context_may_go(context);
     }
     // SAFETY: the program's own call.
     let status = unsafe { original(device) };
     if let Some(context) = before.filter(|_| primary(memory.driver, device).is_none()) {
         // The context is gone and all its work is done; mappings outlive it and are ours to undo.
-        empty(memory, context, false);
+        empty(core, context, false);
     }
     Ok(status)
 }
 
 /// `cuModuleUnload`.
 pub unsafe fn unload_module(original: UnloadModule, module: CUmodule) -> Handled {
-    stream::forget_layouts();
+    if let Some(core) = core_if_made() {
+        core.streaming.forget_layouts();
+    }
     // SAFETY: the program's own call.
     Ok(unsafe { original(module) })
 }
 
 /// `cuLibraryUnload`.
 pub unsafe fn unload_library(original: UnloadLibrary, library: *mut c_void) -> Handled {
-    stream::forget_layouts();
+    if let Some(core) = core_if_made() {
+        core.streaming.forget_layouts();
+    }
     // SAFETY: the program's own call.
     Ok(unsafe { original(library) })
 }

@@ -1,11 +1,9 @@
 //! Copies along one line.
 
-use super::cut;
-use crate::ggml::registry;
-use crate::memory::{self, Memory, captures};
-use crate::{stream as streaming, upload};
+use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_memory::split;
 use std::ffi::c_void;
 
 type Unified = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize) -> Status;
@@ -17,7 +15,7 @@ type HostToDeviceAsync = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize,
 type DeviceToHost = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize) -> Status;
 type DeviceToHostAsync = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, CUstream) -> Status;
 
-/// Submits a copy between two addresses (device or host: the seams are those of the table alone), `on` a stream, or at once.
+/// Submits a copy between two addresses (device or host: the boundaries are those of the table alone), `on` a stream, or at once.
 fn submit(
     on: Option<CUstream>,
     dst: CUdeviceptr,
@@ -30,35 +28,35 @@ fn submit(
 
 /// The same, unless `serve` does it.
 fn submit_or(
-    serve: impl FnOnce(&Memory) -> Option<Status>,
+    serve: impl FnOnce(&Core) -> Option<Status>,
     on: Option<CUstream>,
     dst: CUdeviceptr,
     src: CUdeviceptr,
     bytes: usize,
     mut issue: impl FnMut(usize, usize) -> Status,
 ) -> Handled {
-    let memory = memory::get()?;
-    if memory.has_late() {
-        memory.touch(&[dst, src]);
+    let core = core()?;
+    let memory = core.memory;
+    if memory.has_deferred() {
+        core.touch(&[dst, src]);
     }
-    let _inside = match memory.enter_to_copy(on, dst, src, bytes as u64) {
-        Ok(inside) => inside,
+    let _guard = match core.copy_to(on, dst, src, bytes as u64) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
-    let _writing = streaming::writing(memory, [(dst, bytes as u64)]);
     // A file's pages have the bytes, and are not to be written.
-    if !memory.is_in_file(dst, bytes as u64)
-        && let Some(status) = serve(memory)
+    if !core.is_in_file(dst, bytes as u64)
+        && let Some(status) = serve(core)
     {
         return Ok(status);
     }
-    if memory.has_seams() {
-        let mut issue = |at: usize, piece| match memory.is_in_file(dst + at as u64, 1) {
+    if memory.has_boundaries() {
+        let mut issue = |at: usize, piece| match core.is_in_file(dst + at as u64, 1) {
             // The bytes are there.
             true => SUCCESS,
             false => issue(at, piece),
         };
-        return Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, &mut issue));
+        return Ok(split::linear(&|at, bytes| memory.run(at, bytes), [dst, src], bytes, &mut issue));
     }
     Ok(issue(0, bytes))
 }
@@ -115,7 +113,7 @@ pub unsafe fn peer_async(
 }
 
 /// Does a piece of an upload in the fastest way: where it stays in RAM that the processor sees, it is written there, since the
-/// driver would have it cross the link twice; else by several threads ([`upload::copy`]); else `issue` submits it. Straight only
+/// driver would have it cross the link twice; else by several threads ([`greenboost_stream::upload`]); else `issue` submits it. Straight only
 /// weights that are not whole yet, which nothing reads, so that there is no order to keep; and not while anything is
 /// captured, since what is captured is to happen later, and again.
 ///
@@ -129,15 +127,16 @@ unsafe fn bring(
     wait: bool,
     issue: impl FnOnce() -> Status,
 ) -> Status {
-    let Ok(memory) = memory::get() else { return issue() };
-    let is_straight = memory.has_seams()
-        && registry::is_arriving(dst)
-        && !captures::maybe_any()
+    let Ok(core) = core() else { return issue() };
+    let memory = core.memory;
+    let is_straight = memory.has_boundaries()
+        && core.tensors.is_arriving(dst)
+        && !memory.captures.maybe_any()
         && memory.table().is_open_to_cpu(dst, bytes as u64)
         && !memory.is_on_device(src as u64);
     if !is_straight {
         // SAFETY: the program's own copy.
-        return unsafe { upload::copy(memory, dst, src.cast(), bytes, on, wait) }.unwrap_or_else(issue);
+        return unsafe { core.uploads.copy(memory, dst, src.cast(), bytes, on, wait) }.unwrap_or_else(issue);
     }
     // SAFETY: memory of ours that is mapped here, and stays so while the gate is open; the source is the program's.
     unsafe { std::ptr::copy_nonoverlapping(src.cast::<u8>(), dst as *mut u8, bytes) };
@@ -169,7 +168,7 @@ unsafe fn from_host(
     stream: CUstream,
 ) -> Handled {
     // SAFETY: the program's own call.
-    let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, stream, true) };
+    let serve = |core: &Core| unsafe { core.streaming.copy_from_host(dst, src as u64, bytes as u64, stream, true) };
     // SAFETY: the program's own call, in pieces.
     submit_or(serve, None, dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));
@@ -211,7 +210,7 @@ unsafe fn from_host_async(
 ) -> Handled {
     let on = if stream.is_null() { null_means } else { stream };
     // SAFETY: the program's own call.
-    let serve = |memory: &Memory| unsafe { streaming::assist(memory, dst, src as u64, bytes as u64, on, false) };
+    let serve = |core: &Core| unsafe { core.streaming.copy_from_host(dst, src as u64, bytes as u64, on, false) };
     // SAFETY: the program's own call, in pieces.
     submit_or(serve, Some(on), dst, src as u64, bytes, |at, piece| unsafe {
         let (dst, src) = (dst + at as u64, src.byte_add(at));

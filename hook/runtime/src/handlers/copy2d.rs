@@ -1,10 +1,9 @@
 //! Copies of rectangles.
 
-use super::cut::{self, Extent, Layout};
-use crate::memory;
-use crate::stream as streaming;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_memory::split::{self, Extent, Layout};
 
 type Copy = unsafe extern "C" fn(*const Memcpy2D) -> Status;
 type CopyAsync = unsafe extern "C" fn(*const Memcpy2D, CUstream) -> Status;
@@ -31,30 +30,33 @@ fn part(whole: &Memcpy2D, extent: Extent) -> Memcpy2D {
 }
 
 unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -> Status) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the driver would read the same structure.
-    if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_late()) {
-        memory.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
+    if let Some(copy) = unsafe { copy.as_ref() }.filter(|_| memory.has_deferred()) {
+        core.touch(&[copy.src.device, copy.dst.device, copy.src.host as u64, copy.dst.host as u64]);
     }
-    let is_asked = memory.wants_to_know_writes();
+    let is_asked = core.wants_to_know_writes();
     // SAFETY: as above.
     let target = unsafe { copy.as_ref() }.filter(|_| is_asked).map(|whole| {
         let side = layout(&whole.dst);
         (side.corner, side.reach([whole.width, whole.height, 1]) as u64)
     });
-    let _inside = match memory.enter_to_write(target.as_slice()) {
-        Ok(inside) => inside,
+    let _guard = match core.write_to(target.as_slice()) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
-    let _writing = streaming::writing(memory, target);
     // SAFETY: the driver would read the same structure.
-    match unsafe { copy.as_ref() }.filter(|_| memory.has_seams()) {
+    match unsafe { copy.as_ref() }.filter(|_| memory.has_boundaries()) {
         None => Ok(issue(copy)),
         Some(whole) => {
             let sides = [layout(&whole.src), layout(&whole.dst)];
-            Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &sides, [whole.width, whole.height, 1], &mut |extent| {
-                issue(&part(whole, extent))
-            }))
+            Ok(split::boxed(
+                &|at, bytes| memory.run(at, bytes),
+                &sides,
+                [whole.width, whole.height, 1],
+                &mut |extent| issue(&part(whole, extent)),
+            ))
         }
     }
 }

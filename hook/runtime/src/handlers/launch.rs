@@ -1,7 +1,6 @@
 //! Kernels and graphs: submitted while no memory moves. This path is nanoseconds long and must stay so.
 
-use crate::memory::gate::GATE;
-use crate::{memory, stream as streaming};
+use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
 use std::ffi::{c_uint, c_void};
@@ -55,12 +54,12 @@ impl Launch {
     /// Submits it, with weights outside VRAM streamed. `issue` gets the parameters and whether they are replaced.
     #[inline]
     fn submit(&self, issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status) -> Handled {
-        submit(|memory| {
-            if !streaming::is_on() {
+        submit(|core| {
+            if !core.streaming.is_on() {
                 return issue(self.params, self.extra, false);
             }
             // SAFETY: the program's own call.
-            unsafe { streaming::launch(memory, self.function, self.stream, self.params, self.extra, &issue) }
+            unsafe { core.streaming.launch(self.function, self.stream, self.params, self.extra, &issue) }
         })
     }
 }
@@ -68,27 +67,29 @@ impl Launch {
 /// Submits work. A driver that needs memory for it (a module loaded at its first launch) and has none is
 /// asked again after room was made.
 #[inline]
-fn submit(issue: impl Fn(&'static memory::Memory) -> Status) -> Handled {
-    let memory = memory::get()?;
+fn submit(issue: impl Fn(&'static Core) -> Status) -> Handled {
+    let core = core()?;
+    let memory = core.memory;
     let launches = memory.record.launches.fetch_add(1, Relaxed);
-    if memory.has_file_homes() && launches % LAUNCHES_UNWATCHED == 0 {
-        memory.watch_files_at_times();
+    if memory.has_chunks_in_files() && launches % LAUNCHES_UNWATCHED == 0 {
+        core.watch_files_at_times();
     }
-    if memory.has_late() {
-        memory.settle_all();
+    if memory.has_deferred() {
+        core.materialise_all();
     }
     let status = {
-        let _inside = GATE.enter();
-        issue(memory)
+        let _inside = memory.gate.enter();
+        issue(core)
     };
-    if status == OUT_OF_MEMORY { after_room(memory, || issue(memory)) } else { Ok(status) }
+    if status == OUT_OF_MEMORY { after_eviction(core, || issue(core)) } else { Ok(status) }
 }
 
 #[cold]
-fn after_room(memory: &memory::Memory, issue: impl Fn() -> Status) -> Handled {
+fn after_eviction(core: &Core, issue: impl Fn() -> Status) -> Handled {
+    let memory = core.memory;
     let Ok(device) = memory.current_device() else { return Ok(OUT_OF_MEMORY) };
-    Ok(memory.again(device, 0, || {
-        let _inside = GATE.enter();
+    Ok(core.again(device, 0, || {
+        let _inside = memory.gate.enter();
         issue()
     }))
 }
@@ -188,5 +189,5 @@ pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstr
 }
 
 fn graph_on(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
-    submit(|memory| if streaming::is_on() { streaming::launch_graph(memory, stream, &issue) } else { issue() })
+    submit(|core| if core.streaming.is_on() { core.streaming.launch_graph(stream, &issue) } else { issue() })
 }

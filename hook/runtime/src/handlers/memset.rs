@@ -1,14 +1,13 @@
 //! Fills.
 
-use super::cut::{self, Layout};
 use crate::ggml;
-use crate::memory;
-use crate::memory::allocations::Fill;
-use crate::stream as streaming;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_memory::allocation::Fill;
+use greenboost_memory::split::{self, Layout};
 
-/// A fill of `count` elements of `T` in a line, in pieces of whole elements: seams lie at multiples of 2 MiB,
+/// A fill of `count` elements of `T` in a line, in pieces of whole elements: boundaries lie at multiples of 2 MiB,
 /// elements at multiples of their size.
 fn line<T: Into<u32>>(
     dst: CUdeviceptr,
@@ -16,24 +15,24 @@ fn line<T: Into<u32>>(
     count: usize,
     mut issue: impl FnMut(CUdeviceptr, usize) -> Status,
 ) -> Handled {
-    let memory = memory::get()?;
-    if memory.has_late() {
+    let core = core()?;
+    let memory = core.memory;
+    if memory.has_deferred() {
         // ggml clears a tensor's padding before it says what the buffer is for.
         let fill = Fill { at: dst, value: value.into(), width: size_of::<T>(), count };
         if ggml::is_allocating_tensor() && memory.defer(fill) {
             return Ok(SUCCESS);
         }
-        memory.touch(&[dst]);
+        core.touch(&[dst]);
     }
     let element = size_of::<T>();
-    let _inside = match memory.enter_to_write(&[(dst, count.saturating_mul(element) as u64)]) {
-        Ok(inside) => inside,
+    let _guard = match core.write_to(&[(dst, count.saturating_mul(element) as u64)]) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
-    let _writing = streaming::writing(memory, [(dst, count.saturating_mul(element) as u64)]);
     match count.checked_mul(element) {
-        Some(bytes) if memory.has_seams() => {
-            Ok(cut::linear(&|at, bytes| memory.run(at, bytes), [dst], bytes, |at, piece| {
+        Some(bytes) if memory.has_boundaries() => {
+            Ok(split::linear(&|at, bytes| memory.run(at, bytes), [dst], bytes, |at, piece| {
                 issue(dst + at as u64, piece / element)
             }))
         }
@@ -49,23 +48,24 @@ fn rectangle<T>(
     height: usize,
     mut issue: impl FnMut(CUdeviceptr, usize, usize) -> Status,
 ) -> Handled {
-    let memory = memory::get()?;
-    if memory.has_late() {
-        memory.touch(&[dst]);
+    let core = core()?;
+    let memory = core.memory;
+    if memory.has_deferred() {
+        core.touch(&[dst]);
     }
     let element = size_of::<T>();
     let side = Layout { corner: dst, row: pitch, slice: 0 };
-    let is_asked = memory.wants_to_know_writes();
+    let is_asked = core.wants_to_know_writes();
     let row = width.checked_mul(element).filter(|_| is_asked);
     let reach = row.map(|row| side.reach([row, height, 1]) as u64);
-    let _inside = match memory.enter_to_write(&[(dst, reach.unwrap_or(0))]) {
-        Ok(inside) => inside,
+    let target = reach.map(|bytes| (dst, bytes));
+    let _guard = match core.write_to(target.as_slice()) {
+        Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
-    let _writing = streaming::writing(memory, reach.map(|bytes| (dst, bytes)));
     match width.checked_mul(element) {
-        Some(row) if memory.has_seams() => {
-            Ok(cut::boxed(&|at, bytes| memory.run(at, bytes), &[side], [row, height, 1], &mut |part| {
+        Some(row) if memory.has_boundaries() => {
+            Ok(split::boxed(&|at, bytes| memory.run(at, bytes), &[side], [row, height, 1], &mut |part| {
                 let at = dst + (part.from[0] + part.from[1] * pitch) as u64;
                 issue(at, part.size[0] / element, part.size[1])
             }))

@@ -1,7 +1,7 @@
 //! What happens at each intercepted call. One module per area of the driver; a handler has the original as its
 //! first argument, then the arguments of the table's row.
 //!
-//! Handlers are thin: they turn driver arguments into questions to [`crate::memory`] and its answers into
+//! Handlers are thin: they turn driver arguments into questions to [`crate::runtime::Core`] and its answers into
 //! driver results. They answer [`greenboost_intercept::guard::Bypass`] only before they have called the original.
 //!
 //! All of them are unsafe for one reason, stated here once: they are called with whatever the program passes
@@ -17,7 +17,6 @@ pub mod context;
 pub mod copy;
 pub mod copy2d;
 pub mod copy3d;
-pub mod cut;
 pub mod host;
 pub mod launch;
 pub mod memset;

@@ -1,11 +1,12 @@
 //! NVML's memory figures, consistent with `cuMemGetInfo`.
 
-use crate::memory::device::Device;
-use crate::memory::{self, Memory};
+use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
 use greenboost_intercept::real;
 use greenboost_intercept::slot::Library;
+use greenboost_memory::Memory;
+use greenboost_memory::device::Device;
 use std::ffi::{CStr, c_char, c_uint, c_void};
 
 type MemoryInfo = unsafe extern "C" fn(*mut c_void, *mut NvmlMemory) -> Status;
@@ -29,26 +30,32 @@ fn device_of(memory: &'static Memory, handle: *mut c_void) -> Option<&'static De
     memory.devices().find(|device| device.uuid == uuid)
 }
 
+/// Bytes free and total as the program is to see them.
+fn report(core: &'static Core, handle: *mut c_void, free: u64, total: u64) -> (u64, u64) {
+    let device = device_of(core.memory, handle);
+    core.memory.report(device, free, total, device.map_or(0, |device| core.streaming.kept_free(device)))
+}
+
 /// `nvmlDeviceGetMemoryInfo`.
 pub unsafe fn memory_info(original: MemoryInfo, handle: *mut c_void, info: *mut NvmlMemory) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
     // SAFETY: the program's own call.
     let status = unsafe { original(handle, info) };
     // SAFETY: NVML has just filled the structure.
     if let Some(info) = unsafe { info.as_mut() }.filter(|_| status == SUCCESS) {
-        (info.free, info.total) = memory.report(device_of(memory, handle), info.free, info.total);
+        (info.free, info.total) = report(core, handle, info.free, info.total);
     }
     Ok(status)
 }
 
 /// `nvmlDeviceGetMemoryInfo_v2`.
 pub unsafe fn memory_info_v2(original: MemoryInfoV2, handle: *mut c_void, info: *mut NvmlMemoryV2) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
     // SAFETY: the program's own call.
     let status = unsafe { original(handle, info) };
     // SAFETY: NVML has just filled the structure.
     if let Some(info) = unsafe { info.as_mut() }.filter(|_| status == SUCCESS) {
-        (info.free, info.total) = memory.report(device_of(memory, handle), info.free, info.total);
+        (info.free, info.total) = report(core, handle, info.free, info.total);
     }
     Ok(status)
 }

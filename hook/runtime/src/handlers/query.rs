@@ -1,9 +1,9 @@
 //! How much memory there is, and what an address belongs to: one consistent story.
 
-use crate::memory;
-use crate::memory::allocations::Allocation;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
+use greenboost_memory::allocation::Allocation;
 use std::ffi::{c_uint, c_void};
 
 type GetInfo = unsafe extern "C" fn(*mut usize, *mut usize) -> Status;
@@ -15,13 +15,17 @@ type IpcHandle = unsafe extern "C" fn(*mut c_void, CUdeviceptr) -> Status;
 
 /// `cuMemGetInfo`. Either pointer may be null.
 pub unsafe fn get_info(original: GetInfo, free: *mut usize, total: *mut usize) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let device = memory.current_device()?;
     let (mut really_free, mut really_total) = (0, 0);
     // SAFETY: the same question with locals of ours.
     let status = unsafe { original(&mut really_free, &mut really_total) };
     if status == SUCCESS {
-        let (shown_free, shown_total) = memory.report(Some(device), really_free as u64, really_total as u64);
+        let (shown_free, shown_total) = {
+            let kept = core.streaming.kept_free(device);
+            memory.report(Some(device), really_free as u64, really_total as u64, kept)
+        };
         // SAFETY: the program's own out pointers, where they are not null.
         unsafe {
             if let Some(free) = free.as_mut() {
@@ -37,20 +41,22 @@ pub unsafe fn get_info(original: GetInfo, free: *mut usize, total: *mut usize) -
 
 /// `cuDeviceTotalMem`.
 pub unsafe fn total_mem(original: TotalMem, bytes: *mut usize, device: CUdevice) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the program's own call.
     let status = unsafe { original(bytes, device) };
     // SAFETY: the driver has just written there.
     if let Some(bytes) = unsafe { bytes.as_mut() }.filter(|_| status == SUCCESS) {
         // Without a context the budget may not be known yet; an explicit one always is.
-        *bytes = memory.report(None, 0, *bytes as u64).1 as usize;
+        *bytes = memory.report(None, 0, *bytes as u64, 0).1 as usize;
     }
     Ok(status)
 }
 
 /// `cuMemGetAddressRange`: the allocation, not the chunk. Either pointer may be null.
 pub unsafe fn address_range(_: AddressRange, base: *mut CUdeviceptr, bytes: *mut usize, dptr: CUdeviceptr) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let table = memory.table();
     let allocation = table.find(dptr).ok_or(Bypass)?;
     // SAFETY: the program's own out pointers, where they are not null.
@@ -116,7 +122,8 @@ unsafe fn write(data: *mut c_void, value: &Attribute) -> Status {
 
 /// `cuPointerGetAttribute`.
 pub unsafe fn pointer_attribute(_: PointerAttribute, data: *mut c_void, number: c_uint, dptr: CUdeviceptr) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let table = memory.table();
     let value = table.find(dptr).and_then(|allocation| attribute(allocation, number, dptr)).ok_or(Bypass)?;
     // SAFETY: the program's own out pointer.
@@ -131,7 +138,8 @@ pub unsafe fn pointer_attributes(
     data: *mut *mut c_void,
     dptr: CUdeviceptr,
 ) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let table = memory.table();
     let allocation = table.find(dptr).ok_or(Bypass)?;
     if count == 0 || numbers.is_null() || data.is_null() {
@@ -156,7 +164,8 @@ pub unsafe fn pointer_attributes(
 
 /// `cuIpcGetMemHandle`: memory made of chunks has no handle, and a handle to nothing would be a lie.
 pub unsafe fn ipc_handle(_: IpcHandle, _: *mut c_void, dptr: CUdeviceptr) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     if memory.table().find(dptr).is_none() {
         return Err(Bypass);
     }

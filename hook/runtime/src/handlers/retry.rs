@@ -1,6 +1,6 @@
 //! Calls in which the driver needs VRAM of its own: when it has none, room is made and they are tried again.
 
-use crate::memory;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
 use std::ffi::{c_int, c_uint, c_void};
@@ -8,13 +8,14 @@ use std::ffi::{c_int, c_uint, c_void};
 /// Runs a call, and once more after making room: never a third time, whose refusal would cost as much again. How
 /// much the driver lacks it does not say: a chunk, or `bytes` when the call names them.
 fn retried(bytes: u64, mut call: impl FnMut() -> Status) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let status = call();
     if status != OUT_OF_MEMORY {
         return Ok(status);
     }
     match memory.current_device() {
-        Ok(device) => Ok(memory.again(device, bytes, call)),
+        Ok(device) => Ok(core.again(device, bytes, call)),
         Err(_) => Ok(status),
     }
 }

@@ -1,9 +1,10 @@
 //! Physical memory that the program creates and maps itself: it stays where it asked for it, and counts.
 
-use crate::memory;
-use crate::memory::vram::Use;
+use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
+use greenboost_memory::Memory;
+use greenboost_memory::device::Use;
 
 type Create = unsafe extern "C" fn(*mut CUmemGenericAllocationHandle, usize, *const AllocationProp, u64) -> Status;
 type Release = unsafe extern "C" fn(CUmemGenericAllocationHandle) -> Status;
@@ -23,27 +24,29 @@ pub unsafe fn create(
     if location.kind != LOCATION_DEVICE || handle.is_null() {
         return Err(Bypass);
     }
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     let device = memory.device(location.id)?;
-    if !memory.take_vram(device, Use::Mapped, bytes as u64) {
+    if !core.take_vram(device, Use::Mapped, bytes as u64) {
         // A pool of scratch memory must be in VRAM: there is no substitute to give.
         device.record.refused.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         return Ok(OUT_OF_MEMORY);
     }
     // SAFETY: the program's own call.
-    let status = memory.retry(device, bytes as u64, || unsafe { original(handle, bytes, prop, flags) });
+    let status = core.retry(device, bytes as u64, || unsafe { original(handle, bytes, prop, flags) });
     if status == SUCCESS {
         // SAFETY: the driver has just written the handle there.
         memory.mapped.created(unsafe { handle.read() }, bytes as u64, device.ordinal);
     } else {
-        device.budget.give_back(Use::Mapped, bytes as u64, device.record);
+        device.give_back(Use::Mapped, bytes as u64);
     }
     Ok(status)
 }
 
 /// `cuMemRelease`.
 pub unsafe fn release(original: Release, handle: CUmemGenericAllocationHandle) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // Before the driver's own, after which another thread may be given the same handle.
     let freed = memory.mapped.released(handle);
     // SAFETY: the program's own call.
@@ -61,7 +64,8 @@ pub unsafe fn map(
     handle: CUmemGenericAllocationHandle,
     flags: u64,
 ) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the program's own call.
     let status = unsafe { original(at, bytes, offset, handle, flags) };
     if status == SUCCESS {
@@ -72,7 +76,8 @@ pub unsafe fn map(
 
 /// `cuMemUnmap`, of many maps in one call.
 pub unsafe fn unmap(original: Unmap, at: CUdeviceptr, bytes: usize) -> Handled {
-    let memory = memory::get()?;
+    let core = core()?;
+    let memory = core.memory;
     // SAFETY: the program's own call.
     let status = unsafe { original(at, bytes) };
     if status == SUCCESS {
@@ -81,10 +86,10 @@ pub unsafe fn unmap(original: Unmap, at: CUdeviceptr, bytes: usize) -> Handled {
     Ok(status)
 }
 
-fn give_back(memory: &memory::Memory, freed: impl IntoIterator<Item = (CUdevice, u64)>) {
+fn give_back(memory: &Memory, freed: impl IntoIterator<Item = (CUdevice, u64)>) {
     for (ordinal, bytes) in freed {
         if let Ok(device) = memory.device(ordinal) {
-            device.budget.give_back(Use::Mapped, bytes, device.record);
+            device.give_back(Use::Mapped, bytes);
         }
     }
 }

@@ -1,0 +1,186 @@
+//! Making and releasing spanning allocations.
+
+use crate::eviction::Request;
+use crate::pending::Due;
+use crate::runtime::Core;
+use greenboost_contract::settings::GRANULE;
+use greenboost_contract::{Spill, format_size};
+use greenboost_cuda::RelaxedCapture;
+use greenboost_cuda::abi::*;
+use greenboost_cuda::vmm::Reservation;
+use greenboost_kmod::Level;
+use greenboost_memory::admission::Admission;
+use greenboost_memory::allocation::{Allocation, Residency};
+use greenboost_memory::device::{Device, Use};
+use greenboost_weights::hint::PlacementHint;
+use greenboost_weights::placement::Extent;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Where allocations begin, if the driver follows a hint. Left to itself it chooses low addresses (0x302000000 was seen),
+/// which a pair of small numbers among a kernel's parameters can look like, and streaming would replace it. What lies here
+/// looks like no pair of sizes: the upper half of an address is about 19,300, and no multiple of 32.
+pub const FIRST_ADDRESS: u64 = 0x4b61_0000_0000;
+
+impl Core {
+    /// Whether allocations of a device can be spread over tiers.
+    pub fn can_span(&self, device: &Device) -> bool {
+        let memory = self.memory;
+        // The probe runs a kernel and waits for it: not while a capture is going on.
+        device.can_map
+            && memory.settings.spill == Spill::Allow
+            && (device.is_probed() || !memory.captures.any(memory.driver))
+            && device.backing(memory).is_some()
+    }
+
+    /// Makes an allocation of `bytes` on `device`: VRAM first, up to the budget, the rest in RAM. What is in
+    /// VRAM of larger allocations makes way: the largest of a program are its weights, and those that come
+    /// after them (the KV cache, scratch) are hotter. Where ggml will tell what it is for, it gets no chunks yet.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_OUT_OF_MEMORY` when both budgets together do not have it; else the driver's status.
+    pub fn span(&self, device: &Device, bytes: u64) -> Result<CUdeviceptr, Status> {
+        let memory = self.memory;
+        let span = bytes.checked_next_multiple_of(GRANULE).ok_or(OUT_OF_MEMORY)?;
+        let context = memory.current_context().map_err(|_| UNKNOWN)?;
+        self.reap(Due::Now);
+        let _relaxed = RelaxedCapture::enter(memory.driver);
+        let placing = memory.placing();
+        let is_deferred = self.ggml().explains();
+        let short = span.saturating_sub(device.budget.left());
+        if short > 0 && !is_deferred {
+            self.evict_placing(&placing, device, short, Request { hint: PlacementHint::BLIND, size: span });
+        }
+        let short = span.saturating_sub(device.budget.left());
+        let most_ram = if is_deferred { self.most_ram(device, span) } else { span };
+        if short.min(most_ram) > memory.ram_left(Level::Critical) {
+            // Known before anything is taken: a refusal costs nothing.
+            device.record.refused.fetch_add(1, Relaxed);
+            log::warn!(
+                "{} refused: {} VRAM and {} RAM are left",
+                format_size(bytes),
+                format_size(device.budget.left()),
+                format_size(memory.ram_left(Level::Critical))
+            );
+            return Err(OUT_OF_MEMORY);
+        }
+        let mut allocation = self.reserve(device, context, bytes, span)?;
+        let filled = if is_deferred {
+            memory.take_deferred(device, &mut allocation, most_ram)
+        } else {
+            memory.record.placement.set(self.ggml().reason());
+            let all = [Extent { bytes: span, in_vram: true, hint: PlacementHint::BLIND }];
+            memory.fill(device, &mut allocation, &all, Admission::New)
+        };
+        let (base, in_vram) = (allocation.base, allocation.in_vram());
+        match filled {
+            Ok(()) => {
+                device.remember_context(context);
+                device.record.allocations.fetch_add(1, Relaxed);
+                memory.table_mut().insert(allocation);
+                drop(placing);
+                match is_deferred {
+                    true => log::info!("{} at {base:#x}: placed when it is known what it is for", format_size(bytes)),
+                    false => log::info!(
+                        "{} at {base:#x} placed {}: {} in VRAM",
+                        format_size(bytes),
+                        self.ggml().reason(),
+                        format_size(in_vram)
+                    ),
+                }
+                self.residency_changed();
+                Ok(base)
+            }
+            Err(status) => {
+                device.record.refused.fetch_add(1, Relaxed);
+                memory.release(allocation);
+                log::warn!("{} refused with {status}", format_size(bytes));
+                Err(status)
+            }
+        }
+    }
+
+    /// RAM that an allocation of weights takes at the most: all of it, unless there is not so much RAM and files are known to
+    /// have the rest.
+    fn most_ram(&self, device: &Device, span: u64) -> u64 {
+        let expected = self.ggml().expected_in_files();
+        let is_short = || span.saturating_sub(device.budget.left()) > self.memory.ram_left(Level::Critical);
+        if expected == 0 || !is_short() || !self.memory.may_be_in_file(device, expected) {
+            return span;
+        }
+        span.saturating_sub(expected)
+    }
+
+    fn reserve(&self, device: &Device, context: CUcontext, size: u64, span: u64) -> Result<Allocation, Status> {
+        let base = self.addresses(span)?;
+        // Ours are far above the driver's own numbers, so that no buffer ID is given twice.
+        let serial = (1 << 48) + self.serial.fetch_add(1, Relaxed);
+        let (device, chunks, files) = (device.ordinal, Vec::new(), Vec::new());
+        Ok(Allocation { base, size, span, device, context, serial, chunks, files, deferred: None })
+    }
+
+    /// Addresses for an allocation: where [`FIRST_ADDRESS`] says, or wherever the driver has any.
+    fn addresses(&self, span: u64) -> Result<CUdeviceptr, Status> {
+        let wanted = self.next_address.fetch_add(span + GRANULE, Relaxed);
+        let reserve = |hint| Reservation::new(self.memory.driver, span, GRANULE, hint);
+        Ok(reserve(wanted).or_else(|_| reserve(0))?.keep())
+    }
+
+    /// Takes an allocation out of the table; it is the caller's to release.
+    pub fn detach(&self, base: CUdeviceptr) -> Option<Allocation> {
+        // After a move that may be going on.
+        let _placing = self.memory.placing();
+        self.memory.table_mut().remove(base)
+    }
+
+    /// Takes out every allocation of a context that is about to end.
+    pub fn detach_context(&self, context: CUcontext) -> Vec<Allocation> {
+        let _placing = self.memory.placing();
+        self.memory.table_mut().take(|allocation| allocation.context == context)
+    }
+
+    /// Gives everything of an allocation back. Nothing may be using it any more.
+    pub fn release(&self, allocation: Allocation) {
+        if let Ok(device) = self.memory.device(allocation.device) {
+            device.record.allocations.fetch_sub(1, Relaxed);
+        }
+        self.forget_tensors(allocation.base, allocation.span);
+        self.memory.release(allocation);
+        self.residency_changed();
+    }
+
+    /// An allocation that the driver made is gone.
+    pub fn forget_plain(&self, at: CUdeviceptr) {
+        if let Some((bytes, ordinal)) = self.memory.plain.remove(at) {
+            self.plain_gone(at, bytes, ordinal);
+        }
+    }
+
+    /// A context is gone, and the driver's allocations with it.
+    pub fn forget_plain_of(&self, context: CUcontext) {
+        for (at, bytes, ordinal) in self.memory.plain.remove_context(context) {
+            self.plain_gone(at, bytes, ordinal);
+        }
+    }
+
+    fn plain_gone(&self, at: CUdeviceptr, bytes: u64, ordinal: CUdevice) {
+        self.forget_tensors(at, bytes);
+        if let Ok(device) = self.memory.device(ordinal) {
+            device.give_back(Use::Plain, bytes);
+        }
+    }
+
+    /// Chunks have changed their residency: everything that follows them is made anew. Called without the table held.
+    pub fn residency_changed(&self) {
+        self.streaming.residency_changed();
+        self.draw_map();
+    }
+}
+
+/// What the log says of what an allocation has in files.
+pub fn in_files(allocation: &Allocation) -> String {
+    let files = allocation.chunks.iter().filter(|chunk| matches!(chunk.residency, Residency::File(_)));
+    match files.map(|chunk| chunk.bytes).sum() {
+        0 => String::new(),
+        bytes => format!(", {} in the page cache of the model file", format_size(bytes)),
+    }
+}

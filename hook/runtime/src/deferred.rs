@@ -1,0 +1,196 @@
+//! Deferred backing: an allocation gets its chunks when it is known what it is for.
+//!
+//! A framework allocates before it says what it will put there. Where ggml will say it ([`crate::ggml`]), a large
+//! allocation is only a reservation at first; its budgets are taken, its chunks are not made. They are made
+//!
+//! * when ggml says that the buffer holds weights: by tensor and rule;
+//! * when it says that it does not, or when anything else touches the memory: as hot, VRAM first.
+//!
+//! A reservation without chunks faults when it is used, so every way to use it materialises it first. It stays in the table, and
+//! counts as deferred, until its chunks are there: another thread that is about to use it waits for them.
+
+use crate::allocate::in_files;
+use crate::eviction::Request;
+use crate::runtime::Core;
+use greenboost_contract::settings::GRANULE;
+use greenboost_contract::{PageCache, format_size};
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, RelaxedCapture};
+use greenboost_memory::Placing;
+use greenboost_memory::admission::Admission;
+use greenboost_memory::allocation::{Allocation, Fill};
+use greenboost_memory::backing::file_pages::FileRange;
+use greenboost_memory::device::Device;
+use greenboost_weights::files::{LEAST_IN_FILE, is_congruent};
+use greenboost_weights::hint::PlacementHint;
+use greenboost_weights::placement::{self, Among, Extent};
+use greenboost_weights::registry::Tensor;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Core {
+    /// Publishes how many weight tensors are known by name.
+    pub fn note_tensors(&self, known: usize) {
+        self.memory.record.tensors.store(known as u64, Relaxed);
+        self.memory.record.placement.set(self.ggml().reason());
+    }
+
+    /// Forgets the tensors of memory that goes.
+    pub fn forget_tensors(&self, base: CUdeviceptr, bytes: u64) {
+        if let Some(left) = self.tensors.forget(base, bytes) {
+            self.memory.record.tensors.store(left as u64, Relaxed);
+            self.residency_changed();
+        }
+    }
+
+    /// Makes the chunks of a buffer of weights, by tensor.
+    pub fn materialise_weights(&self, base: CUdeviceptr, bytes: u64) {
+        let tensors = self.tensors.within(base, bytes);
+        let files = self.file_ranges(&tensors);
+        self.materialise_with(base, files, |_, device, allocation| {
+            let inside: Vec<_> = tensors
+                .iter()
+                .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
+                .cloned()
+                .collect();
+            let plan = || {
+                let among = if self.streaming.is_on() { Among::Spread } else { Among::First };
+                placement::plan(&self.rules, &inside, allocation.base, allocation.span, device.budget.left(), among)
+            };
+            let extents = plan();
+            // What is to be streamed, for want of room or by a rule, goes through VRAM that the weights cannot have.
+            let slots = self.streaming.wanted(device);
+            if slots == 0 || extents.iter().all(|extent| extent.in_vram) {
+                return extents;
+            }
+            self.streaming.begin(device, slots);
+            plan()
+        });
+    }
+
+    /// Which granules of an allocation of weights files can have, in order of address.
+    fn file_ranges(&self, tensors: &[(u64, Tensor)]) -> Vec<FileRange> {
+        if self.memory.settings.page_cache == PageCache::Off {
+            return Vec::new();
+        }
+        let range = |(at, tensor): &(u64, Tensor)| {
+            let place = self.memory.files.place(&tensor.name, tensor.bytes)?;
+            is_congruent(*at, place.offset).then(|| FileRange::of(*at, tensor.bytes, place)).flatten()
+        };
+        tensors.iter().filter(|(_, tensor)| tensor.bytes >= LEAST_IN_FILE).filter_map(range).collect()
+    }
+
+    /// Makes the chunks of an allocation as hot: VRAM first, weights give way.
+    pub fn materialise(&self, address: CUdeviceptr) {
+        self.materialise_with(address, Vec::new(), |placing, device, allocation| {
+            let short = allocation.span.saturating_sub(device.budget.left());
+            if short > 0 {
+                let request = Request { hint: PlacementHint::HOT, size: allocation.span };
+                self.evict_placing(placing, device, short, request);
+            }
+            vec![Extent { bytes: allocation.span, in_vram: true, hint: PlacementHint::HOT }]
+        });
+    }
+
+    /// Materialises what any of these addresses lies in.
+    #[cold]
+    pub fn touch(&self, addresses: &[CUdeviceptr]) {
+        addresses.iter().for_each(|address| self.materialise(*address));
+    }
+
+    /// Materialises everything: a kernel is about to run, and it may use any of it.
+    #[cold]
+    pub fn materialise_all(&self) {
+        let bases: Vec<_> = {
+            let table = self.memory.table();
+            let deferred = table.iter().filter(|allocation| allocation.deferred.is_some());
+            deferred.map(|allocation| allocation.base).collect()
+        };
+        self.touch(&bases);
+    }
+
+    fn materialise_with(
+        &self,
+        address: CUdeviceptr,
+        files: Vec<FileRange>,
+        extents: impl FnOnce(&Placing<'_>, &Device, &Allocation) -> Vec<Extent>,
+    ) {
+        let memory = self.memory;
+        if !memory.has_deferred() {
+            return;
+        }
+        let _relaxed = RelaxedCapture::enter(memory.driver);
+        let placing = memory.placing();
+        // Filled apart from the table, which shows it without chunks until they are all there.
+        let Some((mut filled, deferred)) = self.deferred_at(address) else { return };
+        let materialised = memory.device(filled.device).map_err(|_| UNKNOWN).and_then(|device| {
+            let _current = Current::push(memory.driver, filled.context)?;
+            memory.give_back_budgets(device, &deferred);
+            let extents = extents(&placing, device, &filled);
+            // What was filled is no file's any more.
+            let is_filled = |range: &FileRange| deferred.fills.iter().any(|fill| fill.touches(range.at, range.end()));
+            filled.files = files.into_iter().filter(|range| !is_filled(range)).collect();
+            memory.fill(device, &mut filled, &extents, Admission::Granted)?;
+            self.make_up(&deferred.fills);
+            Ok(())
+        });
+        match materialised {
+            Ok(()) => log::info!(
+                "{} at {:#x} placed {}: {} in VRAM{}",
+                format_size(filled.size),
+                filled.base,
+                self.ggml().reason(),
+                format_size(filled.in_vram()),
+                in_files(&filled)
+            ),
+            // The program learns it from the driver, at its next use of the addresses that are missing.
+            Err(status) => {
+                log::error!("{} at {:#x} could not be placed: {status}", format_size(filled.size), filled.base)
+            }
+        }
+        memory.record.placement.set(self.ggml().reason());
+        memory.materialised(filled);
+        drop(placing);
+        self.residency_changed();
+    }
+
+    /// The deferred allocation around an address, as it is to be filled, and what was taken for it. Its fills are taken out:
+    /// none is added while nobody else places.
+    fn deferred_at(&self, address: CUdeviceptr) -> Option<(Allocation, greenboost_memory::allocation::Deferred)> {
+        let mut table = self.memory.table_mut();
+        let base = table.find(address)?.base;
+        let allocation = table.get_mut(base)?;
+        let deferred = allocation.deferred.as_mut()?.take_fills();
+        let filled = Allocation { chunks: Vec::new(), files: Vec::new(), deferred: None, ..*allocation };
+        Some((filled, deferred))
+    }
+
+    /// Makes the fills that were put off. Done when it returns: what comes next may be on any stream.
+    fn make_up(&self, fills: &[Fill]) {
+        for fill in fills {
+            // Padding is far smaller than a chunk, and a boundary inside it would only leave padding unset; elements are
+            // filled one side of a granule border at a time all the same.
+            let (mut at, mut left) = (fill.at, fill.count);
+            while left > 0 {
+                let to_border = (GRANULE - at % GRANULE) as usize / fill.width;
+                let count = left.min(to_border.max(1));
+                // SAFETY: inside an allocation whose homes have just been made.
+                let filled = unsafe {
+                    match fill.width {
+                        1 => self.memory.driver.cuMemsetD8_v2(at, fill.value as u8, count),
+                        2 => self.memory.driver.cuMemsetD16_v2(at, fill.value as u16, count),
+                        _ => self.memory.driver.cuMemsetD32_v2(at, fill.value, count),
+                    }
+                };
+                if let Err(status) = filled {
+                    log::error!("a fill at {at:#x} that was put off failed with {status}");
+                }
+                at += (count * fill.width) as u64;
+                left -= count;
+            }
+        }
+        if !fills.is_empty() {
+            // SAFETY: waits for the fills; during a capture it is refused, and the fills with it.
+            let _ = unsafe { self.memory.driver.cuCtxSynchronize() };
+        }
+    }
+}

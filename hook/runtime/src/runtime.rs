@@ -1,0 +1,166 @@
+//! The one owner of state: everything that the hook knows hangs on [`RUNTIME`].
+//!
+//! Part of it is there from the start, because it is told before there is a driver: model files that the program maps, tensors
+//! that ggml names. The rest, [`Core`], is made at the first call that needs it, once the program has loaded the driver. It is
+//! made without any lock held: a look at the loaded libraries takes the loader's lock, and whoever holds that (a constructor
+//! that calls the driver) may be about to ask for it too. Of two that are made at once one is dropped.
+
+use crate::ggml::Listener;
+use crate::pending::PendingFrees;
+use crate::{exit, pressure};
+use greenboost_contract::Settings;
+use greenboost_contract::record::Mapped;
+use greenboost_cuda::Driver;
+use greenboost_intercept::guard::Bypass;
+use greenboost_intercept::inject;
+use greenboost_intercept::real;
+use greenboost_intercept::slot::Library;
+use greenboost_memory::Memory;
+use greenboost_memory::captures::Captures;
+use greenboost_stream::Streaming;
+use greenboost_stream::upload::Uploads;
+use greenboost_weights::files::Files;
+use greenboost_weights::placement::Rules;
+use greenboost_weights::registry::Registry;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Mutex, OnceLock};
+use std::time::Instant;
+
+/// The hook's state. See the module.
+pub static RUNTIME: Runtime = Runtime::new();
+
+/// What there is in every process that is ours.
+pub struct Runtime {
+    /// What the launcher asked for; empty in a process that is not ours.
+    pub settings: OnceLock<Settings>,
+    /// Model files that the program has mapped.
+    pub files: Files,
+    /// Tensors that ggml told of.
+    pub tensors: Registry,
+    /// Stream captures in progress.
+    pub captures: Captures,
+    /// What is listened to in ggml's libraries.
+    pub ggml: Listener,
+    /// The file that gets the counts of caught calls at the program's end, if any.
+    pub calls_file: OnceLock<PathBuf>,
+    driver: OnceLock<Driver>,
+    /// The function that the driver lacks, where it is too old.
+    lacking: OnceLock<&'static str>,
+    record: OnceLock<Mapped>,
+    core: OnceLock<Core>,
+}
+
+/// What there is once the driver is there.
+pub struct Core {
+    /// Who has how much, and where it is.
+    pub memory: &'static Memory,
+    /// Tensors that ggml told of.
+    pub tensors: &'static Registry,
+    /// Weights on their way to the kernels that read them.
+    pub streaming: Streaming,
+    /// Weights on their way to the device for the first time.
+    pub uploads: Uploads,
+    /// Frees that wait for their stream.
+    pub pending: PendingFrees,
+    /// Where tensors should be.
+    pub rules: Rules,
+    /// Whether a write of weights was captured: the graph may be launched at any time, and would fault on a file's pages.
+    pub writes_captured: AtomicBool,
+    /// When files were last looked at while kernels run.
+    pub watched: Mutex<Option<Instant>>,
+    /// Held while the tier map is drawn: the last to write knows the latest.
+    pub drawing: Mutex<()>,
+    /// Allocations made so far.
+    pub serial: AtomicU64,
+    /// Where the next allocation is to begin.
+    pub next_address: AtomicU64,
+}
+
+/// What there is once the driver is there.
+///
+/// # Errors
+/// [`Bypass`]: the caller's call goes to the driver as it is. Nothing is remembered of it: a program may ask NVML first, and
+/// load the driver later.
+#[inline]
+pub fn core() -> Result<&'static Core, Bypass> {
+    RUNTIME.core.get().map_or_else(|| RUNTIME.make_core(), Ok)
+}
+
+/// The same, if it has been made already.
+pub fn core_if_made() -> Option<&'static Core> {
+    RUNTIME.core.get()
+}
+
+impl Runtime {
+    const fn new() -> Self {
+        Self {
+            settings: OnceLock::new(),
+            files: Files::new(),
+            tensors: Registry::new(),
+            captures: Captures::new(),
+            ggml: Listener::new(),
+            calls_file: OnceLock::new(),
+            driver: OnceLock::new(),
+            lacking: OnceLock::new(),
+            record: OnceLock::new(),
+            core: OnceLock::new(),
+        }
+    }
+
+    #[cold]
+    fn make_core(&'static self) -> Result<&'static Core, Bypass> {
+        let settings = self.settings.get().ok_or(Bypass)?;
+        let driver = self.driver()?;
+        if self.record.get().is_none() {
+            let record = Mapped::create().inspect_err(|error| log::error!("no status record: {error}"));
+            let record = record.map_err(|_| Bypass)?;
+            record.profile.set(&settings.profile);
+            record.layers.set(&inject::standing().names());
+            record.plan.set(&settings.plan);
+            let _ = self.record.set(record);
+        }
+        let record = self.record.get().ok_or(Bypass)?;
+        let memory = Memory::new(driver, settings, record, &self.files, &self.captures, pressure::listen);
+        // It lives as long as the process: streaming and devices keep references into it.
+        let memory: &'static Memory = Box::leak(Box::new(memory));
+        let core = Core {
+            memory,
+            tensors: &self.tensors,
+            streaming: Streaming::new(memory, &self.tensors, exit::watch),
+            uploads: Uploads::default(),
+            pending: PendingFrees::default(),
+            rules: Rules::new(&settings.place),
+            writes_captured: AtomicBool::new(false),
+            watched: Mutex::new(None),
+            drawing: Mutex::new(()),
+            serial: AtomicU64::new(1),
+            next_address: AtomicU64::new(crate::allocate::FIRST_ADDRESS),
+        };
+        let _ = self.core.set(core);
+        self.core.get().ok_or(Bypass)
+    }
+
+    /// The driver, once the program has loaded it.
+    fn driver(&self) -> Result<&Driver, Bypass> {
+        if let Some(driver) = self.driver.get() {
+            return Ok(driver);
+        }
+        if self.lacking.get().is_some() || !real::attach(Library::Cuda) {
+            return Err(Bypass);
+        }
+        let driver = Driver::load(real::original).map_err(|symbol| {
+            if self.lacking.set(symbol).is_ok() {
+                log::error!("the driver has no {symbol}: memory stays as the driver gives it");
+            }
+            Bypass
+        })?;
+        // A plugin that needs it may be closed and opened again (ggml does), and the driver would come back elsewhere while our
+        // addresses, and our memory, are of the old one.
+        if !real::dl::keep(Library::Cuda.soname()) {
+            log::warn!("the driver could not be pinned: a program that unloads it would take our addresses with it");
+        }
+        let _ = self.driver.set(driver);
+        self.driver.get().ok_or(Bypass)
+    }
+}

@@ -1,0 +1,90 @@
+//! What is done at the launch of a kernel or of a graph.
+
+use crate::engine::Session;
+use crate::{Streaming, has_name, params, rules};
+use greenboost_contract::Stream;
+use greenboost_cuda::RelaxedCapture;
+use greenboost_cuda::abi::*;
+use std::ffi::c_void;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Streaming {
+    /// Issues a launch with the addresses of weights outside VRAM replaced by those of their copies. `issue` gets the
+    /// parameters, and whether they are replaced.
+    ///
+    /// # Safety
+    /// The parameters are those of a launch of `function`, which `issue` makes.
+    pub unsafe fn launch(
+        &self,
+        function: CUfunction,
+        stream: CUstream,
+        params: *mut *mut c_void,
+        extra: *mut *mut c_void,
+        issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
+    ) -> Status {
+        let index = self.index.get();
+        if index.len() == 0 || self.memory.settings.stream == Stream::Off {
+            return issue(params, extra, false);
+        }
+        let layout = self.layouts.of(&self.rules, function);
+        if layout.is_never {
+            return issue(params, extra, false);
+        }
+        let may_capture = self.may_capture();
+        let mut relaxed = None;
+        let mut session: Option<Session<'_>> = None;
+        let mut replace = |address| {
+            let weight = index.find(address)?;
+            let way = self.rules.way(layout.rules, weight.rules);
+            let uses_slots = match way {
+                rules::Way::Slot => true,
+                // A capture's copies are its own, made in it.
+                rules::Way::InPlace => !may_capture,
+            };
+            if uses_slots && has_name(stream) {
+                if session.is_none() {
+                    relaxed = may_capture.then(|| RelaxedCapture::enter(self.memory.driver));
+                    session = Session::begin(self, weight.device, stream, may_capture);
+                }
+                let slot = session.as_mut().and_then(|session| match way {
+                    rules::Way::Slot => session.slot(weight),
+                    rules::Way::InPlace => session.slot_left(weight),
+                });
+                if let Some(slot) = slot {
+                    return Some(slot + (address - weight.at));
+                }
+            }
+            let device = self.memory.device(weight.device).ok()?;
+            device.record.in_place.fetch_add(1, Relaxed);
+            None
+        };
+        // SAFETY: the caller's promise.
+        let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
+        let (Some(mut replaced), Some(mut session)) = (replaced, session) else {
+            return issue(params, extra, false);
+        };
+        replaced.seal();
+        if !session.before_launch() {
+            return issue(params, extra, false);
+        }
+        let status = issue(replaced.params(), replaced.extra(), true);
+        session.after_launch(&index, &layout.name);
+        status
+    }
+
+    /// Issues a launch of a graph on `stream`.
+    pub fn launch_graph(&self, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+        // Served copies are in no graph, so that graphs use no slots then.
+        if self.memory.settings.stream == Stream::Off {
+            return issue();
+        }
+        let Some(device) = self.memory.current_device().ok() else { return issue() };
+        let may_capture = self.may_capture();
+        let _relaxed = may_capture.then(|| RelaxedCapture::enter(self.memory.driver));
+        let Some(mut session) = Session::begin(self, device.ordinal, stream, may_capture) else { return issue() };
+        session.before_graph();
+        let status = issue();
+        session.after_graph();
+        status
+    }
+}

@@ -1,0 +1,154 @@
+//! Uploads of weights: copied into pinned memory by several threads, and from there by the device.
+//!
+//! ```text
+//!   the program's pages          pinned pieces (2 MiB)               device
+//!   ┌────────────────┐ thread 1 ─▶ ┌──┐
+//!   │ A A A A A A A A│ thread 2 ─▶ ┌──┐ ──▶ cuMemcpyAsync on the    ┌────────┐
+//!   │ A A A A A A A A│ thread 3 ─▶ ┌──┐     program's own stream ──▶ │ A A A  │
+//!   └────────────────┘   ...       └──┘ ◀── free when its event is   └────────┘
+//! ```
+//!
+//! The driver does the same with one thread, at the 8 to 9 GB/s that one thread copies; the link takes 55. For the program
+//! nothing changes: when the call returns its bytes have been read, and what it submits to the stream next comes behind them.
+//! On any doubt the program's own call is made.
+
+mod pieces;
+mod threads;
+
+use greenboost_cuda::abi::*;
+use greenboost_cuda::{Current, Driver, RelaxedCapture};
+use greenboost_memory::Memory;
+use greenboost_memory::allocation::Chunk;
+use greenboost_memory::ram::FLOOR;
+use pieces::{Look, Pieces};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use threads::Threads;
+
+/// Smaller copies gain nothing.
+const LEAST: usize = 4 << 20;
+/// Bytes of a file that are compared at once: they stay in a processor's cache.
+const READ: usize = 32 << 10;
+
+/// What uploads are made with.
+#[derive(Default)]
+pub struct Uploads {
+    /// Pinned pieces by context; `None` where the driver has refused them.
+    pieces: Mutex<Vec<(usize, Option<Pieces>)>>,
+    /// Made at the first upload; `None`: there are to be none.
+    threads: OnceLock<Option<Threads>>,
+}
+
+impl Uploads {
+    /// The process's threads. `None`: it is to have none.
+    fn threads(&self, memory: &Memory) -> Option<&Threads> {
+        let threads = self.threads.get_or_init(|| Threads::new(threads::count(memory.settings.upload_threads)));
+        // A forked child has none of them.
+        threads.as_ref().filter(|threads| threads.is_here())
+    }
+
+    /// Does a copy from the host into memory of ours in the program's place, `on` a stream; with `wait`, it is complete on return.
+    /// `None`: it is the program's to make.
+    ///
+    /// # Safety
+    /// The arguments of a copy that the program makes; inside the gate.
+    pub unsafe fn copy(
+        &self,
+        memory: &Memory,
+        dst: CUdeviceptr,
+        src: *const u8,
+        bytes: usize,
+        on: CUstream,
+        wait: bool,
+    ) -> Option<Status> {
+        if bytes < LEAST || memory.captures.maybe_any() || !is_pageable(memory.driver, src as u64, bytes) {
+            return None;
+        }
+        let ordinal = memory.table().find(dst).map(|allocation| allocation.device)?;
+        let threads = self.threads(memory)?;
+        let _relaxed = RelaxedCapture::enter(memory.driver);
+        let copied = self.with_pieces(memory, threads, |pieces| {
+            // SAFETY: the program's own copy, which the driver would make just so.
+            unsafe { pieces.upload(memory.driver, threads, dst, src, bytes, on) }
+        })?;
+        // What was copied so far is copied once more.
+        copied.ok()?;
+        if let Ok(device) = memory.device(ordinal) {
+            device.record.uploaded.fetch_add(bytes as u64, Relaxed);
+        }
+        if !wait {
+            return Some(SUCCESS);
+        }
+        // SAFETY: the program's own stream.
+        Some(unsafe { memory.driver.cuStreamSynchronize(on) }.err().unwrap_or(SUCCESS))
+    }
+
+    /// Whether a chunk in VRAM has the bytes of a file from `offset` on. `None`: not known, because there are no threads or no
+    /// memory for it. Nobody is using the chunk.
+    pub fn is_the_same(&self, memory: &Memory, chunk: &Chunk, file: &File, offset: u64) -> Option<bool> {
+        let threads = self.threads(memory)?;
+        let same = Arc::new(AtomicBool::new(true));
+        let (same_so_far, file) = (same.clone(), file.try_clone().ok()?);
+        let compare: Arc<Look> = Arc::new(move |at, piece| {
+            let mut there = [0; READ];
+            for (index, here) in piece.chunks(READ).enumerate() {
+                let there = &mut there[..here.len()];
+                let from = offset + (at + index * READ) as u64;
+                if !same_so_far.load(Relaxed) || file.read_exact_at(there, from).is_err() || there != here {
+                    same_so_far.store(false, Relaxed);
+                    return;
+                }
+            }
+        });
+        let read = self.with_pieces(memory, threads, |pieces| {
+            // SAFETY: VRAM that is mapped there.
+            unsafe { pieces.read(memory.driver, threads, chunk.at, chunk.bytes as usize, &compare) }
+        })?;
+        read.ok().map(|()| same.load(Relaxed))
+    }
+
+    /// Works with the pieces of the current context, which are made if there are none.
+    fn with_pieces<T>(&self, memory: &Memory, threads: &Threads, work: impl FnOnce(&mut Pieces) -> T) -> Option<T> {
+        let context = memory.current_context().ok()? as usize;
+        let mut all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = match all.iter().position(|(of, _)| *of == context) {
+            Some(at) => at,
+            None => {
+                let count = 2 * threads.count();
+                if memory.available_ram() < (count * pieces::BYTES) as u64 + FLOOR {
+                    return None;
+                }
+                let made = Pieces::new(memory.driver, count);
+                let made =
+                    made.inspect_err(|status| log::warn!("uploads are the driver's: no pinned memory: {status}"));
+                all.push((context, made.ok()));
+                all.len() - 1
+            }
+        };
+        all[at].1.as_mut().map(work)
+    }
+
+    /// Whether a context has pieces.
+    pub fn is_of(&self, context: CUcontext) -> bool {
+        let all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().any(|(of, _)| *of == context as usize)
+    }
+
+    /// A context is about to go, and its work is done; or is gone already, and what it had with it.
+    pub fn context_gone(&self, driver: &Driver, context: CUcontext) {
+        let mut all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(at) = all.iter().position(|(of, _)| *of == context as usize) else { return };
+        let (_, pieces) = all.swap_remove(at);
+        if let (Some(pieces), Ok(_current)) = (pieces, Current::push(driver, context)) {
+            pieces.release(driver);
+        }
+    }
+}
+
+/// Whether the driver knows nothing of a range of the host's memory, as far as its ends tell.
+fn is_pageable(driver: &Driver, at: u64, bytes: usize) -> bool {
+    let is_known = |at| driver.pointer_attribute(greenboost_cuda::PointerAttribute::MemoryType, at).is_some();
+    at != 0 && !is_known(at) && !is_known(at + bytes as u64 - 1)
+}
