@@ -5,13 +5,17 @@
 
 use crate::abi::*;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::OnceLock;
 
 macro_rules! driver {
     ($($name:ident ($($arg:ident: $type:ty),* $(,)?);)+) => {
         /// The driver functions GreenBoost calls itself.
         #[derive(Debug)]
         #[allow(non_snake_case)]
-        pub struct Driver { $($name: unsafe extern "C" fn($($type),*) -> Status),+ }
+        pub struct Driver {
+            $($name: unsafe extern "C" fn($($type),*) -> Status,)+
+            device_count: OnceLock<CUdevice>,
+        }
 
         #[allow(non_snake_case, clippy::too_many_arguments)]
         impl Driver {
@@ -27,7 +31,8 @@ macro_rules! driver {
                         let address = Some(original(symbol)).filter(|it| !it.is_null()).ok_or(stringify!($name))?;
                         // SAFETY: the driver exports this symbol with the ABI that cuda.h states.
                         unsafe { std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> Status>(address) }
-                    }),+
+                    },)+
+                    device_count: OnceLock::new(),
                 })
             }
 
@@ -121,6 +126,19 @@ pub enum PointerAttribute {
 }
 
 impl Driver {
+    /// How many devices the process has; one where the driver does not tell yet.
+    pub fn device_count(&self) -> CUdevice {
+        if let Some(count) = self.device_count.get() {
+            return *count;
+        }
+        let mut count = 1;
+        // SAFETY: writes one integer to a live local.
+        if unsafe { self.cuDeviceGetCount(&mut count) }.is_err() {
+            return 1;
+        }
+        *self.device_count.get_or_init(|| count)
+    }
+
     /// What the driver says of an address. `None` of memory that it knows nothing of.
     pub fn pointer_attribute(&self, which: PointerAttribute, at: CUdeviceptr) -> Option<u64> {
         let mut value = 0u64;

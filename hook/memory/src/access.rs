@@ -7,13 +7,6 @@
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::{AccessDesc, CUdevice};
 
-fn count(driver: &Driver) -> CUdevice {
-    let mut count = 1;
-    // SAFETY: writes one integer to a live local.
-    let known = unsafe { driver.cuDeviceGetCount(&mut count) };
-    if known.is_ok() { count } else { 1 }
-}
-
 fn reaches(driver: &Driver, from: CUdevice, to: CUdevice) -> bool {
     let mut can = 0;
     // SAFETY: writes one integer to a live local.
@@ -22,10 +15,10 @@ fn reaches(driver: &Driver, from: CUdevice, to: CUdevice) -> bool {
 
 /// Who may use VRAM of a device.
 pub fn to_vram(driver: &Driver, device: CUdevice) -> Vec<AccessDesc> {
-    (0..count(driver)).filter(|other| reaches(driver, *other, device)).map(AccessDesc::read_write).collect()
+    (0..driver.device_count()).filter(|other| reaches(driver, *other, device)).map(AccessDesc::read_write).collect()
 }
 
 /// Who may use RAM.
 pub fn to_ram(driver: &Driver) -> Vec<AccessDesc> {
-    (0..count(driver)).map(AccessDesc::read_write).collect()
+    (0..driver.device_count()).map(AccessDesc::read_write).collect()
 }
