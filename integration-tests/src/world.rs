@@ -66,8 +66,6 @@ impl World {
             .env("LC_ALL", "C.UTF-8")
             .env("LD_LIBRARY_PATH", &artefacts.driver)
             .env("SIMGPU_SHM", usage)
-            // What one test finds out is no other's to know.
-            .env(settings::PROBE_CACHE, "off")
             .vram("16MiB")
     }
 
@@ -122,13 +120,6 @@ impl World {
     #[must_use]
     pub fn layers(self, layers: &str) -> Self {
         self.hooked().env(settings::LAYERS, layers)
-    }
-
-    /// Another file as the hook, for a world that is hooked.
-    #[must_use]
-    pub fn hook_file(mut self, path: &Path) -> Self {
-        self.hook = path.to_owned();
-        self
     }
 
     /// Runs programs through gb-launch with these flags.

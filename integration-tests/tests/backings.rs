@@ -4,6 +4,7 @@ use greenboost_contract::place::{self, PlaceRule};
 use greenboost_contract::record;
 use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE, PLACE, THRESHOLD, UPLOAD_THREADS};
 use integration_tests::{World, toy};
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -47,7 +48,7 @@ fn without_the_kernel_module_the_next_backing_serves_and_the_reason_is_told() {
 fn a_file_in_the_devices_place_is_no_device_and_a_device_without_our_calls_another_version() {
     let world = World::new();
     let file = world.file("greenboost");
-    std::fs::write(&file, "").expect("a file");
+    fs::write(&file, "").expect("a file");
     for (device, why) in [
         (file.as_path(), "not kmod: what is at that path is not the module's device"),
         (Path::new("/dev/null"), "not kmod: the module speaks version 0"),
@@ -55,6 +56,42 @@ fn a_file_in_the_devices_place_is_no_device_and_a_device_without_our_calls_anoth
         let (reason, used) = chosen(&with_device(device));
         assert!(reason.contains(why), "{reason}");
         assert_eq!(used, ["host-numa"]);
+    }
+}
+
+#[test]
+fn every_process_finds_out_in_one_context_of_its_own_and_keeps_nothing() {
+    let model = toy("32MiB", 4);
+    let contexts = |world: World, reason: &str| {
+        let trace = world.file("calls");
+        let world = world.env("SIMGPU_TRACE", &trace);
+        let outcome = world.run_with("toy-llm", &["-m", model.file(), "-n", "4"]).ok();
+        assert_eq!(outcome.stdout, model.answer, "{}", outcome.report());
+        assert!(outcome.log.contains(reason), "{}", outcome.report());
+        let calls = fs::read_to_string(trace).expect("calls");
+        calls.lines().filter(|call| call.starts_with("cuCtxCreate")).count()
+    };
+    let programs = contexts(World::new().vram("64MiB"), "");
+    // Scripts may still set what once switched a cache of answers.
+    for cache in ["", "on", "off"] {
+        let home = World::new();
+        let folder = home.file("home");
+        fs::create_dir(&folder).expect("a folder");
+        let world = || {
+            let world = World::new().vram("8MiB").hooked().env("GREENBOOST_PROBE_CACHE", cache);
+            world.env("HOME", &folder).env("XDG_RUNTIME_DIR", &folder).env("XDG_CACHE_HOME", &folder)
+        };
+        for _ in 0..2 {
+            assert_eq!(contexts(world(), "host-numa: a kernel reads and writes it"), programs + 1, "{cache}");
+        }
+        assert_eq!(fs::read_dir(&folder).expect("the folder").count(), 0, "{cache}");
+        // A failure costs a context, too.
+        let unreadable = world().env("SIMGPU_HOST_NUMA", "unreadable");
+        assert_eq!(
+            contexts(unreadable, "not host-numa: the probe kernel failed with CUDA_ERROR_ILLEGAL_ADDRESS"),
+            programs + 2,
+            "{cache}"
+        );
     }
 }
 
@@ -85,7 +122,7 @@ fn uploads_into_ram_that_the_processor_sees_do_not_cross_the_link() {
         let outcome = world.run_with("llama-like", &["moe"]).ok();
         let lines = outcome.stdout.lines().filter(|line| line.starts_with("sum "));
         sums.push(lines.map(str::to_owned).collect::<Vec<_>>().join("\n"));
-        let calls = std::fs::read_to_string(calls).expect("calls");
+        let calls = fs::read_to_string(calls).expect("calls");
         // cuMemcpyHtoDAsync_v2(TO, FROM, BYTES, STREAM) = 0
         let copies = calls.lines().filter(|call| call.starts_with("cuMemcpyHtoD"));
         let bytes =

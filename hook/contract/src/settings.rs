@@ -81,9 +81,6 @@ pub const TRACE: &str = "GREENBOOST_TRACE";
 pub const CALLS: &str = "GREENBOOST_CALLS";
 /// File that the weight tensors known at the end of a process are written to, for tests.
 pub const TENSORS: &str = "GREENBOOST_TENSORS";
-/// `off`: whether kernels can use a backing is asked in every process, and no answer is kept for the next one. For tests
-/// and doubters, and no setting of a profile's.
-pub const PROBE_CACHE: &str = "GREENBOOST_PROBE_CACHE";
 
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;

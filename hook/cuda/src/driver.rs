@@ -55,7 +55,6 @@ macro_rules! driver {
 }
 
 driver! {
-    cuDriverGetVersion(version: *mut c_int);
     cuCtxGetCurrent(context: *mut CUcontext);
     cuCtxGetDevice(device: *mut CUdevice);
     cuCtxPushCurrent_v2(context: CUcontext);

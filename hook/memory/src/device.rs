@@ -40,8 +40,6 @@ pub struct Device {
     pub ordinal: CUdevice,
     /// `GPU-...`, which names the device whatever CUDA_VISIBLE_DEVICES renumbers.
     pub uuid: String,
-    /// Bytes the driver says it has.
-    pub total: u64,
     /// What may be taken of it.
     pub budget: Budget,
     /// Whether device memory can be mapped in chunks at all.
@@ -88,7 +86,6 @@ impl Device {
         Ok(Self {
             ordinal,
             uuid,
-            total: total as u64,
             budget: Budget::new(limit),
             can_map: can_map != 0,
             record,

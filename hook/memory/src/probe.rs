@@ -2,8 +2,8 @@
 //!
 //! Attributes are not enough: there are boards whose driver creates and maps host memory that kernels then
 //! cannot read. The probe runs in a context of its own, because a kernel that faults leaves the context it ran
-//! in unusable. A context is what a probe spends its time on (0.11 s of 0.16 s), so that files are tried in the same one, after
-//! the backing.
+//! in unusable: nothing that is done before or after the launch could keep the program's own from that. A context is what a
+//! probe spends its time on (0.11 s of 0.16 s), so that files are tried in the same one, after the backing.
 
 mod file_pages;
 
@@ -77,7 +77,7 @@ fn run(driver: &Driver, pinned: &PinnedPages, device: CUdevice, backing: &dyn Ho
         }
     };
     let note = backing.note();
-    let noted = |why: String| with_note(why, note.as_deref());
+    let noted = |text: String| note.as_ref().map_or(text.clone(), |note| format!("{text} ({note})"));
     let backing = match result {
         Ok(Ok(())) => Verdict::Works(noted("a kernel reads and writes it".to_owned())),
         Ok(Err(wrong)) => Verdict::Fails(wrong.to_owned()),
@@ -85,10 +85,6 @@ fn run(driver: &Driver, pinned: &PinnedPages, device: CUdevice, backing: &dyn Ho
         Err((what, status)) => Verdict::Fails(noted(format!("{what} failed with {status}"))),
     };
     Found { backing, file_pages }
-}
-
-fn with_note(text: String, note: Option<&str>) -> String {
-    note.map_or(text.clone(), |note| format!("{text} ({note})"))
 }
 
 /// A driver call that failed.

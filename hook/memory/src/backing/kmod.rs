@@ -97,7 +97,7 @@ impl Source for Kmod {
     }
 
     fn note(&self) -> Option<String> {
-        self.refusal().take().or_else(|| self.import.get().filter(|answer| !answer.is_empty()).cloned())
+        self.refusal().take().or_else(|| self.import.get().cloned())
     }
 }
 

@@ -24,7 +24,7 @@ impl<'a> FilePages<'a> {
     /// # Errors
     /// Why it cannot be done; nothing is mapped then.
     pub fn map(driver: &'a Driver, pinned: &PinnedPages) -> Result<(Self, Vec<u32>), String> {
-        let file = files::own_library().ok_or("the hook's own library cannot be opened")?.file;
+        let file = files::own_library().ok_or("the hook's own library cannot be opened")?;
         let mut bytes = vec![0; BYTES as usize];
         file.read_exact_at(&mut bytes, 0).map_err(|error| format!("the hook's own library cannot be read: {error}"))?;
         let granule = granule(driver).map_err(|status| format!("cuMemAddressReserve failed with {status}"))?;

@@ -1,33 +1,24 @@
-//! Files that code of this process was loaded from: the hook's own library, and the driver.
+//! The file that the hook's own library was loaded from.
 
 use super::{area, page, reading};
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::ptr::null_mut;
 
-/// An open file, and the name that it was found by.
-#[derive(Debug)]
-pub struct Loaded {
-    /// Its path when it was loaded.
-    pub path: PathBuf,
-    /// The very file that is mapped, whatever has that path now.
-    pub file: File,
-}
-
-/// The file that this library was loaded from, which is there whatever the program does.
-pub fn own_library() -> Option<Loaded> {
+/// The file that this library was loaded from, which is there whatever the program does: the very file that is mapped,
+/// whatever has its path now. `None`: it cannot be had any more.
+pub fn own_library() -> Option<File> {
     static IN_IT: u8 = 0;
     loaded_from((&raw const IN_IT) as u64)
 }
 
-/// The file behind code or data at an address. `None` where there is none, or it cannot be had any more: an update may
+/// The file of the mapping that an address is in. `None` where there is none, or it cannot be had any more: an update may
 /// have put another one into its place.
-pub fn loaded_from(at: u64) -> Option<Loaded> {
+fn loaded_from(at: u64) -> Option<File> {
     let (area, path) = area::named(at)?;
     let file = File::from(reading::open_exact(&area, &path)?);
     let is_it = file.metadata().is_ok_and(|it| it.is_file()) && name_in_mappings(&file) == Some(area.file);
-    is_it.then_some(Loaded { path, file })
+    is_it.then_some(file)
 }
 
 /// What the kernel names an open file in mappings: that can be compared with other mappings, and `stat` cannot.
@@ -54,8 +45,8 @@ mod tests {
     #[test]
     fn code_leads_to_its_file() {
         let own = own_library().expect("the test program");
-        assert_eq!(own.path, std::env::current_exe().expect("a path"));
-        assert_eq!(own.file.metadata().expect("open").ino(), fs::metadata(&own.path).expect("there").ino());
+        let path = std::env::current_exe().expect("a path");
+        assert_eq!(own.metadata().expect("open").ino(), fs::metadata(path).expect("there").ino());
         assert!(loaded_from(PAGE).is_none());
     }
 
@@ -67,7 +58,7 @@ mod tests {
         let aside = file.path.with_extension("new");
         fs::write(&aside, vec![1; PAGE as usize]).expect("written");
         fs::rename(&aside, &file.path).expect("renamed");
-        let found = loaded_from(file.at).map(|found| found.file.metadata().expect("open").ino());
+        let found = loaded_from(file.at).map(|found| found.metadata().expect("open").ino());
         assert!(found.is_none_or(|inode| inode == before), "found by a right to open mappings, or not at all");
     }
 }

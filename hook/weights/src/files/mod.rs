@@ -36,7 +36,7 @@ mod reading;
 pub mod testing;
 
 pub use file::{ModelFile, Refusal, WINDOW};
-pub use loaded::{Loaded, loaded_from, own_library};
+pub use loaded::own_library;
 pub use models::Place;
 pub use reading::Reader;
 
