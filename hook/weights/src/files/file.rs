@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 /// Bytes that are registered at once: milliseconds when they are in the page cache, and a copy is cut at their ends.
-pub const WINDOW: u64 = 64 << 20;
+const WINDOW: u64 = 64 << 20;
 
 /// A file that was written this recently may be written again without its time showing it: times come in steps, of up
 /// to two seconds on some file systems.

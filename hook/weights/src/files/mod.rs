@@ -35,10 +35,9 @@ mod reading;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use file::{ModelFile, Refusal, WINDOW};
+pub use file::{ModelFile, Refusal};
 pub use loaded::own_library;
 pub use models::Place;
-pub use reading::Reader;
 
 use area::{Area, FileId};
 use greenboost_intercept::failpoint::{self, Fault};
