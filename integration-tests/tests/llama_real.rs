@@ -109,7 +109,7 @@ fn every_tensor_of_a_model_is_known_as_the_models_own_table_has_it() {
         let wanted: BTreeMap<_, Told> =
             table.tensors.iter().map(|it| (it.name.clone(), (it.bytes, it.bytes, it.offset))).collect();
         assert!(known.iter().all(|it| Path::new(&it.file) == file), "another file: {known:?}");
-        let by_name: BTreeMap<_, _> = known.iter().map(|it| (it.name.clone(), it.told.clone())).collect();
+        let by_name: BTreeMap<_, _> = known.iter().map(|it| (it.name.clone(), it.told)).collect();
         assert_eq!(known.len(), by_name.len(), "a tensor is known twice: {known:?}");
         assert_eq!(by_name, wanted);
         // Both ways of loading were seen: tensors where the file is mapped, one behind the other as it has them, and
