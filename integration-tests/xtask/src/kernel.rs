@@ -15,7 +15,7 @@ mod userland;
 pub use needs::{all_headers, install};
 
 use crate::process;
-use crate::test::Outcome;
+use crate::test::outcome::Outcome;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;

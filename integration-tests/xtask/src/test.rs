@@ -4,13 +4,14 @@ mod cargo_test;
 mod figures;
 mod layout;
 mod llama;
+pub mod outcome;
 mod packages;
 mod scripts;
 
 use crate::{artefacts, kernel, package, process};
 use anyhow::{Result, bail};
-use cargo_test::Counts;
 use clap::{Args, Subcommand};
+use outcome::{Counts, Outcome};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -34,16 +35,6 @@ pub struct Options {
 enum Part {
     /// Runs the kernel module's tests alone, in a virtual machine
     Kernel(kernel::Options),
-}
-
-/// What a stage ended with, where it did not fail.
-pub enum Outcome {
-    /// All of it passed.
-    Passed,
-    /// It ran tests, and this many passed.
-    Tests(Counts),
-    /// It could not run on this machine, and this is why.
-    NotRun(String),
 }
 
 struct Stage {

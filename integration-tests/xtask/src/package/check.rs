@@ -4,7 +4,7 @@
 use super::{VERSION, can_pack, module, programs};
 use crate::artefacts::Artefacts;
 use crate::kernel::{all_headers, install, quietly};
-use crate::test::Outcome;
+use crate::test::outcome::Outcome;
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;

@@ -1,48 +1,12 @@
 //! The stage that runs `cargo test`, and counts what it ran.
 
-use super::Outcome;
+use super::outcome::{Counts, Outcome};
 use crate::process;
 use anyhow::{Context, Result, bail};
 use integration_tests::artefacts::PREBUILT;
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-
-/// How many tests did what.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-}
-
-impl Counts {
-    /// Whether any test ran.
-    pub fn any(self) -> bool {
-        self != Self::default()
-    }
-
-    /// Adds what a line of the test programs' output says, if it is a result line.
-    fn read(&mut self, line: &str) {
-        let Some(rest) = line.trim_start().strip_prefix("test result: ") else { return };
-        for part in rest.split([';', '.']) {
-            let mut words = part.split_whitespace();
-            let (Some(Ok(number)), Some(what)) = (words.next().map(str::parse::<u64>), words.next()) else { continue };
-            match what {
-                "passed" => self.passed += number,
-                "failed" => self.failed += number,
-                "ignored" => self.ignored += number,
-                _ => {}
-            }
-        }
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} ignored", self.passed, self.failed, self.ignored)
-    }
-}
 
 /// Tests failed; the counts are kept for the summary.
 #[derive(Debug)]
@@ -71,7 +35,7 @@ pub fn run() -> Result<Outcome> {
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read the tests' output")?;
         let line = String::from_utf8_lossy(&line);
-        counts.read(&line);
+        read(&line, &mut counts);
         println!("{line}");
     }
     let status = child.wait().context("cannot wait for cargo")?;
@@ -87,6 +51,21 @@ pub fn run() -> Result<Outcome> {
     Ok(Outcome::Tests(counts))
 }
 
+/// Adds what a line of the test programs' output says, if it is a result line.
+fn read(line: &str, counts: &mut Counts) {
+    let Some(rest) = line.trim_start().strip_prefix("test result: ") else { return };
+    for part in rest.split([';', '.']) {
+        let mut words = part.split_whitespace();
+        let (Some(Ok(number)), Some(what)) = (words.next().map(str::parse::<u64>), words.next()) else { continue };
+        match what {
+            "passed" => counts.passed += number,
+            "failed" => counts.failed += number,
+            "ignored" => counts.ignored += number,
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,7 +78,7 @@ mod tests {
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
             "test result: FAILED. 10 passed; 2 failed; 1 ignored; 0 measured; 4 filtered out; finished in 1.00s",
         ] {
-            counts.read(line);
+            read(line, &mut counts);
         }
         assert_eq!(counts, Counts { passed: 13, failed: 2, ignored: 1 });
     }

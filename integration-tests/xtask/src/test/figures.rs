@@ -10,7 +10,7 @@
 //! digits as are shown, must be what is shown. A number with a unit of speed or time outside such markers is a
 //! claim without a source and fails as well.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::workspace;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;

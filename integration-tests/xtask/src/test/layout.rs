@@ -1,6 +1,6 @@
 //! Folders where they belong, files of a readable length.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use super::scripts::collect;
 use crate::workspace;
 use anyhow::{Context, Result, bail};

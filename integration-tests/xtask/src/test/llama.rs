@@ -1,6 +1,6 @@
 //! llama.cpp's own libraries, which tests load a model with: downloaded once, never part of the repository.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::{process, workspace};
 use anyhow::{Context, Result, bail};
 use integration_tests::artefacts::{CI, LLAMA_FOLDER, LLAMA_PACKAGE};

@@ -1,6 +1,6 @@
 //! The system packages the other stages need: installed where that is possible, else named.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::process;
 use anyhow::{Context, Result, bail};
 use std::fs;

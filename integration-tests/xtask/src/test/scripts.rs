@@ -1,6 +1,6 @@
 //! The shell and Python scripts: whether they parse, and the GPU script's own test.
 
-use super::Outcome;
+use super::outcome::Outcome;
 use crate::{process, workspace};
 use anyhow::{Context, Result, bail};
 use std::fs;
