@@ -1,12 +1,16 @@
 //! `cargo xtask test`: stages with a name and a time each, cheapest first.
 
 mod cargo_test;
+mod ceilings;
+mod cycles;
 mod figures;
 mod layout;
 mod llama;
 pub mod outcome;
 mod packages;
 mod scripts;
+mod source;
+mod tree;
 
 use crate::{artefacts, kernel, package, process};
 use anyhow::{Result, bail};
@@ -35,6 +39,23 @@ pub struct Options {
 enum Part {
     /// Runs the kernel module's tests alone, in a virtual machine
     Kernel(kernel::Options),
+    /// Lists what a counted check finds
+    Show {
+        /// cycles, prose or statics
+        #[arg(value_parser = checks())]
+        check: String,
+        /// Files or folders, from the root of the workspace; all of it where none is given
+        paths: Vec<String>,
+    },
+    /// Writes the ceilings of the counted checks down to what they find
+    Lower,
+}
+
+/// The stages that count, and allow as many as integration-tests/xtask/ceilings.toml says.
+const COUNTED: &[&ceilings::Check] = &[&cycles::CHECK];
+
+fn checks() -> Vec<&'static str> {
+    COUNTED.iter().map(|check| check.name).collect()
 }
 
 struct Stage {
@@ -46,6 +67,11 @@ struct Stage {
 const STAGES: &[Stage] = &[
     Stage { name: "packages", what: "the system packages the other stages need", run: packages::run },
     Stage { name: "layout", what: "folders where they belong, files of a readable length", run: layout::run },
+    Stage {
+        name: "cycles",
+        what: "no two files of a crate use each other in a circle",
+        run: || ceilings::hold(&cycles::CHECK),
+    },
     Stage { name: "figures", what: "figures in README.md come from docs/benchmarks", run: figures::run },
     Stage { name: "scripts", what: "syntax of the shell and Python scripts", run: scripts::syntax },
     Stage { name: "gpu-script", what: "the GPU script's own logic, with stand-in programs", run: scripts::self_test },
@@ -65,8 +91,19 @@ const STAGES: &[Stage] = &[
 /// # Errors
 /// For a stage name that does not exist.
 pub fn run(options: &Options) -> Result<ExitCode> {
-    if let Some(Part::Kernel(options)) = &options.part {
-        return kernel::run(options);
+    match &options.part {
+        Some(Part::Kernel(options)) => return kernel::run(options),
+        Some(Part::Show { check, paths }) => {
+            for check in COUNTED.iter().filter(|counted| counted.name == check) {
+                ceilings::show(check, paths)?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Part::Lower) => {
+            ceilings::lower(COUNTED)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     if let Some(unknown) = options.only.iter().find(|name| STAGES.iter().all(|stage| stage.name != **name)) {
         let names: Vec<_> = STAGES.iter().map(|stage| stage.name).collect();
