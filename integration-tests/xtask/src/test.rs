@@ -6,6 +6,7 @@ mod cycles;
 mod figures;
 mod layout;
 mod llama;
+mod map;
 pub mod outcome;
 mod packages;
 mod prose;
@@ -75,6 +76,7 @@ const STAGES: &[Stage] = &[
         run: || ceilings::hold(&cycles::CHECK),
     },
     Stage { name: "statics", what: "statics with state in the hook", run: || ceilings::hold(&statics::CHECK) },
+    Stage { name: "map", what: "CONTRIBUTING.md's map names every folder", run: map::run },
     Stage { name: "prose", what: "the words of docs and doc comments", run: || ceilings::hold(&prose::CHECK) },
     Stage { name: "figures", what: "figures in README.md come from docs/benchmarks", run: figures::run },
     Stage { name: "scripts", what: "syntax of the shell and Python scripts", run: scripts::syntax },
