@@ -1,13 +1,12 @@
 //! Contexts: what a thread works in, what a sticky error poisons, what dies with a reset.
 
-use crate::alloc;
+use crate::accounting;
 use crate::driver;
 use crate::env::options;
 use crate::errors::{Error, Result};
 use crate::handles::Handles;
-use crate::stream::{Kind, Stream};
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,16 +22,7 @@ pub struct Context {
     error: AtomicU32,
     destroyed: AtomicBool,
     peers: Mutex<HashSet<usize>>,
-    streams: Mutex<Streams>,
     order: Mutex<()>,
-}
-
-#[derive(Default)]
-struct Streams {
-    legacy: Option<Arc<Stream>>,
-    per_thread: HashMap<i32, Arc<Stream>>,
-    all: Vec<Arc<Stream>>,
-    retired: Vec<Arc<Stream>>,
 }
 
 /// The live contexts.
@@ -84,7 +74,6 @@ impl Context {
             error: AtomicU32::new(0),
             destroyed: AtomicBool::new(false),
             peers: Mutex::default(),
-            streams: Mutex::default(),
             order: Mutex::default(),
         }))
     }
@@ -152,87 +141,15 @@ impl Context {
         lock(&self.order)
     }
 
-    /// Every stream of the context, the implicit ones included.
-    pub fn streams(&self) -> Vec<Arc<Stream>> {
-        let streams = lock(&self.streams);
-        streams.all.iter().chain(&streams.retired).cloned().collect()
+    /// Ends the context: `false` when it has ended before.
+    pub fn end(&self) -> bool {
+        !self.destroyed.swap(true, Ordering::AcqRel)
     }
 
-    /// Adds a stream of the program's.
-    pub fn adopt(&self, stream: Arc<Stream>) {
-        lock(&self.streams).all.push(stream);
-    }
-
-    /// Forgets a stream.
-    pub fn disown(&self, stream: &Arc<Stream>) {
-        lock(&self.streams).all.retain(|other| !Arc::ptr_eq(other, stream));
-    }
-
-    /// Keeps a destroyed stream until its work is done: the device is not idle before.
-    pub fn retire(&self, stream: Arc<Stream>) {
-        let mut streams = lock(&self.streams);
-        streams.all.retain(|other| !Arc::ptr_eq(other, &stream));
-        streams.retired.retain(|other| !other.idle());
-        streams.retired.push(stream);
-    }
-
-    /// The legacy default stream.
-    pub fn legacy_stream(self: &Arc<Context>) -> Arc<Stream> {
-        let mut streams = lock(&self.streams);
-        if let Some(stream) = &streams.legacy {
-            return stream.clone();
-        }
-        let stream = Stream::create(self, Kind::Legacy, 0, 0);
-        streams.all.push(stream.clone());
-        streams.legacy = Some(stream.clone());
-        stream
-    }
-
-    /// The legacy stream if anything ever used it.
-    pub fn legacy_if_used(&self) -> Option<Arc<Stream>> {
-        lock(&self.streams).legacy.clone()
-    }
-
-    /// The calling thread's default stream.
-    pub fn per_thread_stream(self: &Arc<Context>) -> Arc<Stream> {
-        // SAFETY: gettid has no preconditions.
-        let thread = unsafe { libc::gettid() };
-        let mut streams = lock(&self.streams);
-        if let Some(stream) = streams.per_thread.get(&thread) {
-            return stream.clone();
-        }
-        let stream = Stream::create(self, Kind::PerThread, 0, 0);
-        streams.all.push(stream.clone());
-        streams.per_thread.insert(thread, stream.clone());
-        stream
-    }
-
-    /// Waits for everything submitted to this context.
-    pub fn wait(&self) {
-        for stream in self.streams() {
-            stream.wait_all();
-        }
-    }
-
-    /// Ends the context once its work is done, and frees what belongs to it.
-    pub fn destroy(&self) {
-        self.wait();
-        if self.destroyed.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        for stream in self.streams() {
-            stream.close();
-        }
-        *lock(&self.streams) = Streams::default();
-        alloc::release_context(self.handle);
+    /// Frees what belongs to a context that has ended.
+    pub fn release(&self) {
+        accounting::release_context(self.handle);
         self.device().uncharge(options().context_overhead);
         let _ = CONTEXTS.remove(self.handle);
-    }
-}
-
-/// Waits for all work on a device, whatever its context.
-pub fn wait_for_device(ordinal: usize) {
-    for context in CONTEXTS.all().iter().filter(|context| context.ordinal == ordinal) {
-        context.wait();
     }
 }

@@ -4,6 +4,9 @@ use crate::context::{CONTEXTS, Context, current, with_stack};
 use crate::driver;
 use crate::edge::{Call, Out, driver};
 use crate::errors::{Error, Result};
+use crate::pool::trim_after_sync;
+use crate::stream::of;
+use crate::waiting::{destroy, wait_for};
 use std::sync::Arc;
 
 fn create_current(out: Out<usize>, flags: u32, device: i32, version: u32) -> Result {
@@ -23,11 +26,11 @@ fn set_peer(call: &Call, peer: usize, on: bool) -> Result {
 }
 
 fn synchronize(context: &Arc<Context>) -> Result {
-    for stream in context.streams() {
+    for stream in of(context) {
         stream.forbid_capturing()?;
     }
-    context.wait();
-    crate::pool::trim_after_sync(context.ordinal());
+    wait_for(context);
+    trim_after_sync(context.ordinal());
     context.healthy()
 }
 
@@ -53,7 +56,7 @@ driver! {
         if context.primary() {
             return Err(Error::INVALID_CONTEXT);
         }
-        context.destroy();
+        destroy(&context);
         with_stack(|stack| {
             if stack.last().is_some_and(|top| top.handle == handle) {
                 stack.pop();

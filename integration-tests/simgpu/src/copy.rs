@@ -1,18 +1,13 @@
 //! Copies: what a copy may cross, when the host waits for it, and how its bytes move.
 
-use crate::capture;
 use crate::clock::Clock;
 use crate::context::Context;
 use crate::errors::{Error, Result};
 use crate::gpu::{Gpu, Window};
-use crate::stream::Stream;
 use crate::va::{self, Origin};
-use crate::work::Work;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Pageable sources up to this size are staged by a synchronous copy, which then returns before they arrived.
-const STAGED_SYNC: u64 = 64 << 10;
 const PIECE: u64 = 4 << 20;
 
 /// What the caller says an address is.
@@ -63,7 +58,8 @@ impl Shape {
         Shape { width: bytes as u64, height: 1, depth: 1 }
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes in all.
+    pub fn bytes(&self) -> u64 {
         self.width.saturating_mul(self.height).saturating_mul(self.depth)
     }
 
@@ -76,17 +72,6 @@ impl Shape {
             .filter(|_| !jumps_back)
             .ok_or(Error::INVALID_VALUE)
     }
-}
-
-/// When the source of an asynchronous copy is read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SourceOrder {
-    /// Pageable memory at the call, other memory in stream order.
-    Usual,
-    /// In stream order, whatever it is.
-    Stream,
-    /// At the call, whatever it is.
-    AtCall,
 }
 
 /// What memory a range is.
@@ -180,7 +165,7 @@ impl Plan {
     }
 
     /// Takes the source's bytes now.
-    fn stage(&mut self, context: &Context) -> Result {
+    pub fn stage(&mut self, context: &Context) -> Result {
         let shape = self.request.2;
         let mut bytes = vec![0u8; shape.bytes() as usize];
         let packed =
@@ -248,44 +233,6 @@ fn run(gpu: &Gpu, to: (&End, u64), from: (&End, u64), len: u64) -> Result {
             return Err(Error::ILLEGAL_ADDRESS);
         }
         done += here;
-    }
-    Ok(())
-}
-
-/// Starts a copy as `cuMemcpy*` (`sync`) or `cuMemcpy*Async` does, and waits as long as those wait.
-pub fn start(stream: &Arc<Stream>, sync: bool, order: SourceOrder, to: Place, from: Place, shape: Shape) -> Result {
-    if sync {
-        stream.forbid_capturing()?;
-        capture::forbid_unsafe()?;
-    }
-    if shape.bytes() == 0 {
-        return Ok(());
-    }
-    let context = stream.context()?;
-    let (mut plan, to_kind, from_kind) = Plan::new(to, from, shape)?;
-    let capturing = stream.capture().is_some();
-    let stage = !capturing
-        && match order {
-            SourceOrder::Usual => from_kind == Kind::Pageable && (!sync || shape.bytes() <= STAGED_SYNC),
-            SourceOrder::Stream => false,
-            SourceOrder::AtCall => true,
-        };
-    if stage {
-        if sync {
-            stream.submit(Work::Nothing, Vec::new())?.wait();
-        }
-        plan.stage(&context)?;
-    }
-    let wait = if sync {
-        to_kind != Kind::Device || from_kind != Kind::Device && !stage
-    } else {
-        to_kind == Kind::Pageable && order == SourceOrder::Usual
-    };
-    if let Some(fence) = stream.enqueue(Work::Copy(Arc::new(plan)))?
-        && wait
-    {
-        fence.wait();
-        context.healthy()?;
     }
     Ok(())
 }

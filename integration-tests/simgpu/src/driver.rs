@@ -1,17 +1,14 @@
 //! The driver as a whole: initialisation, version, and death by fork.
 
-use crate::device::Device;
-use crate::edge::{In, Out, driver};
+use crate::device::{Device, usage};
 use crate::env::options;
 use crate::errors::{Error, Result};
-use crate::world::{self, Usage};
-use std::ffi::c_void;
+use crate::world;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 static OWNER: AtomicI32 = AtomicI32::new(0);
 static DEVICES: OnceLock<Vec<Device>> = OnceLock::new();
-static USAGE: OnceLock<Usage> = OnceLock::new();
 
 /// Whether this is a child forked from a process that had initialised the driver: the driver is dead there.
 pub fn forked() -> bool {
@@ -35,11 +32,6 @@ pub fn device(ordinal: i32) -> Result<&'static Device> {
     usize::try_from(ordinal).ok().and_then(|ordinal| devices().get(ordinal)).ok_or(Error::INVALID_DEVICE)
 }
 
-/// The machine's memory usage.
-pub fn usage() -> &'static Usage {
-    USAGE.get_or_init(Usage::open)
-}
-
 /// Which boards the program sees, as `CUDA_VISIBLE_DEVICES` orders them: the list ends at the first bad entry.
 fn visible() -> Vec<usize> {
     let boards = world::boards();
@@ -59,39 +51,17 @@ fn visible() -> Vec<usize> {
     chosen
 }
 
-driver! {
-    [any] "cuInit" 2000 cuInit(_call, flags: u32) {
-        if flags != 0 {
-            return Err(Error::INVALID_VALUE);
-        }
-        let boards = visible();
-        if boards.is_empty() {
-            return Err(Error::NO_DEVICE);
-        }
-        DEVICES.get_or_init(|| {
-            let slot = usage().join();
-            boards.iter().enumerate().map(|(ordinal, board)| Device::new(ordinal, *board, slot)).collect()
-        });
-        // SAFETY: getpid has no preconditions.
-        OWNER.store(unsafe { libc::getpid() }, Ordering::Release);
-        Ok(())
+/// Makes the devices, and the driver this process's.
+pub fn initialize() -> Result {
+    let boards = visible();
+    if boards.is_empty() {
+        return Err(Error::NO_DEVICE);
     }
-
-    [any] "cuDriverGetVersion" 2020 cuDriverGetVersion(_call, version: Out<i32>) {
-        version.put(options().driver_version)
-    }
-
-    // What the runtime finds in these tables is the driver's secret; without one it goes on alone.
-    [any] "cuGetExportTable" 3000 cuGetExportTable(_call, table: Out<*const c_void>, _id: In<[u8; 16]>) {
-        table.opt(std::ptr::null());
-        Err(Error::NOT_FOUND)
-    }
-
-    [init] "cuProfilerStart" 4000 cuProfilerStart(_call) {
-        Ok(())
-    }
-
-    [init] "cuProfilerStop" 4000 cuProfilerStop(_call) {
-        Ok(())
-    }
+    DEVICES.get_or_init(|| {
+        let slot = usage().join();
+        boards.iter().enumerate().map(|(ordinal, board)| Device::new(ordinal, *board, slot)).collect()
+    });
+    // SAFETY: getpid has no preconditions.
+    OWNER.store(unsafe { libc::getpid() }, Ordering::Release);
+    Ok(())
 }

@@ -13,20 +13,12 @@ use crate::capture;
 use crate::context::{self, Context};
 use crate::env::options;
 use crate::errors::{Error, Result};
+pub use crate::stream::Form;
 use crate::stream::Stream;
 use crate::trace;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
-
-/// Which stream a zero handle means.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Form {
-    /// The legacy default stream.
-    Legacy,
-    /// The per-thread default stream (`_ptds`, `_ptsz`).
-    PerThread,
-}
 
 /// What must hold before a function does anything.
 #[allow(non_camel_case_types)]

@@ -1,7 +1,5 @@
 //! The driver's error codes, their names and texts.
 
-use crate::edge::{Out, Text, driver};
-
 /// A `CUresult` that is not success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Error(pub u32);
@@ -19,7 +17,8 @@ macro_rules! errors {
             )*
         }
 
-        fn describe(code: u32) -> Option<(&'static str, &'static str)> {
+        /// The name and the text of a `CUresult`, each with a zero byte at its end.
+        pub fn describe(code: u32) -> Option<(&'static str, &'static str)> {
             match code {
                 0 => Some(("CUDA_SUCCESS\0", "no error\0")),
                 $($code => Some((concat!("CUDA_ERROR_", stringify!($name), "\0"), concat!($text, "\0"))),)*
@@ -135,16 +134,4 @@ errors! {
     918 GRAPH_RECAPTURE_FAILURE "graph recapture failure";
     919 FABRIC_NOT_READY "fabric not ready";
     999 UNKNOWN "unknown error";
-}
-
-driver! {
-    [any] "cuGetErrorName" 6000 cuGetErrorName(_call, error: u32, name: Out<Text>) {
-        name.opt(describe(error).map_or(Text::NULL, |(name, _)| Text::of(name)));
-        describe(error).map(drop).ok_or(Error::INVALID_VALUE)
-    }
-
-    [any] "cuGetErrorString" 6000 cuGetErrorString(_call, error: u32, text: Out<Text>) {
-        text.opt(describe(error).map_or(Text::NULL, |(_, text)| Text::of(text)));
-        describe(error).map(drop).ok_or(Error::INVALID_VALUE)
-    }
 }

@@ -1,11 +1,10 @@
 //! The program builds and inspects graphs itself.
 
-use crate::copy::Plan;
 use crate::edge::{In, Out, driver};
 use crate::errors::{Error, Result};
 use crate::event::EVENTS;
 use crate::graph::{GRAPHS, Graph, Node, node};
-use crate::graph_nodes::{HostParameters, KernelParameters, KernelParametersV1};
+use crate::graph_nodes::{HostParameters, KernelParameters, KernelParametersV1, copy_work, fill_work};
 use crate::memcpy_shaped::Copy3d;
 use crate::memset::Fill;
 use crate::work::{HostCall, Work};
@@ -19,22 +18,6 @@ fn add(out: Out<usize>, graph: usize, after: In<usize>, count: usize, work: Work
     let after = after.list(count)?.iter().map(|before| graph.index_of(*before)).collect::<Result<_>>()?;
     let index = graph.add(work, after);
     out.put(graph.node_handle(index))
-}
-
-/// The work of a memcpy node.
-pub fn copy_work(parameters: In<Copy3d>) -> Result<Work> {
-    let (to, from, shape) = parameters.get()?.parts()?;
-    if shape.width == 0 || shape.height == 0 || shape.depth == 0 {
-        return Ok(Work::Nothing);
-    }
-    Ok(Work::Copy(Arc::new(Plan::new(to, from, shape)?.0)))
-}
-
-/// The work of a memset node.
-pub fn fill_work(parameters: In<Fill>) -> Result<Work> {
-    let fill = parameters.get()?;
-    fill.check()?;
-    Ok(Work::Fill(fill))
 }
 
 fn connect(graph: usize, from: In<usize>, to: In<usize>, count: usize, on: bool) -> Result {

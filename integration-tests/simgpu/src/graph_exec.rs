@@ -1,33 +1,14 @@
-//! Executable graphs: a snapshot of a graph, run as one operation of a stream. Nodes that do not depend on each
-//! other run in a random order, so that a dependency someone forgot shows.
+//! Executable graphs: a snapshot of a graph, run as one operation of a stream.
 
-use crate::clock::Clock;
+use crate::capture::Member;
 use crate::edge::{Out, driver};
-use crate::env::options;
 use crate::errors::{Error, Result};
-use crate::gpu::Turn;
+use crate::fence::Fence;
 use crate::graph::{GRAPHS, Graph};
 use crate::handles::Handles;
-use crate::stream::{Fence, Random};
-use crate::work::Work;
-use std::cell::{Cell, RefCell};
+use crate::stream::{Kind, Stream, forbid_legacy};
+use crate::work::{ExecNode, Work};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
-
-/// A node of the snapshot.
-#[derive(Clone)]
-pub struct ExecNode {
-    /// The `CUgraphNode` it was made from.
-    pub source: usize,
-    /// What it does.
-    pub work: Work,
-    /// The nodes before it, by index into the snapshot.
-    pub after: Vec<usize>,
-    /// Those of them that need only have begun.
-    pub early: Vec<usize>,
-    /// A disabled node keeps its place and does nothing.
-    pub enabled: bool,
-}
 
 /// An executable graph.
 pub struct GraphExec {
@@ -60,99 +41,6 @@ pub fn snapshot(graph: &Graph) -> Vec<ExecNode> {
             enabled: true,
         })
         .collect()
-}
-
-/// Runs a snapshot.
-pub fn run(nodes: &[ExecNode], turn: &Turn, random: &mut Random) -> Result {
-    let mut replay = Replay {
-        nodes,
-        turn,
-        random: RefCell::new(random),
-        missing: nodes.iter().map(|node| Cell::new(node.after.len())).collect(),
-        behind: vec![Vec::new(); nodes.len()],
-        ended: vec![Cell::new(None); nodes.len()],
-        ready: RefCell::default(),
-    };
-    for (index, node) in nodes.iter().enumerate() {
-        for before in &node.after {
-            replay.behind[*before].push((index, node.early.contains(before)));
-        }
-    }
-    (0..nodes.len()).filter(|index| nodes[*index].after.is_empty()).for_each(|index| replay.open(index));
-    while let Some(index) = replay.choose() {
-        replay.run(index)?;
-    }
-    replay.ended.iter().filter_map(Cell::get).for_each(|ended| turn.clock.not_before(ended));
-    Ok(())
-}
-
-/// One launch of a graph. Nodes run one by one; a node that may begin before another has ended may run before it
-/// altogether, up to where it waits.
-struct Replay<'a> {
-    nodes: &'a [ExecNode],
-    turn: &'a Turn<'a>,
-    random: RefCell<&'a mut Random>,
-    /// By node: the nodes it still waits for.
-    missing: Vec<Cell<usize>>,
-    /// By node: the nodes behind it, and whether they may begin early.
-    behind: Vec<Vec<(usize, bool)>>,
-    /// By node: when it was over, once it is.
-    ended: Vec<Cell<Option<Instant>>>,
-    ready: RefCell<Vec<usize>>,
-}
-
-impl Replay<'_> {
-    /// A node may begin, and with it those that wait for no more than that.
-    fn open(&self, index: usize) {
-        self.ready.borrow_mut().push(index);
-        self.release(index, true);
-    }
-
-    fn release(&self, index: usize, early: bool) {
-        for (next, _) in self.behind[index].iter().filter(|(_, may)| *may == early) {
-            let missing = &self.missing[*next];
-            missing.set(missing.get() - 1);
-            if missing.get() == 0 {
-                self.open(*next);
-            }
-        }
-    }
-
-    fn choose(&self) -> Option<usize> {
-        let mut ready = self.ready.borrow_mut();
-        if options().delay_us == 0 {
-            let first = (0..ready.len()).min_by_key(|at| ready[*at])?;
-            return Some(ready.swap_remove(first));
-        }
-        let most = ready.len() as u64;
-        (most > 0).then(|| ready.swap_remove((self.random.borrow_mut().number() % most) as usize))
-    }
-
-    fn run(&self, index: usize) -> Result {
-        let node = &self.nodes[index];
-        let mut random = Random::new(self.random.borrow_mut().number());
-        random.delay();
-        let clock = Clock::start(self.turn.clock.now());
-        let behind = |before: &usize| self.ended[*before].get().into_iter().for_each(|ended| clock.not_before(ended));
-        node.after.iter().filter(|before| !node.early.contains(before)).for_each(behind);
-        let dependencies = || {
-            for before in &node.early {
-                if self.ended[*before].get().is_none() {
-                    self.ready.borrow_mut().retain(|other| other != before);
-                    self.run(*before)?;
-                }
-                behind(before);
-            }
-            Ok(())
-        };
-        if node.enabled {
-            let turn = Turn { context: self.turn.context, clock: &clock, dependencies: &dependencies };
-            node.work.run(&turn, &mut random)?;
-        }
-        self.ended[index].set(Some(clock.now()));
-        self.release(index, false);
-        Ok(())
-    }
 }
 
 impl GraphExec {
@@ -247,7 +135,7 @@ fn update(exec: &GraphExec, graph: &Graph) -> (u32, usize) {
     (0, 0)
 }
 
-fn launch(exec: &GraphExec, stream: &Arc<crate::stream::Stream>) -> Result {
+fn launch(exec: &GraphExec, stream: &Arc<Stream>) -> Result {
     let nodes = exec.nodes().clone();
     for node in nodes.iter() {
         if let Work::GraphAlloc(memory) = &node.work {
@@ -258,8 +146,8 @@ fn launch(exec: &GraphExec, stream: &Arc<crate::stream::Stream>) -> Result {
     if stream.capture().is_some() {
         return stream.enqueue(work).map(drop);
     }
-    if stream.kind == crate::stream::Kind::Legacy {
-        crate::capture::forbid_legacy(&*stream.context()?)?;
+    if stream.kind == Kind::Legacy {
+        forbid_legacy(&*stream.context()?)?;
     }
     // Launches of one executable graph never overlap.
     let mut last = exec.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -1,9 +1,9 @@
 //! The parameters of graph nodes: asked for, and changed in graphs and in executable graphs.
 
+use crate::copy::Plan;
 use crate::edge::{In, Out, driver};
 use crate::errors::{Error, Result};
 use crate::graph::node;
-use crate::graph_build::{copy_work, fill_work};
 use crate::graph_exec::EXECS;
 use crate::launch::{Arguments, Dimensions, Launch};
 use crate::launch_attributes::PROGRAMMATIC;
@@ -81,6 +81,22 @@ impl KernelParameters {
         let function = if self.first.function == 0 { self.kernel } else { self.first.function };
         KernelParametersV1 { function, ..self.first }.work()
     }
+}
+
+/// The work of a memcpy node.
+pub fn copy_work(parameters: In<Copy3d>) -> Result<Work> {
+    let (to, from, shape) = parameters.get()?.parts()?;
+    if shape.width == 0 || shape.height == 0 || shape.depth == 0 {
+        return Ok(Work::Nothing);
+    }
+    Ok(Work::Copy(Arc::new(Plan::new(to, from, shape)?.0)))
+}
+
+/// The work of a memset node.
+pub fn fill_work(parameters: In<Fill>) -> Result<Work> {
+    let fill = parameters.get()?;
+    fill.check()?;
+    Ok(Work::Fill(fill))
 }
 
 /// The parameters of a kernel node. The pointers in them live as long as the graph.

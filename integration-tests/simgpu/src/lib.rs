@@ -35,6 +35,12 @@
 //! multiprocessors, and for host memory the link as well; the two run side by side. Mat-vec kernels over quantised
 //! weights reach the share of the speeds that llama.cpp's do. Event times are modelled times.
 //!
+//! # Files
+//!
+//! `NAME_calls` has the driver's functions on what `NAME` is, declared by [`edge`]'s macro, and nothing below [`edge`]
+//! knows of them: from [`errors`] over [`physical`], [`va`], [`context`], [`gpu`], [`work`], [`graph`] and [`capture`] to
+//! [`stream`], each file uses only those before it.
+//!
 //! # What it does not do
 //!
 //! It runs only the kernels of [`kernels`], whatever code the PTX has. The export tables the CUDA runtime wants are
@@ -46,20 +52,29 @@
 //! are registered are gone, where a real driver would still have them pinned.
 #![allow(non_snake_case)]
 // Nothing here is a Rust API: the crate is a library only so that its own tests can link it.
+pub mod accounting;
 pub mod alloc;
+pub mod alloc_calls;
 pub mod arguments;
 pub mod capture;
+pub mod capture_calls;
 pub mod clock;
 pub mod context;
 pub mod context_calls;
 pub mod copy;
+pub mod copy_start;
 pub mod device;
+pub mod device_calls;
 pub mod driver;
+pub mod driver_calls;
 pub mod edge;
 pub mod entry;
 pub mod env;
+pub mod error_calls;
 pub mod errors;
 pub mod event;
+pub mod event_calls;
+pub mod fence;
 pub mod function;
 pub mod gpu;
 pub mod graph;
@@ -68,20 +83,27 @@ pub mod graph_exec;
 pub mod graph_nodes;
 pub mod handles;
 pub mod host;
+pub mod host_calls;
 pub mod kernels;
 pub mod launch;
 pub mod launch_attributes;
+pub mod launch_calls;
 pub mod link;
 pub mod memcpy;
 pub mod memcpy_shaped;
 pub mod memset;
+pub mod memset_calls;
 pub mod module;
+pub mod module_calls;
 pub mod physical;
 pub mod pointer;
 pub mod pool;
 pub mod pool_calls;
 pub mod primary;
 pub mod ptx;
+pub mod queue;
+pub mod random;
+pub mod replay;
 pub mod share;
 pub mod stream;
 pub mod stream_calls;
@@ -90,5 +112,7 @@ pub mod unsupported;
 pub mod v1;
 pub mod va;
 pub mod vmm;
+pub mod waiting;
 pub mod work;
+pub mod worker;
 pub mod world;

@@ -1,6 +1,7 @@
 //! The linear copies of the driver.
 
-use crate::copy::{Declared, Place, Shape, SourceOrder, start};
+use crate::copy::{Declared, Place, Shape};
+use crate::copy_start::{SourceOrder, start};
 use crate::edge::{Call, In, Out, driver};
 use crate::errors::{Error, Result};
 use crate::stream::Kind;

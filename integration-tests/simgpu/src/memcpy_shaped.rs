@@ -1,6 +1,7 @@
 //! The copies of rows and boxes.
 
-use crate::copy::{Declared, Place, Shape, SourceOrder, start};
+use crate::copy::{Declared, Place, Shape};
+use crate::copy_start::{SourceOrder, start};
 use crate::edge::{Call, In, driver};
 use crate::errors::{Error, Result};
 

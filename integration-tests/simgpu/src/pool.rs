@@ -1,14 +1,11 @@
 //! Stream-ordered memory: pools, asynchronous allocation and free, and the memory nodes of graphs.
 
-use crate::alloc::{accounted, address_len, addresses};
-use crate::context;
+use crate::accounting::{accounted, address_len, addresses, forget};
 use crate::driver;
-use crate::edge::{Call, Out, driver};
 use crate::errors::{Error, Result};
 use crate::handles::Handles;
 use crate::physical::{Physical, Place};
 use crate::va::{self, Backing, Origin, READ_WRITE, only};
-use crate::work::Work;
 use crate::world::MAX_BOARDS;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,15 +34,18 @@ struct State {
 /// The live pools.
 pub static POOLS: Handles<Pool> = Handles::new(4, Error::INVALID_VALUE);
 
+/// The pools of a device.
 #[derive(Clone, Default)]
-struct PoolsOfDevice {
+pub struct PoolsOfDevice {
     default: Option<Arc<Pool>>,
-    current: Option<Arc<Pool>>,
+    /// The one the program chose.
+    pub current: Option<Arc<Pool>>,
 }
 
 static OF_DEVICE: Mutex<Option<HashMap<usize, PoolsOfDevice>>> = Mutex::new(None);
 
-fn of_device<R>(ordinal: usize, change: impl FnOnce(&mut PoolsOfDevice, Arc<Pool>) -> R) -> R {
+/// Looks at, or changes, the pools of a device; with its default one.
+pub fn of_device<R>(ordinal: usize, change: impl FnOnce(&mut PoolsOfDevice, Arc<Pool>) -> R) -> R {
     let mut table = OF_DEVICE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let pools = table.get_or_insert_default().entry(ordinal).or_default();
     let default = pools.default.get_or_insert_with(|| Pool::create(Place::Device(ordinal))).clone();
@@ -72,7 +72,8 @@ impl Pool {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn take(&self, size: u64) -> Result<(Arc<Physical>, [u8; MAX_BOARDS])> {
+    /// Takes memory, and what the devices may do with it.
+    pub fn take(&self, size: u64) -> Result<(Arc<Physical>, [u8; MAX_BOARDS])> {
         let mut state = self.state();
         let fits = state.cached.iter().position(|memory| memory.size == size);
         let memory = match fits {
@@ -172,7 +173,7 @@ pub fn or_trim<T>(take: impl Fn() -> Result<T>) -> Result<T> {
 
 /// A free that has reached its turn.
 pub fn free_now(address: u64) -> Result {
-    let Ok(mapping) = crate::alloc::forget(address, |origin| matches!(origin, Origin::Pool(_) | Origin::Alloc)) else {
+    let Ok(mapping) = forget(address, |origin| matches!(origin, Origin::Pool(_) | Origin::Alloc)) else {
         return Ok(());
     };
     if let (Backing::Physical(memory, _), Origin::Pool(pool)) = (mapping.backing, mapping.origin)
@@ -193,7 +194,8 @@ pub struct GraphMemory {
 }
 
 impl GraphMemory {
-    fn reserve(device: usize, len: u64) -> Result<Arc<GraphMemory>> {
+    /// Reserves its addresses.
+    pub fn reserve(device: usize, len: u64) -> Result<Arc<GraphMemory>> {
         let address = addresses(len)?;
         va::write().insert(address, len, Backing::Pending, Origin::Graph, only(device), 0);
         Ok(Arc::new(GraphMemory { address, len, device, memory: Mutex::new(None) }))
@@ -234,77 +236,4 @@ pub fn disappear(address: u64) -> Result {
     let mapping = space.at_mut(address).filter(|mapping| mapping.origin == Origin::Graph);
     mapping.ok_or(Error::INVALID_VALUE)?.backing = Backing::Pending;
     Ok(())
-}
-
-fn allocate(call: &Call, out: Out<u64>, bytes: u64, pool: Option<Arc<Pool>>, stream: usize) -> Result {
-    if out.is_null() || bytes == 0 {
-        return Err(Error::INVALID_VALUE);
-    }
-    let stream = call.stream(stream)?;
-    let context = stream.context()?;
-    if stream.capture().is_some() {
-        let memory = GraphMemory::reserve(context.ordinal(), bytes)?;
-        out.put(memory.address)?;
-        return stream.enqueue(Work::GraphAlloc(memory)).map(drop);
-    }
-    let pool = pool.unwrap_or_else(|| current_of(context.ordinal()));
-    let size = accounted(bytes);
-    let (memory, rights) = match pool.take(size) {
-        Err(Error::OUT_OF_MEMORY) => {
-            // Frees that wait for their turn may be all it needs.
-            context::wait_for_device(context.ordinal());
-            pool.take(size)?
-        }
-        taken => taken?,
-    };
-    let start = addresses(bytes)?;
-    let origin = Origin::Pool(pool.handle);
-    va::write().insert(start, bytes, Backing::Physical(memory, 0), origin, rights, context.handle);
-    out.put(start)?;
-    stream.enqueue(Work::Nothing).map(drop)
-}
-
-driver! {
-    [ctx] "cuMemAllocAsync" 11020 cuMemAllocAsync | 11020 cuMemAllocAsync_ptsz(
-        call, out: Out<u64>, bytes: usize, stream: usize,
-    ) {
-        allocate(call, out, bytes as u64, None, stream)
-    }
-
-    [ctx] "cuMemAllocFromPoolAsync" 11020 cuMemAllocFromPoolAsync | 11020 cuMemAllocFromPoolAsync_ptsz(
-        call, out: Out<u64>, bytes: usize, pool: usize, stream: usize,
-    ) {
-        allocate(call, out, bytes as u64, Some(POOLS.get(pool)?), stream)
-    }
-
-    [ctx] "cuMemFreeAsync" 11020 cuMemFreeAsync | 11020 cuMemFreeAsync_ptsz(call, address: u64, stream: usize) {
-        let stream = call.stream(stream)?;
-        let origin = va::read().at(address).map(|mapping| mapping.origin);
-        let work = match origin {
-            // Memory of cuMemAlloc may be freed in stream order too; it belongs to no pool.
-            Some(Origin::Pool(_) | Origin::Alloc) => Work::Free(address),
-            Some(Origin::Graph) => Work::GraphFree(address),
-            _ => return Err(Error::INVALID_VALUE),
-        };
-        stream.enqueue(work).map(drop)
-    }
-
-    [init] "cuDeviceGetDefaultMemPool" 11020 cuDeviceGetDefaultMemPool(_call, out: Out<usize>, device: i32) {
-        let ordinal = driver::device(device)?.ordinal;
-        out.put(of_device(ordinal, |_, default| default.handle))
-    }
-
-    [init] "cuDeviceGetMemPool" 11020 cuDeviceGetMemPool(_call, out: Out<usize>, device: i32) {
-        out.put(current_of(driver::device(device)?.ordinal).handle)
-    }
-
-    [init] "cuDeviceSetMemPool" 11020 cuDeviceSetMemPool(_call, device: i32, pool: usize) {
-        let ordinal = driver::device(device)?.ordinal;
-        let pool = POOLS.get(pool)?;
-        if pool.place != Place::Device(ordinal) {
-            return Err(Error::INVALID_VALUE);
-        }
-        of_device(ordinal, |pools, _| pools.current = Some(pool));
-        Ok(())
-    }
 }

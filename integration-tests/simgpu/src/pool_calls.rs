@@ -1,10 +1,17 @@
-//! The functions on memory pools themselves.
+//! The driver's functions on memory pools, and on memory from them.
 
+use crate::accounting::{accounted, addresses};
+use crate::capture::Member;
 use crate::driver;
-use crate::edge::{In, Out, driver};
-use crate::errors::Error;
-use crate::pool::{POOLS, Pool};
+use crate::edge::{Call, In, Out, driver};
+use crate::errors::{Error, Result};
+use crate::physical::Place;
+use crate::pool::{GraphMemory, POOLS, Pool, current_of, of_device};
+use crate::va::{self, Backing, Origin};
 use crate::vmm::{Access, Location};
+use crate::waiting::wait_for_device;
+use crate::work::Work;
+use std::sync::Arc;
 
 /// `CUmemPoolProps`
 #[repr(C)]
@@ -21,7 +28,78 @@ pub struct PoolProperties {
 
 const _: () = assert!(size_of::<PoolProperties>() == size_of::<cudarc::driver::sys::CUmemPoolProps>());
 
+fn allocate(call: &Call, out: Out<u64>, bytes: u64, pool: Option<Arc<Pool>>, stream: usize) -> Result {
+    if out.is_null() || bytes == 0 {
+        return Err(Error::INVALID_VALUE);
+    }
+    let stream = call.stream(stream)?;
+    let context = stream.context()?;
+    if stream.capture().is_some() {
+        let memory = GraphMemory::reserve(context.ordinal(), bytes)?;
+        out.put(memory.address)?;
+        return stream.enqueue(Work::GraphAlloc(memory)).map(drop);
+    }
+    let pool = pool.unwrap_or_else(|| current_of(context.ordinal()));
+    let size = accounted(bytes);
+    let (memory, rights) = match pool.take(size) {
+        Err(Error::OUT_OF_MEMORY) => {
+            // Frees that wait for their turn may be all it needs.
+            wait_for_device(context.ordinal());
+            pool.take(size)?
+        }
+        taken => taken?,
+    };
+    let start = addresses(bytes)?;
+    let origin = Origin::Pool(pool.handle);
+    va::write().insert(start, bytes, Backing::Physical(memory, 0), origin, rights, context.handle);
+    out.put(start)?;
+    stream.enqueue(Work::Nothing).map(drop)
+}
+
 driver! {
+    [ctx] "cuMemAllocAsync" 11020 cuMemAllocAsync | 11020 cuMemAllocAsync_ptsz(
+        call, out: Out<u64>, bytes: usize, stream: usize,
+    ) {
+        allocate(call, out, bytes as u64, None, stream)
+    }
+
+    [ctx] "cuMemAllocFromPoolAsync" 11020 cuMemAllocFromPoolAsync | 11020 cuMemAllocFromPoolAsync_ptsz(
+        call, out: Out<u64>, bytes: usize, pool: usize, stream: usize,
+    ) {
+        allocate(call, out, bytes as u64, Some(POOLS.get(pool)?), stream)
+    }
+
+    [ctx] "cuMemFreeAsync" 11020 cuMemFreeAsync | 11020 cuMemFreeAsync_ptsz(call, address: u64, stream: usize) {
+        let stream = call.stream(stream)?;
+        let origin = va::read().at(address).map(|mapping| mapping.origin);
+        let work = match origin {
+            // Memory of cuMemAlloc may be freed in stream order too; it belongs to no pool.
+            Some(Origin::Pool(_) | Origin::Alloc) => Work::Free(address),
+            Some(Origin::Graph) => Work::GraphFree(address),
+            _ => return Err(Error::INVALID_VALUE),
+        };
+        stream.enqueue(work).map(drop)
+    }
+
+    [init] "cuDeviceGetDefaultMemPool" 11020 cuDeviceGetDefaultMemPool(_call, out: Out<usize>, device: i32) {
+        let ordinal = driver::device(device)?.ordinal;
+        out.put(of_device(ordinal, |_, default| default.handle))
+    }
+
+    [init] "cuDeviceGetMemPool" 11020 cuDeviceGetMemPool(_call, out: Out<usize>, device: i32) {
+        out.put(current_of(driver::device(device)?.ordinal).handle)
+    }
+
+    [init] "cuDeviceSetMemPool" 11020 cuDeviceSetMemPool(_call, device: i32, pool: usize) {
+        let ordinal = driver::device(device)?.ordinal;
+        let pool = POOLS.get(pool)?;
+        if pool.place != Place::Device(ordinal) {
+            return Err(Error::INVALID_VALUE);
+        }
+        of_device(ordinal, |pools, _| pools.current = Some(pool));
+        Ok(())
+    }
+
     [init] "cuMemPoolCreate" 11020 cuMemPoolCreate(_call, out: Out<usize>, properties: In<PoolProperties>) {
         let properties = properties.get()?;
         if properties.kind != 1 || out.is_null() {
@@ -34,7 +112,7 @@ driver! {
     }
 
     [init] "cuMemPoolDestroy" 11020 cuMemPoolDestroy(_call, pool: usize) {
-        let is_default = |ordinal| crate::pool::current_of(ordinal).handle == pool;
+        let is_default = |ordinal| current_of(ordinal).handle == pool;
         if (0..driver::devices().len()).any(is_default) {
             return Err(Error::INVALID_VALUE);
         }

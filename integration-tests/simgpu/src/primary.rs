@@ -4,6 +4,7 @@ use crate::context::Context;
 use crate::driver;
 use crate::edge::{Out, driver};
 use crate::errors::{Error, Result};
+use crate::waiting::destroy;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -29,7 +30,7 @@ fn release_primary(device: i32) -> Result {
         Ok(if primary.count == 0 { primary.held.take() } else { None })
     })?;
     if let Some(context) = last {
-        context.destroy();
+        destroy(&context);
     }
     Ok(())
 }
@@ -37,7 +38,7 @@ fn release_primary(device: i32) -> Result {
 fn reset_primary(device: i32) -> Result {
     let context = with_primary(device, |_, primary| Ok(primary.held.take()))?;
     if let Some(context) = context {
-        context.destroy();
+        destroy(&context);
     }
     Ok(())
 }

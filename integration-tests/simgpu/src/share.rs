@@ -140,7 +140,7 @@ driver! {
     }
 
     [ctx] "cuIpcCloseMemHandle" 4010 cuIpcCloseMemHandle(call, address: u64) {
-        call.context()?.wait();
+        crate::waiting::wait_for(&*call.context()?);
         let mut space = va::write();
         let ours = space.at(address).is_some_and(|mapping| mapping.origin == Origin::Ipc);
         let mapping = ours.then(|| space.remove(address)).flatten().ok_or(Error::INVALID_VALUE)?;

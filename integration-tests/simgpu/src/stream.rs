@@ -1,26 +1,37 @@
 //! Streams: a queue and a worker thread each, so that whatever the program forgot to order really runs in another
 //! order. Before every operation a worker waits a little, by a seeded random number.
 
-use crate::capture::{self, Capture};
+use crate::capture::{self, Capture, Member};
 use crate::clock::Clock;
 use crate::context::Context;
-use crate::driver;
-use crate::edge::Form;
 use crate::env::options;
 use crate::errors::{Error, Result};
+use crate::fence::{Fence, Timeline};
 use crate::gpu::{NO_DEPENDENCIES, Turn};
 use crate::handles::Handles;
+use crate::queue::{Operation, Queue};
+use crate::random::Random;
 use crate::work::Work;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::worker::spawn;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The stream handles with a fixed meaning.
 const LEGACY: usize = 1;
 const PER_THREAD: usize = 2;
 /// `CU_STREAM_NON_BLOCKING`
 pub const NON_BLOCKING: u32 = 1;
+
+/// Which stream a zero handle means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// The legacy default stream.
+    Legacy,
+    /// The per-thread default stream (`_ptds`, `_ptsz`).
+    PerThread,
+}
 
 /// Which of the streams it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,85 +63,140 @@ pub struct Stream {
     capture: Mutex<Option<Arc<Capture>>>,
 }
 
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Operation>,
-    submitted: u64,
-    /// The last operation that has begun.
-    begun: u64,
-    /// Every operation up to this one is done.
-    completed: u64,
-    /// What is done beyond that: a programmatic launch may end before the kernel in front of it.
-    overtaking: BTreeSet<u64>,
-    /// When the latest ones ended, in modelled time.
-    ends: BTreeMap<u64, Instant>,
-    /// Whether the last operation submitted is a kernel.
-    kernel_last: bool,
-    started: bool,
-    closing: bool,
-}
-
-impl Queue {
-    fn done(&self, ticket: u64) -> bool {
-        self.completed >= ticket || self.overtaking.contains(&ticket)
-    }
-
-    /// When everything up to a ticket had ended, unless that is long ago.
-    fn end_of(&self, ticket: u64) -> Option<Instant> {
-        self.ends.get(&ticket).copied()
-    }
-
-    fn finish(&mut self, ticket: u64, end: Instant) {
-        let last = self.ends.last_key_value().map_or(end, |(_, last)| end.max(*last));
-        self.ends.insert(ticket, last);
-        if self.ends.len() > REMEMBERED {
-            self.ends.pop_first();
-        }
-        self.overtaking.insert(ticket);
-        while self.overtaking.remove(&(self.completed + 1)) {
-            self.completed += 1;
-        }
-    }
-}
-
-/// Ends of operations that a stream remembers: who waits for an older one is not held up by it any more.
-const REMEMBERED: usize = 4096;
-
-struct Operation {
-    ticket: u64,
-    submitted: Instant,
-    after: Vec<Fence>,
-    work: Work,
-}
-
-/// A point in a stream.
-#[derive(Clone)]
-pub struct Fence {
-    stream: Arc<Stream>,
-    ticket: u64,
-}
-
-impl Fence {
-    /// Whether everything before the point is done.
-    pub fn done(&self) -> bool {
-        self.stream.queue().completed >= self.ticket
-    }
-
-    /// Waits for the point; says when that was in modelled time, unless it is long ago.
-    pub fn wait(&self) -> Option<Instant> {
-        self.stream.until(|queue| queue.completed >= self.ticket).end_of(self.ticket)
-    }
-}
-
 /// The streams the program made.
 pub static STREAMS: Handles<Stream> = Handles::new(2, Error::INVALID_HANDLE);
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// The streams of a context.
+#[derive(Default)]
+struct Streams {
+    legacy: Option<Arc<Stream>>,
+    per_thread: HashMap<i32, Arc<Stream>>,
+    all: Vec<Arc<Stream>>,
+    retired: Vec<Arc<Stream>>,
+}
+
+/// By the context's handle.
+static OF_CONTEXT: Mutex<BTreeMap<usize, Streams>> = Mutex::new(BTreeMap::new());
+
+fn of_all() -> MutexGuard<'static, BTreeMap<usize, Streams>> {
+    OF_CONTEXT.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Every stream of a context, the implicit ones included.
+pub fn of(context: &Context) -> Vec<Arc<Stream>> {
+    let all = of_all();
+    let streams = all.get(&context.handle);
+    streams.into_iter().flat_map(|streams| streams.all.iter().chain(&streams.retired)).cloned().collect()
+}
+
+/// Adds a stream of the program's.
+pub fn adopt(context: &Context, stream: Arc<Stream>) {
+    of_all().entry(context.handle).or_default().all.push(stream);
+}
+
+/// Forgets a stream.
+pub fn disown(context: &Context, stream: &Arc<Stream>) {
+    of_all().entry(context.handle).or_default().all.retain(|other| !Arc::ptr_eq(other, stream));
+}
+
+/// Keeps a destroyed stream until its work is done: the device is not idle before.
+pub fn retire(context: &Context, stream: Arc<Stream>) {
+    let mut all = of_all();
+    let streams = all.entry(context.handle).or_default();
+    streams.all.retain(|other| !Arc::ptr_eq(other, &stream));
+    streams.retired.retain(|other| !other.idle());
+    streams.retired.push(stream);
+}
+
+/// The legacy default stream.
+fn legacy(context: &Arc<Context>) -> Arc<Stream> {
+    let mut all = of_all();
+    let streams = all.entry(context.handle).or_default();
+    if let Some(stream) = &streams.legacy {
+        return stream.clone();
+    }
+    let stream = Stream::create(context, Kind::Legacy, 0, 0);
+    streams.all.push(stream.clone());
+    streams.legacy = Some(stream.clone());
+    stream
+}
+
+/// The legacy stream if anything ever used it.
+fn legacy_if_used(context: &Context) -> Option<Arc<Stream>> {
+    of_all().get(&context.handle)?.legacy.clone()
+}
+
+/// The calling thread's default stream.
+fn per_thread(context: &Arc<Context>) -> Arc<Stream> {
+    // SAFETY: gettid has no preconditions.
+    let thread = unsafe { libc::gettid() };
+    let mut all = of_all();
+    let streams = all.entry(context.handle).or_default();
+    if let Some(stream) = streams.per_thread.get(&thread) {
+        return stream.clone();
+    }
+    let stream = Stream::create(context, Kind::PerThread, 0, 0);
+    streams.all.push(stream.clone());
+    streams.per_thread.insert(thread, stream.clone());
+    stream
+}
+
+/// Forgets a context with all its streams.
+pub fn forget(context: &Context) {
+    let streams = of_all().remove(&context.handle);
+    // Outside the lock.
+    drop(streams);
+}
+
+/// Refuses the use of a context's legacy stream while a blocking stream of it is capturing.
+pub fn forbid_legacy(context: &Context) -> Result {
+    if !capture::any() {
+        return Ok(());
+    }
+    let mut implied = false;
+    for stream in of(context).iter().filter(|stream| stream.blocking()) {
+        if let Some(capture) = stream.capture() {
+            capture.invalidate();
+            implied = true;
+        }
+    }
+    if implied { Err(Error::STREAM_CAPTURE_IMPLICIT) } else { Ok(()) }
+}
+
+impl Timeline for Stream {
+    fn has_reached(&self, ticket: u64) -> bool {
+        self.queue().completed >= ticket
+    }
+
+    fn wait_for(&self, ticket: u64) -> Option<Instant> {
+        self.until(|queue| queue.completed >= ticket).end_of(ticket)
+    }
+}
+
+impl Member for Stream {
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn is_legacy(&self) -> bool {
+        self.kind == Kind::Legacy
+    }
+
+    fn capture(&self) -> Option<Arc<Capture>> {
+        self.capture.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn set_capture(&self, capture: Option<Arc<Capture>>) {
+        *self.capture.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = capture;
+    }
+}
+
 /// The stream a handle means.
 pub fn resolve(context: &Arc<Context>, handle: usize, form: Form) -> Result<Arc<Stream>> {
     match (handle, form) {
-        (LEGACY, _) | (0, Form::Legacy) => Ok(context.legacy_stream()),
-        (PER_THREAD, _) | (0, Form::PerThread) => Ok(context.per_thread_stream()),
+        (LEGACY, _) | (0, Form::Legacy) => Ok(legacy(context)),
+        (PER_THREAD, _) | (0, Form::PerThread) => Ok(per_thread(context)),
         _ => STREAMS.get(handle),
     }
 }
@@ -178,20 +244,10 @@ impl Stream {
         self.flags & NON_BLOCKING == 0
     }
 
-    /// The capture it takes part in.
-    pub fn capture(&self) -> Option<Arc<Capture>> {
-        self.capture.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
-    }
-
-    /// Enters or leaves a capture.
-    pub fn set_capture(&self, capture: Option<Arc<Capture>>) {
-        *self.capture.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = capture;
-    }
-
     /// For calls that no capturing stream allows: the attempt spoils the capture.
     pub fn forbid_capturing(&self) -> Result {
         if self.kind == Kind::Legacy {
-            return capture::forbid_legacy(&*self.context()?);
+            return forbid_legacy(&*self.context()?);
         }
         match self.capture() {
             Some(capture) => {
@@ -205,11 +261,11 @@ impl Stream {
     /// Runs work in the stream, or records it if the stream is capturing (then there is no fence).
     pub fn enqueue(self: &Arc<Stream>, work: Work) -> Result<Option<Fence>> {
         if let Some(capture) = self.capture() {
-            capture.record(self, work)?;
+            capture.record(self.id, work)?;
             return Ok(None);
         }
         if self.kind == Kind::Legacy {
-            capture::forbid_legacy(&*self.context()?)?;
+            forbid_legacy(&*self.context()?)?;
         }
         self.submit(work, Vec::new()).map(Some)
     }
@@ -219,10 +275,10 @@ impl Stream {
         let context = self.context()?;
         let _order = context.order();
         if self.kind == Kind::Legacy {
-            let others = context.streams().into_iter().filter(|other| other.blocking() && other.id != self.id);
+            let others = of(&context).into_iter().filter(|other| other.blocking() && other.id != self.id);
             after.extend(others.map(|other| other.last()));
         } else if self.blocking() {
-            after.extend(context.legacy_if_used().map(|legacy| legacy.last()));
+            after.extend(legacy_if_used(&context).map(|legacy| legacy.last()));
         }
         after.retain(|fence| !fence.done());
         let mut queue = self.queue();
@@ -234,7 +290,7 @@ impl Stream {
         // Anything between two kernels, a wait for an event too, keeps the second behind the first.
         let kernel_in_front = std::mem::replace(&mut queue.kernel_last, matches!(work, Work::Kernel(_)));
         if work.programmatic() && kernel_in_front && after.is_empty() && self.overlap(&context, ticket, &work) {
-            return Ok(Fence { stream: self.clone(), ticket });
+            return Ok(Fence::new(self.clone(), ticket));
         }
         queue.waiting.push_back(Operation { ticket, submitted: Instant::now(), after, work });
         if !queue.started {
@@ -242,12 +298,12 @@ impl Stream {
             self.start(&context);
         }
         self.changed.notify_all();
-        Ok(Fence { stream: self.clone(), ticket })
+        Ok(Fence::new(self.clone(), ticket))
     }
 
     /// The point behind everything submitted so far.
     pub fn last(self: &Arc<Stream>) -> Fence {
-        Fence { stream: self.clone(), ticket: self.queue().submitted }
+        Fence::new(self.clone(), self.queue().submitted)
     }
 
     /// Waits for everything submitted so far.
@@ -337,50 +393,5 @@ impl Stream {
     pub fn idle(&self) -> bool {
         let queue = self.queue();
         queue.completed == queue.submitted
-    }
-}
-
-/// Starts a thread; a worker must not run the program's signal handlers.
-fn spawn(run: impl FnOnce() + Send + 'static) -> bool {
-    // SAFETY: the masks are initialised by sigfillset and by the call that saves the old one.
-    unsafe {
-        let mut all: libc::sigset_t = std::mem::zeroed();
-        let mut before: libc::sigset_t = std::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let builder = std::thread::Builder::new().name("simgpu-stream".to_string()).stack_size(1 << 20);
-        let spawned = builder.spawn(|| {
-            // Modelled time is slept to: without slack, to some microseconds.
-            libc::prctl(libc::PR_SET_TIMERSLACK, 1usize);
-            run();
-        });
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-        spawned.is_ok()
-    }
-}
-
-/// A small random generator (splitmix64): the same seed gives the same delays.
-pub struct Random(u64);
-
-impl Random {
-    /// Starts from a seed.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next number.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Waits up to `SIMGPU_DELAY_US`.
-    pub fn delay(&mut self) {
-        let most = options().delay_us;
-        if most > 0 && !driver::forked() {
-            std::thread::sleep(Duration::from_micros(self.number() % (most + 1)));
-        }
     }
 }

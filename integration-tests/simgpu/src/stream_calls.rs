@@ -4,8 +4,9 @@ use crate::capture;
 use crate::edge::{Call, Out, driver};
 use crate::errors::{Error, Result};
 use crate::event::EVENTS;
+use crate::event_calls::make_wait;
 use crate::gpu::ValueWait;
-use crate::stream::{Kind, NON_BLOCKING, STREAMS, Stream};
+use crate::stream::{Kind, NON_BLOCKING, STREAMS, Stream, adopt, disown, of, retire};
 use crate::work::{HostCall, HostFunction, Work};
 use std::ffi::c_void;
 
@@ -24,7 +25,7 @@ fn create(call: &Call, out: Out<usize>, flags: u32, priority: i32) -> Result {
     }
     let context = call.context()?;
     let stream = Stream::create(&context, Kind::Created, flags, priority.clamp(-5, 0));
-    context.adopt(stream.clone());
+    adopt(&context, stream.clone());
     out.put(stream.handle)
 }
 
@@ -59,9 +60,9 @@ driver! {
         stream.close();
         if let Ok(context) = stream.context() {
             if stream.idle() {
-                context.disown(&stream);
+                disown(&context, &stream);
             } else {
-                context.retire(stream);
+                retire(&context, stream);
             }
         }
         Ok(())
@@ -87,7 +88,7 @@ driver! {
         context.healthy()?;
         let behind_legacy = stream.kind == Kind::Legacy;
         let busy = !stream.idle()
-            || behind_legacy && context.streams().iter().any(|other| other.blocking() && !other.idle());
+            || behind_legacy && of(&context).iter().any(|other| other.blocking() && !other.idle());
         if busy { Err(Error::NOT_READY) } else { Ok(()) }
     }
 
@@ -95,7 +96,7 @@ driver! {
         call, stream: usize, event: usize, flags: u32,
     ) {
         let stream = call.stream(stream)?;
-        EVENTS.get(event)?.make_wait(&stream, flags)
+        make_wait(&EVENTS.get(event)?, &stream, flags)
     }
 
     [init] "cuStreamGetFlags" 5050 cuStreamGetFlags | 7000 cuStreamGetFlags_ptsz(

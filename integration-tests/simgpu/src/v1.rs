@@ -131,11 +131,11 @@ driver! {
     }
 
     [any] "cuEventDestroy" 2000 cuEventDestroy(_call, event: usize) {
-        pass(crate::event::cuEventDestroy_v2(event))
+        pass(crate::event_calls::cuEventDestroy_v2(event))
     }
 
     [any] "cuStreamBeginCapture" 10000 cuStreamBeginCapture | 10000 cuStreamBeginCapture_ptsz(_call, stream: usize) {
-        pass(crate::capture::cuStreamBeginCapture_v2(stream, 0))
+        pass(crate::capture_calls::cuStreamBeginCapture_v2(stream, 0))
     }
 }
 

@@ -5,11 +5,11 @@ use crate::copy::Plan;
 use crate::errors::Result;
 use crate::event::{Event, Stamp};
 use crate::gpu::{Gpu, Turn, ValueWait};
-use crate::graph_exec::ExecNode;
 use crate::launch::Launch;
 use crate::memset::Fill;
-use crate::pool::GraphMemory;
-use crate::stream::Random;
+use crate::pool::{self, GraphMemory};
+use crate::random::Random;
+use crate::replay::{self, Step};
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -85,6 +85,35 @@ pub enum Work {
     Graph(Arc<Vec<ExecNode>>),
 }
 
+/// A node of an executable graph.
+#[derive(Clone)]
+pub struct ExecNode {
+    /// The `CUgraphNode` it was made from.
+    pub source: usize,
+    /// What it does.
+    pub work: Work,
+    /// The nodes before it, by index into the snapshot.
+    pub after: Vec<usize>,
+    /// Those of them that need only have begun.
+    pub early: Vec<usize>,
+    /// A disabled node keeps its place and does nothing.
+    pub enabled: bool,
+}
+
+impl Step for ExecNode {
+    fn after(&self) -> &[usize] {
+        &self.after
+    }
+
+    fn early(&self) -> &[usize] {
+        &self.early
+    }
+
+    fn run(&self, turn: &Turn, random: &mut Random) -> Result {
+        if self.enabled { self.work.run(turn, random) } else { Ok(()) }
+    }
+}
+
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
@@ -139,12 +168,12 @@ impl Work {
                 }
                 Ok(())
             }
-            Work::Free(address) => crate::pool::free_now(*address),
+            Work::Free(address) => pool::free_now(*address),
             Work::GraphAlloc(memory) => {
                 memory.appear();
                 Ok(())
             }
-            Work::GraphFree(address) => crate::pool::disappear(*address),
+            Work::GraphFree(address) => pool::disappear(*address),
             Work::WriteValue { address, value, wide } => {
                 Gpu::copies(context, clock).write_value(*address, *value, *wide)
             }
@@ -155,7 +184,7 @@ impl Work {
                 }
                 Ok(())
             }
-            Work::Graph(nodes) => crate::graph_exec::run(nodes, turn, random),
+            Work::Graph(nodes) => replay::run(nodes, turn, random),
         };
         // The time of the program's own functions, and of memory others write, is the world's.
         let real = matches!(self, Work::Host(_) | Work::Callback { .. } | Work::WaitValue { .. });

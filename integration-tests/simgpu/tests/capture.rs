@@ -2,14 +2,14 @@
 
 mod common;
 use common::*;
-use cuda::alloc::{cuMemAlloc_v2, cuMemFree_v2};
-use cuda::capture::*;
-use cuda::event::*;
+use cuda::alloc_calls::{cuMemAlloc_v2, cuMemFree_v2};
+use cuda::capture_calls::*;
+use cuda::event_calls::*;
 use cuda::graph_build::*;
 use cuda::graph_exec::*;
 use cuda::graph_nodes::*;
 use cuda::memcpy::*;
-use cuda::memset::*;
+use cuda::memset_calls::*;
 use cuda::stream_calls::*;
 
 const GLOBAL: u32 = 0;
@@ -242,10 +242,10 @@ isolated! {
         start();
         let (to, stream) = (alloc(64), stream());
         begin(stream, GLOBAL);
-        let at = got(|out| cuda::pool::cuMemAllocAsync(out, 2 * MIB as usize, stream));
+        let at = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 2 * MIB as usize, stream));
         ok(cuMemsetD32Async(at, 11, 16, stream));
         ok(cuMemcpyDtoDAsync_v2(to, at, 64, stream));
-        ok(cuda::pool::cuMemFreeAsync(at, stream));
+        ok(cuda::pool_calls::cuMemFreeAsync(at, stream));
         let graph = end(stream);
         let types: Vec<u32> = nodes(graph).iter().map(|node| got(|out| cuGraphNodeGetType(*node, out))).collect();
         assert_eq!(types, [10, 2, 1, 11]);

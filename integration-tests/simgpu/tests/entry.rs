@@ -22,12 +22,12 @@ fn address(function: *const ()) -> usize {
 isolated! {
     versions_and_streams_choose_the_function [] {
         let found = |function| (0, address(function), 0);
-        assert_eq!(ask("cuMemAlloc", 12000, 0), found(cuda::alloc::cuMemAlloc_v2 as *const ()));
+        assert_eq!(ask("cuMemAlloc", 12000, 0), found(cuda::alloc_calls::cuMemAlloc_v2 as *const ()));
         assert_eq!(ask("cuMemAlloc", 3010, 0), found(cuda::v1::cuMemAlloc as *const ()));
         assert_eq!(ask("cuMemcpyHtoD", 12000, 2), found(cuda::memcpy::cuMemcpyHtoD_v2_ptds as *const ()));
         assert_eq!(ask("cuMemcpyHtoD", 12000, 1), found(cuda::memcpy::cuMemcpyHtoD_v2 as *const ()));
         assert_eq!(ask("cuMemcpyHtoD", 6000, 2), found(cuda::memcpy::cuMemcpyHtoD_v2 as *const ()));
-        assert_eq!(ask("cuMemAlloc", 12000, 2), found(cuda::alloc::cuMemAlloc_v2 as *const ()));
+        assert_eq!(ask("cuMemAlloc", 12000, 2), found(cuda::alloc_calls::cuMemAlloc_v2 as *const ()));
         assert_eq!(ask("cuCtxCreate", 11040, 0), found(cuda::context_calls::cuCtxCreate_v3 as *const ()));
         assert_eq!(ask("cuCtxCreate", 13000, 0), found(cuda::context_calls::cuCtxCreate_v4 as *const ()));
         assert_eq!(ask("cuGetProcAddress", 11080, 0), found(cuGetProcAddress as *const ()));
@@ -58,13 +58,13 @@ isolated! {
     an_older_driver_knows_less [SIMGPU_DRIVER_VERSION = "12020"] {
         assert_eq!(ask("cuMemAlloc", 13000, 0).0, 1);
         assert_eq!(ask("cuMemcpyBatchAsync", 12020, 0), (0, 0, 1));
-        assert_eq!(got(|out| cuda::driver::cuDriverGetVersion(out)), 12020);
+        assert_eq!(got(|out| cuda::driver_calls::cuDriverGetVersion(out)), 12020);
     }
 
     twins_are_the_same_functions_elsewhere [SIMGPU_TWINS = "1"] {
         let (code, twin, _) = ask("cuDriverGetVersion", 12000, 0);
         assert_eq!(code, 0);
-        assert_ne!(twin, address(cuda::driver::cuDriverGetVersion as *const ()));
+        assert_ne!(twin, address(cuda::driver_calls::cuDriverGetVersion as *const ()));
         // SAFETY: the same signature.
         let twin: extern "C" fn(Out<i32>) -> u32 = unsafe { std::mem::transmute(twin) };
         assert_eq!(got(|out| twin(out)), 13000);

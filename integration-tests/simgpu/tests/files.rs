@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use cuda::host::{cuMemHostGetDevicePointer_v2, cuMemHostRegister_v2, cuMemHostUnregister};
+use cuda::host_calls::{cuMemHostGetDevicePointer_v2, cuMemHostRegister_v2, cuMemHostUnregister};
 use cuda::memcpy::cuMemcpyDtoDAsync_v2;
 use std::ffi::c_void;
 use std::fs::{self, File};
@@ -69,7 +69,7 @@ isolated! {
         let (path, file) = file("unreadable");
         let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
         ok(register(at, READ_ONLY));
-        assert_eq!(got(|out| cuda::device::cuDeviceGetAttribute(out, 113, 0)), 1, "the board says that it can");
+        assert_eq!(got(|out| cuda::device_calls::cuDeviceGetAttribute(out, 113, 0)), 1, "the board says that it can");
         assert_eq!(download(at as u64, 3), [0, 1, 2]);
         ok(launch(function("gb_probe_read"), 0, &[at as u64, alloc(64), 3]));
         assert_eq!(synchronize(), 700);
@@ -93,7 +93,7 @@ isolated! {
         let (path, file) = file("unsupported");
         let at = map(&file, BYTES, libc::PROT_READ, libc::MAP_SHARED);
         assert_eq!(register(at, READ_ONLY), 801);
-        assert_eq!(got(|out| cuda::device::cuDeviceGetAttribute(out, 113, 0)), 0);
+        assert_eq!(got(|out| cuda::device_calls::cuDeviceGetAttribute(out, 113, 0)), 0);
         ok(cuMemHostRegister_v2(pages(4096, 0).cast(), 4096, 0));
         fs::remove_file(path).expect("our own");
     }

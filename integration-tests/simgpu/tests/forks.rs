@@ -2,14 +2,14 @@
 
 mod common;
 use common::*;
-use cuda::capture::*;
+use cuda::capture_calls::*;
 use cuda::edge::Out;
-use cuda::event::*;
+use cuda::event_calls::*;
 use cuda::graph_build::*;
 use cuda::graph_exec::*;
 use cuda::graph_nodes::*;
 use cuda::memcpy::*;
-use cuda::memset::*;
+use cuda::memset_calls::*;
 use cuda::stream_calls::*;
 use std::ffi::c_void;
 
@@ -131,7 +131,7 @@ isolated! {
     a_joined_copy_runs_with_every_replay [SIMGPU_DELAY_US = "300"] {
         start();
         let (slot, sum, main, copies) = (alloc(4), alloc(8), stream(), stream());
-        let source = got(|out| cuda::host::cuMemAllocHost_v2(out, 4));
+        let source = got(|out| cuda::host_calls::cuMemAllocHost_v2(out, 4));
         let read = function("gb_checksum_u32");
         begin(main);
         ok(order(main, copies));
@@ -211,7 +211,7 @@ isolated! {
     a_copy_node_keeps_the_kinds_of_its_memory [] {
         start();
         let (vram, other, main) = (alloc(64), alloc(64), stream());
-        let pinned = got(|out| cuda::host::cuMemAllocHost_v2(out, 64));
+        let pinned = got(|out| cuda::host_calls::cuMemAllocHost_v2(out, 64));
         let copy = |from: u64| {
             begin(main);
             ok(cuMemcpyAsync(vram, from, 16, main));

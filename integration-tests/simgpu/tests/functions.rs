@@ -3,7 +3,7 @@
 mod common;
 use common::*;
 use cuda::function::*;
-use cuda::module::{cuKernelGetFunction, cuLibraryGetKernel, cuLibraryLoadData};
+use cuda::module_calls::{cuKernelGetFunction, cuLibraryGetKernel, cuLibraryLoadData};
 use std::ffi::{CStr, CString, c_char, c_void};
 
 fn null<T>() -> cuda::edge::Out<T> {
@@ -57,7 +57,7 @@ isolated! {
         let all = [from, 2, sum];
         let pointers = [std::ptr::from_ref(&all).cast::<c_void>()];
         let none = cuda::edge::In::from(std::ptr::null());
-        ok(cuda::launch::cuLaunchKernel(checksum, 1, 1, 1, 32, 1, 1, 0, stream, input(&pointers), none));
+        ok(cuda::launch_calls::cuLaunchKernel(checksum, 1, 1, 1, 32, 1, 1, 0, stream, input(&pointers), none));
         ok(cuda::stream_calls::cuStreamSynchronize(stream));
         assert_eq!(download(sum, 1), [3 + 3 * 4]);
     }

@@ -2,10 +2,10 @@
 
 mod common;
 use common::*;
-use cuda::alloc::{cuMemAlloc_v2, cuMemFree_v2};
-use cuda::host::{cuMemHostRegister_v2, cuMemHostUnregister};
+use cuda::alloc_calls::{cuMemAlloc_v2, cuMemFree_v2};
+use cuda::host_calls::{cuMemHostRegister_v2, cuMemHostUnregister};
 use cuda::memcpy::*;
-use cuda::memset::*;
+use cuda::memset_calls::*;
 use cuda::vmm::*;
 
 isolated! {
@@ -272,15 +272,15 @@ isolated! {
 
     everything_needs_cuinit_and_a_context [] {
         assert_eq!(cuMemAlloc_v2(out(&mut 0), 4), 3);
-        ok(cuda::driver::cuInit(0));
-        assert_eq!(cuda::driver::cuInit(1), 1);
+        ok(cuda::driver_calls::cuInit(0));
+        assert_eq!(cuda::driver_calls::cuInit(1), 1);
         assert_eq!(cuMemAlloc_v2(out(&mut 0), 4), 201);
         let none = || cuda::edge::Out::from(std::ptr::null_mut());
-        assert_eq!(cuda::device::cuMemGetInfo_v2(none(), none()), 201);
+        assert_eq!(cuda::device_calls::cuMemGetInfo_v2(none(), none()), 201);
         // VMM needs none.
         let _handle = create(GRANULE, VRAM);
         start();
-        ok(cuda::device::cuMemGetInfo_v2(none(), none()));
+        ok(cuda::device_calls::cuMemGetInfo_v2(none(), none()));
     }
 }
 

@@ -2,14 +2,14 @@
 
 mod common;
 use common::*;
-use cuda::capture::*;
-use cuda::event::*;
+use cuda::capture_calls::*;
+use cuda::event_calls::*;
 use cuda::graph_build::*;
 use cuda::graph_exec::*;
-use cuda::launch::{Config, cuLaunchKernelEx};
 use cuda::launch_attributes::Attribute;
+use cuda::launch_calls::{Config, cuLaunchKernelEx};
 use cuda::memcpy::*;
-use cuda::memset::*;
+use cuda::memset_calls::*;
 use cuda::stream_calls::*;
 use std::ffi::c_void;
 
@@ -78,7 +78,7 @@ isolated! {
     without_an_event_a_copy_and_a_kernel_run_in_either_order [SIMGPU_DELAY_US = "2000", SIMGPU_SEED = "3"] {
         start();
         let (slot, sum) = (alloc(4), alloc(8));
-        let source = got(|out| cuda::host::cuMemAllocHost_v2(out, 4));
+        let source = got(|out| cuda::host_calls::cuMemAllocHost_v2(out, 4));
         let read = function("gb_checksum_u32");
         let (copies, kernels, copied) = (stream(), stream(), event());
         let first_read = |ordered: bool| {

@@ -2,10 +2,10 @@
 
 mod common;
 use common::*;
-use cuda::alloc::cuMemFree_v2;
-use cuda::event::*;
+use cuda::alloc_calls::cuMemFree_v2;
+use cuda::event_calls::*;
 use cuda::memcpy::*;
-use cuda::memset::*;
+use cuda::memset_calls::*;
 use cuda::stream_calls::*;
 use std::ffi::c_void;
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ isolated! {
         let own = got(|out| cuStreamGetId_ptsz(0, out));
         assert_eq!(own, got(|out| cuStreamGetId(2, out)));
         assert_ne!(own, got(|out| cuStreamGetId(0, out)));
-        ok(cuda::launch::cuLaunchKernel_ptsz(
+        ok(cuda::launch_calls::cuLaunchKernel_ptsz(
             spin, 1, 1, 1, 1, 1, 1, 0, 0, input(&[std::ptr::from_ref(&20_000_000u64).cast()]),
             cuda::edge::In::from(std::ptr::null()),
         ));
@@ -100,7 +100,7 @@ isolated! {
         unsafe { (pageable.as_ptr().cast_mut()).write(9) };
         ok(cuStreamSynchronize(spinning));
         assert_eq!(download(to, 1), [1]);
-        let pinned = got(|out| cuda::host::cuMemAllocHost_v2(out, 4 * N));
+        let pinned = got(|out| cuda::host_calls::cuMemAllocHost_v2(out, 4 * N));
         ok(launch(spin, spinning, &[20_000_000]));
         ok(cuMemcpyHtoDAsync_v2(to, pinned as *mut c_void, 4 * N, spinning));
         // SAFETY: own memory; that the copy sees this is what the test is about.
@@ -116,7 +116,7 @@ isolated! {
         let busy = stream();
         let spin = function("gb_spin");
         let host = pages(4096, 0);
-        ok(cuda::host::cuMemHostRegister_v2(host.cast(), 4096, 0));
+        ok(cuda::host_calls::cuMemHostRegister_v2(host.cast(), 4096, 0));
         ok(launch(spin, busy, &[60_000_000]));
         let before = Instant::now();
         ok(cuda::vmm::cuMemUnmap(reserved, GRANULE as usize));
@@ -125,7 +125,7 @@ isolated! {
         assert!(before.elapsed() > Duration::from_millis(50));
         ok(launch(spin, busy, &[30_000_000]));
         let before = Instant::now();
-        ok(cuda::host::cuMemHostUnregister(host.cast()));
+        ok(cuda::host_calls::cuMemHostUnregister(host.cast()));
         assert!(before.elapsed() > Duration::from_millis(20));
     }
 
@@ -143,16 +143,16 @@ isolated! {
     memory_freed_in_stream_order_lives_until_then [SIMGPU_VRAM = "4MiB"] {
         start();
         let stream = stream();
-        let at = got(|out| cuda::pool::cuMemAllocAsync(out, 4 * MIB as usize, stream));
+        let at = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 4 * MIB as usize, stream));
         ok(launch(function("gb_spin"), stream, &[10_000_000]));
         ok(cuMemsetD32Async(at, 1, 16, stream));
-        ok(cuda::pool::cuMemFreeAsync(at, stream));
+        ok(cuda::pool_calls::cuMemFreeAsync(at, stream));
         // The memory comes back in time for the next allocation.
-        let again = got(|out| cuda::pool::cuMemAllocAsync(out, 4 * MIB as usize, stream));
+        let again = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 4 * MIB as usize, stream));
         ok(cuMemsetD32Async(again, 2, 16, stream));
         ok(cuStreamSynchronize(stream));
         assert_eq!(download(again, 1), [2]);
-        ok(cuda::pool::cuMemFreeAsync(again, stream));
+        ok(cuda::pool_calls::cuMemFreeAsync(again, stream));
         ok(cuStreamSynchronize(stream));
         assert_eq!(free_bytes() as u64, 4 * MIB);
         assert_eq!(cuMemsetD32Async(again, 2, 16, stream), 1);

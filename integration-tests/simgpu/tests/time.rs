@@ -3,8 +3,8 @@
 
 mod common;
 use common::*;
-use cuda::capture::*;
-use cuda::event::*;
+use cuda::capture_calls::*;
+use cuda::event_calls::*;
 use cuda::graph_exec::*;
 use cuda::memcpy::*;
 use cuda::stream_calls::*;
@@ -52,7 +52,7 @@ struct Memory {
 }
 
 fn memory() -> Memory {
-    let host = got(|out| cuda::host::cuMemAllocHost_v2(out, 20 * MB as usize));
+    let host = got(|out| cuda::host_calls::cuMemAllocHost_v2(out, 20 * MB as usize));
     Memory { vram: alloc(20 * MB), host, sum: alloc(8), read: function("gb_weights_u32") }
 }
 

@@ -2,8 +2,8 @@
 
 mod common;
 use common::*;
-use cuda::alloc::cuMemAlloc_v2;
-use cuda::memset::cuMemsetD32_v2;
+use cuda::alloc_calls::cuMemAlloc_v2;
+use cuda::memset_calls::cuMemsetD32_v2;
 use cuda::vmm::*;
 
 isolated! {
@@ -17,10 +17,10 @@ isolated! {
             let child = libc::fork();
             if child == 0 {
                 let codes = [
-                    cuda::driver::cuInit(0),
-                    cuda::driver::cuDriverGetVersion(out(&mut 0)),
+                    cuda::driver_calls::cuInit(0),
+                    cuda::driver_calls::cuDriverGetVersion(out(&mut 0)),
                     cuMemAlloc_v2(out(&mut 0), 64),
-                    cuda::alloc::cuMemFree_v2(at),
+                    cuda::alloc_calls::cuMemFree_v2(at),
                     cuda::stream_calls::cuStreamSynchronize(stream),
                     synchronize(),
                 ];
@@ -57,8 +57,8 @@ isolated! {
     host_chunks_can_be_unsupported [SIMGPU_HOST_NUMA = "unsupported", SIMGPU_HOST_REGISTER = "fail"] {
         start();
         assert_eq!(cuMemCreate(out(&mut 0), GRANULE as usize, input(&[properties(HOST_NUMA)]), 0), 801);
-        assert_eq!(got(|out| cuda::device::cuDeviceGetAttribute(out, 141, 0)), 0);
-        assert_eq!(cuda::host::cuMemHostRegister_v2(pages(4096, 0).cast(), 4096, 0), 801);
+        assert_eq!(got(|out| cuda::device_calls::cuDeviceGetAttribute(out, 141, 0)), 0);
+        assert_eq!(cuda::host_calls::cuMemHostRegister_v2(pages(4096, 0).cast(), 4096, 0), 801);
     }
 
     planned_failures_happen [SIMGPU_FAIL = "cuMemCreate:2,cuMemAlloc:1:999"] {
@@ -83,10 +83,10 @@ isolated! {
         SIMGPU_DEVICES = "3", SIMGPU_VRAM = "1GiB,2GiB", CUDA_VISIBLE_DEVICES = "2,0"
     ] {
         start();
-        assert_eq!(got(|out| cuda::device::cuDeviceGetCount(out)), 2);
-        let total = |device| got(|out| cuda::device::cuDeviceTotalMem_v2(out, device)) as u64;
+        assert_eq!(got(|out| cuda::device_calls::cuDeviceGetCount(out)), 2);
+        let total = |device| got(|out| cuda::device_calls::cuDeviceTotalMem_v2(out, device)) as u64;
         assert_eq!((total(0), total(1)), (2 << 30, 1 << 30));
-        let uuid = got(|out| cuda::device::cuDeviceGetUuid_v2(out, 1));
+        let uuid = got(|out| cuda::device_calls::cuDeviceGetUuid_v2(out, 1));
         assert_eq!(uuid, cuda::world::boards()[0].uuid());
         // A kernel of one device needs access to the other's memory; a copy does not.
         let own = alloc(64);
@@ -161,7 +161,7 @@ isolated! {
         // Every scale is 1, every weight 1: 0x3c00 and 32 times 0x01.
         let row = [&[0x00u8, 0x3c][..], &[1; 32]].concat().repeat(cols as usize / 32);
         ok(cuda::memcpy::cuMemcpyHtoD_v2(w + (rows - 1) * row.len() as u64, pointer(&row), row.len()));
-        ok(cuda::memset::cuMemsetD8_v2(x, 2, cols as usize));
+        ok(cuda::memset_calls::cuMemsetD8_v2(x, 2, cols as usize));
         let matvec = function("gb_matvec_q8");
         ok(launch(matvec, 0, &[w, x, y, rows, cols]));
         ok(synchronize());

@@ -77,18 +77,18 @@ pub fn got<T: Default>(call: impl FnOnce(Out<T>) -> u32) -> T {
 
 /// Initialises the driver and makes the primary context of a device current.
 pub fn start() -> usize {
-    ok(cuda::driver::cuInit(0));
+    ok(cuda::driver_calls::cuInit(0));
     let context = got(|out| cuda::primary::cuDevicePrimaryCtxRetain(out, 0));
     ok(cuda::context_calls::cuCtxSetCurrent(context));
     context
 }
 
 pub fn alloc(bytes: u64) -> u64 {
-    got(|out| cuda::alloc::cuMemAlloc_v2(out, bytes as usize))
+    got(|out| cuda::alloc_calls::cuMemAlloc_v2(out, bytes as usize))
 }
 
 pub fn free_bytes() -> usize {
-    got(|out| cuda::device::cuMemGetInfo_v2(out, Out::from(std::ptr::null_mut())))
+    got(|out| cuda::device_calls::cuMemGetInfo_v2(out, Out::from(std::ptr::null_mut())))
 }
 
 pub fn reserve(bytes: u64) -> u64 {
@@ -148,25 +148,25 @@ pub fn stream() -> usize {
 }
 
 pub fn event() -> usize {
-    got(|out| cuda::event::cuEventCreate(out, 2))
+    got(|out| cuda::event_calls::cuEventCreate(out, 2))
 }
 
 pub fn module() -> usize {
     let text = CString::new(PTX).expect("no zero in it");
-    got(|out| cuda::module::cuModuleLoadData(out, In::from(text.as_ptr().cast::<c_void>())))
+    got(|out| cuda::module_calls::cuModuleLoadData(out, In::from(text.as_ptr().cast::<c_void>())))
 }
 
 pub fn function(name: &str) -> usize {
     let name = CString::new(name).expect("no zero in it");
     let module = module();
-    got(|out| cuda::module::cuModuleGetFunction(out, module, In::from(name.as_ptr())))
+    got(|out| cuda::module_calls::cuModuleGetFunction(out, module, In::from(name.as_ptr())))
 }
 
 /// Launches with arguments of at most 8 bytes each.
 pub fn launch(function: usize, stream: usize, arguments: &[u64]) -> u32 {
     let pointers: Vec<*const c_void> = arguments.iter().map(|value| std::ptr::from_ref(value).cast()).collect();
     let none = In::from(std::ptr::null());
-    cuda::launch::cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, input(&pointers), none)
+    cuda::launch_calls::cuLaunchKernel(function, 1, 1, 1, 32, 1, 1, 0, stream, input(&pointers), none)
 }
 
 /// Anonymous pages of the process.
