@@ -105,6 +105,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "full", &["full.c"], &[]),
         target(Program, "llama-real", &["llama_real.c"], &[]),
         target(Program, "lookups", &["lookups.c"], &[]),
+        target(Program, "mappings", &["mappings.c"], &[]),
     ],
     &[
         target(Program, "direct-lazy", &["direct.c"], &["-Wl,-z,lazy", DRIVER]),

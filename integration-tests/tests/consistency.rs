@@ -1,11 +1,18 @@
-//! Declared = hooked = tested: every function that the library exports is caught by look-up, and called by a fixture that
-//! checks what came of it. (That every function of the table is exported, `hook/runtime/tests/loader.rs` shows.)
+//! Declared = hooked = tested: every function of the driver that the table has is caught by look-up, and every function of
+//! the table is called by a fixture that checks what came of it. (That exactly the table's functions are exported,
+//! `hook/runtime/tests/loader.rs` shows.)
 
-use greenboost_contract::settings::CALLS;
+use greenboost_contract::settings::{ASSIST, CALLS, PAGE_CACHE};
+use greenboost_intercept::slot::{self, Library, Section, Slot};
 use integration_tests::World;
 use integration_tests::artefacts::artefacts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+
+/// A row's symbol.
+fn name(slot: &Slot) -> String {
+    slot.symbol.to_string_lossy().into_owned()
+}
 
 /// The exported functions of CUDA and NVML, from the library itself.
 fn exported() -> BTreeSet<String> {
@@ -16,31 +23,18 @@ fn exported() -> BTreeSet<String> {
     names.filter(|name| name.starts_with("cu") || name.starts_with("nvml")).map(str::to_owned).collect()
 }
 
-/// The CUDA version in which each function of the table appeared; 0 for NVML. As text: linking against the hook would
-/// interpose this very test.
-fn declared() -> BTreeMap<String, u32> {
-    let table = include_str!("../../hook/intercept/src/table.rs");
-    let words = table.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != '@');
-    words.filter_map(|word| Some((word.split_once('@')?.0.to_owned(), word.split_once('@')?.1.parse().ok()?))).collect()
-}
-
-/// The line that the fixture `lookups` reads: symbol, name to ask for, version, flags.
-fn question(symbol: &str, since: u32) -> String {
+/// The line that the fixture `lookups` reads: symbol, name to ask for, version (0 for NVML), flags.
+fn question(slot: &Slot) -> String {
     const LEGACY: u32 = 1;
     const PER_THREAD: u32 = 2;
-    let stem = symbol.strip_suffix("_ptsz").or(symbol.strip_suffix("_ptds"));
-    let flags = if stem.is_some() { PER_THREAD } else { LEGACY };
-    let stem = stem.unwrap_or(symbol);
-    let base =
-        stem.rsplit_once("_v").filter(|(_, version)| version.parse::<u32>().is_ok()).map_or(stem, |(base, _)| base);
-    format!("{symbol} {base} {since} {flags}\n")
+    let since = if slot.library == Library::Cuda { slot.since } else { 0 };
+    let flags = if slot.per_thread() { PER_THREAD } else { LEGACY };
+    format!("{} {} {since} {flags}\n", name(slot), slot.base())
 }
 
 /// What `lookups` found, by symbol: dlsym in the hook, cuGetProcAddress in the hook, the same address.
 fn look_up(world: &World) -> BTreeMap<String, [bool; 3]> {
-    let declared = declared();
-    let since = |symbol: &str| *declared.get(symbol).unwrap_or_else(|| panic!("{symbol} is not in the table"));
-    let list: String = exported().iter().map(|symbol| question(symbol, since(symbol))).collect();
+    let list: String = slot::driver().iter().map(question).collect();
     fs::write(world.file("list"), list).expect("a file");
     let outcome = world.run_with("lookups", &["list"]).ok();
     let line = |line: &str| {
@@ -101,19 +95,43 @@ const PROGRAMS: &[&str] = &[
     "full cuMemAllocManaged",
 ];
 
+/// The functions of the table that a program reached.
+fn called_by(world: World, program: &str) -> BTreeSet<String> {
+    let calls = world.file("calls");
+    let world = world.env(CALLS, &calls);
+    let mut words = program.split(' ');
+    let name = words.next().unwrap_or_default();
+    let outcome = world.run_with(name, &words.collect::<Vec<_>>()).ok();
+    let text = fs::read_to_string(&calls).unwrap_or_else(|error| panic!("{error}\n{}", outcome.report()));
+    text.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect()
+}
+
 #[test]
-fn every_function_is_called_by_a_fixture() {
+fn every_function_of_the_driver_is_called_by_a_fixture() {
     let mut called = BTreeSet::new();
     for program in PROGRAMS {
-        let world = World::new().hooked().env("GB_ROUNDS", "600");
-        let calls = world.file("calls");
-        let world = world.env(CALLS, &calls);
-        let mut words = program.split(' ');
-        let name = words.next().unwrap_or_default();
-        let outcome = world.run_with(name, &words.collect::<Vec<_>>()).ok();
-        let text = fs::read_to_string(&calls).unwrap_or_else(|error| panic!("{error}\n{}", outcome.report()));
-        called.extend(text.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())));
+        called.extend(called_by(World::new().hooked().env("GB_ROUNDS", "600"), program));
     }
     let missing: Vec<_> = exported().difference(&called).cloned().collect();
     assert!(missing.is_empty(), "no fixture calls {missing:#?}");
+}
+
+#[test]
+fn every_function_of_another_library_is_called_by_a_fixture() {
+    let world = || World::new().vram("64MiB").hooked().env(PAGE_CACHE, "on").env(ASSIST, "on");
+    let mut called = BTreeSet::new();
+    for program in ["llama-like dense small", "llama-like dense small async", "mappings"] {
+        called.extend(called_by(world(), program));
+    }
+    for part in [Section::Tensors, Section::TensorSizes, Section::Mappings] {
+        let missing: Vec<_> = slot::section(part).map(name).filter(|name| !called.contains(name)).collect();
+        assert!(missing.is_empty(), "no fixture calls {missing:#?} of {part:?}");
+    }
+}
+
+#[test]
+fn functions_nobody_asked_for_are_left_alone() {
+    let world = World::new().hooked().env(PAGE_CACHE, "off").env(ASSIST, "off");
+    let called = called_by(world, "mappings");
+    assert!(slot::section(Section::Mappings).all(|slot| !called.contains(&name(slot))), "{called:?}");
 }

@@ -15,7 +15,7 @@ pub use twins::learn;
 use crate::inject;
 use crate::inject::image::Image;
 use crate::inject::still::{Still, still};
-use crate::slot::{self, COUNT, Library, SLOTS, Slot};
+use crate::slot::{self, DRIVER as COUNT, Library, Slot};
 use std::ffi::{CStr, c_void};
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -113,7 +113,7 @@ pub fn attach(library: Library) -> bool {
         inject::renew();
     }
     is_loaded(library)
-        || SLOTS.iter().any(|slot| slot.library == library && known(slot).behind.load(Ordering::Acquire) != 0)
+        || slot::driver().iter().any(|slot| slot.library == library && known(slot).behind.load(Ordering::Acquire) != 0)
 }
 
 /// Whether the library itself is loaded, as far as was seen.
@@ -168,7 +168,7 @@ pub fn is_driver(image: &Image<'_>) -> bool {
 
 fn library_of(image: &Image<'_>) -> Option<Library> {
     let soname = image.soname()?;
-    Library::ALL.into_iter().find(|library| library.soname().to_bytes() == soname)
+    Library::DRIVER.into_iter().find(|library| library.soname().to_bytes() == soname)
 }
 
 /// What one look at all objects found.
@@ -186,11 +186,11 @@ pub fn refresh() -> [bool; 2] {
     let result = still(|world| {
         look_around(world, &mut look);
         let changed = [0, 1].map(|at| ATTACHED[at].load(Ordering::Relaxed) != look.identity[at]);
-        for library in Library::ALL.into_iter().filter(|library| changed[*library as usize]) {
+        for library in Library::DRIVER.into_iter().filter(|library| changed[*library as usize]) {
             set_originals(library, &look);
         }
         if changed.contains(&true) {
-            by_address.extend(SLOTS.iter().filter(|slot| real(slot) != 0).map(|slot| (real(slot), slot)));
+            by_address.extend(slot::driver().iter().filter(|slot| real(slot) != 0).map(|slot| (real(slot), slot)));
             by_address.sort_unstable_by_key(|(address, _)| *address);
             by_address.dedup_by_key(|(address, _)| *address);
             twins::forget();
@@ -223,7 +223,7 @@ fn look_around(world: &Still, look: &mut Look) {
             behind = true;
         } else if let Some(library) = library_of(image).filter(|library| look.identity[*library as usize] == 0) {
             look.identity[library as usize] = image.dynamic;
-            for slot in SLOTS.iter().filter(|slot| slot.library == library) {
+            for slot in slot::driver().iter().filter(|slot| slot.library == library) {
                 look.reals[slot.position()] = image.find(slot.symbol.to_bytes()).unwrap_or(0);
             }
         } else if first && !is_driver(image) {
@@ -240,7 +240,7 @@ fn look_around(world: &Still, look: &mut Look) {
 /// exports these names has its own callers.
 fn note_interposer(image: &Image<'_>, behind: bool, look: &Look) {
     let mut noted = false;
-    for slot in &SLOTS {
+    for slot in slot::driver() {
         let Some(address) = image.find(slot.symbol.to_bytes()) else { continue };
         let known = known(slot);
         if !behind {
@@ -260,7 +260,7 @@ fn note_interposer(image: &Image<'_>, behind: bool, look: &Look) {
 
 /// The library came, went, or came back elsewhere.
 fn set_originals(library: Library, look: &Look) {
-    for slot in SLOTS.iter().filter(|slot| slot.library == library) {
+    for slot in slot::driver().iter().filter(|slot| slot.library == library) {
         let (known, real) = (known(slot), look.reals[slot.position()]);
         known.real.store(real, Ordering::Release);
         let behind = known.behind.load(Ordering::Relaxed);

@@ -13,37 +13,59 @@ pub enum Library {
     Cuda,
     /// `libnvidia-ml.so.1`.
     Nvml,
+    /// llama.cpp's `libggml*.so`. A process can have several of different versions, with things of their own behind their
+    /// functions: one is listened to, and the others' calls stay theirs.
+    Ggml,
+    /// glibc.
+    CLibrary,
 }
 
 impl Library {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Cuda, Self::Nvml];
+    /// Those of the driver.
+    pub const DRIVER: [Self; 2] = [Self::Cuda, Self::Nvml];
 
     /// The name to open it by.
     pub fn soname(self) -> &'static CStr {
         match self {
             Self::Cuda => c"libcuda.so.1",
             Self::Nvml => c"libnvidia-ml.so.1",
+            Self::Ggml => c"libggml-base.so",
+            Self::CLibrary => c"libc.so.6",
         }
     }
 
-    /// What a call returns when the library or the function is not there.
+    /// What a call of the driver returns when the library or the function is not there.
     pub fn absent(self) -> Status {
-        match self {
-            Self::Cuda => NOT_FOUND,
-            Self::Nvml => NVML_FUNCTION_NOT_FOUND,
-        }
+        if self == Self::Nvml { NVML_FUNCTION_NOT_FOUND } else { NOT_FOUND }
     }
 }
 
-/// One intercepted symbol.
+/// Which part of the table a row is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// CUDA and NVML.
+    Driver,
+    /// What tells which tensors lie behind an address.
+    Tensors,
+    /// What a tensor takes.
+    TensorSizes,
+    /// The program's own changes to its address space.
+    Mappings,
+    /// The loader.
+    Loader,
+}
+
+/// One intercepted symbol. Alone on its cache line: calls of different functions count on different ones.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Slot {
     /// The exported symbol, `cuMemcpyHtoDAsync_v2_ptsz`.
     pub symbol: &'static CStr,
     /// The library that has it.
     pub library: Library,
-    /// The CUDA version from which `cuGetProcAddress` answers with exactly this symbol; 0 for NVML.
+    /// The part of the table.
+    pub section: Section,
+    /// The version in which it appeared, in the unit that the table states.
     pub since: i32,
     original: AtomicPtr<c_void>,
     /// Calls that reached the detour.
@@ -51,9 +73,13 @@ pub struct Slot {
 }
 
 impl Slot {
-    const fn new(symbol: &'static CStr, library: Library, since: i32) -> Self {
+    const fn new(symbol: &'static str, library: Library, section: Section, since: i32) -> Self {
+        let symbol = match CStr::from_bytes_with_nul(symbol.as_bytes()) {
+            Ok(symbol) => symbol,
+            Err(_) => panic!("the table's macro ends a symbol with NUL"),
+        };
         let (original, calls) = (AtomicPtr::new(std::ptr::null_mut()), AtomicU64::new(0));
-        Self { symbol, library, since, original, calls }
+        Self { symbol, library, section, since, original, calls }
     }
 
     /// Its position in [`SLOTS`].
@@ -61,7 +87,8 @@ impl Slot {
         (std::ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Self>()
     }
 
-    /// Our replacement, of the same ABI; null before [`set_replacements`].
+    /// Our replacement, of the same ABI; null before [`set_replacements`]. The loader's functions have one for each layer
+    /// and none here.
     #[inline]
     pub fn detour(&self) -> *const c_void {
         replacements().map_or(null(), |known| known.detours[self.position()])
@@ -83,7 +110,7 @@ impl Slot {
         symbol.ends_with(b"_ptsz") || symbol.ends_with(b"_ptds")
     }
 
-    /// The original function, resolved on first need; null when the library or the symbol is not there.
+    /// The original function of the driver, resolved on first need; null when the library or the symbol is not there.
     #[inline]
     pub fn original(&self) -> *const c_void {
         let known = self.original.load(Ordering::Acquire);
@@ -93,6 +120,12 @@ impl Slot {
     /// Sets the original: the real function, or the trampoline to it once its body is patched.
     pub fn set_original(&self, original: *const c_void) {
         self.original.store(original.cast_mut(), Ordering::Release);
+    }
+
+    /// Sets the original if it is still `known`. False: somebody else did.
+    pub fn replace_original(&self, known: *const c_void, original: *const c_void) -> bool {
+        let (known, original) = (known.cast_mut(), original.cast_mut());
+        self.original.compare_exchange(known, original, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     #[cold]
@@ -105,13 +138,19 @@ impl Slot {
 }
 
 macro_rules! slots {
-    ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
+    (
+        driver { $($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+ }
+        $(called $section:ident of $owner:ident {
+            $($area:ident :: $called:ident [$name:ident @ $from:literal] $called_args:tt $(-> $result:ty)?;)+
+        })+
+        loader { $($part:ident :: $decide:ident [$loader:ident @ $glibc:literal] $loader_args:tt if $when:expr;)+ }
+    ) => {
         /// Position of each symbol in [`SLOTS`].
         #[allow(non_camel_case_types)]
         #[allow(missing_docs)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(usize)]
-        pub enum Function { $($($symbol),+),+ }
+        pub enum Function { $($($symbol),+,)+ $($($name,)+)+ $($loader),+ }
 
         impl Function {
             /// The symbol's slot.
@@ -119,22 +158,23 @@ macro_rules! slots {
             pub fn slot(self) -> &'static Slot {
                 &SLOTS[self as usize]
             }
+
+            /// The loader's.
+            pub const LOADER: &[Self] = &[$(Self::$loader),+];
         }
 
-        const SYMBOLS: &[&str] = &[$($(stringify!($symbol)),+),+];
+        const SYMBOLS: &[&str] =
+            &[$($(stringify!($symbol)),+,)+ $($(stringify!($name),)+)+ $(stringify!($loader)),+];
 
         /// Every intercepted symbol, in the order of the table.
-        pub static SLOTS: [Slot; SYMBOLS.len()] = [$($(
-            Slot::new(
-                // The literal ends with the terminator that CStr wants.
-                match CStr::from_bytes_with_nul(concat!(stringify!($symbol), "\0").as_bytes()) {
-                    Ok(symbol) => symbol,
-                    Err(_) => panic!("a symbol holds no NUL"),
-                },
-                Library::$library,
-                $since,
-            )
-        ),+),+];
+        pub static SLOTS: [Slot; SYMBOLS.len()] = [
+            $($(Slot::new(concat!(stringify!($symbol), "\0"), Library::$library, Section::Driver, $since)),+,)+
+            $($(Slot::new(concat!(stringify!($name), "\0"), Library::$owner, Section::$section, $from),)+)+
+            $(Slot::new(concat!(stringify!($loader), "\0"), Library::CLibrary, Section::Loader, $glibc)),+
+        ];
+
+        /// How many symbols of the driver there are.
+        pub const DRIVER: usize = [$($(stringify!($symbol)),+),+].len();
     };
 }
 functions!(slots);
@@ -142,13 +182,23 @@ functions!(slots);
 /// How many symbols are intercepted.
 pub const COUNT: usize = SYMBOLS.len();
 
+/// The driver's symbols: the first [`DRIVER`] slots.
+pub fn driver() -> &'static [Slot] {
+    &SLOTS[..DRIVER]
+}
+
+/// The symbols of a section.
+pub fn section(section: Section) -> impl Iterator<Item = &'static Slot> {
+    SLOTS.iter().filter(move |slot| slot.section == section)
+}
+
 /// What takes the place of the intercepted functions, by position in [`SLOTS`].
 #[derive(Debug)]
 pub struct Replacements {
     /// The detours.
     pub detours: [*const c_void; COUNT],
-    /// This library's own exports of the same names, where it has any.
-    pub exports: Option<&'static [unsafe extern "C" fn(); COUNT]>,
+    /// This library's own exports of the driver's names, where it has any.
+    pub exports: Option<&'static [unsafe extern "C" fn(); DRIVER]>,
 }
 
 // SAFETY: addresses of functions.
@@ -202,8 +252,21 @@ static BY_NAME: [u16; PLACES] = {
     index
 };
 
-/// The slot of an exported symbol.
+/// The bits of the symbols' first letters: most names of a program differ in that already.
+const FIRST: u64 = {
+    let (mut bits, mut at) = (0, 0);
+    while at < SYMBOLS.len() {
+        bits |= 1 << (SYMBOLS[at].as_bytes()[0] & 63);
+        at += 1;
+    }
+    bits
+};
+
+/// The slot of a symbol.
 pub fn find(symbol: &[u8]) -> Option<&'static Slot> {
+    if FIRST & 1 << (symbol.first()? & 63) == 0 {
+        return None;
+    }
     let mut place = place(symbol);
     loop {
         let at = (BY_NAME[place] as usize).checked_sub(1)?;
@@ -227,6 +290,21 @@ mod tests {
             assert!(std::ptr::eq(find(slot.symbol.to_bytes()).expect("declared"), slot));
         }
         assert!(find(b"cuMemAlloc").is_none(), "the 32-bit form must not be replaced");
+    }
+
+    #[test]
+    fn every_row_names_the_version_in_which_its_function_appeared() {
+        for slot in &SLOTS {
+            let known = match (slot.section, slot.library) {
+                (Section::Driver, Library::Cuda) => 2000..14000,
+                (Section::Driver, _) => 285..1000,
+                (_, Library::Ggml) => 202_310..210_000,
+                _ => 2000..2990,
+            };
+            assert!(known.contains(&slot.since), "{:?} {}", slot.symbol, slot.since);
+        }
+        assert!(driver().iter().all(|slot| slot.section == Section::Driver));
+        assert_eq!(section(Section::Driver).count(), DRIVER);
     }
 
     #[test]

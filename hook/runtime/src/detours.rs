@@ -1,27 +1,44 @@
-//! One detour per symbol of the table: counts, guards, asks the handler, else calls the original.
+//! One detour per symbol of the table. Of the driver's: counts, guards, asks the handler, else calls the original. Of what
+//! other libraries are called for: counts, and leaves the call to the handler.
 
-use crate::handlers;
+use crate::ggml::{congruent, detours as tensors};
+use crate::{follow, handlers};
 use greenboost_cuda::abi::*;
-use greenboost_intercept::slot::{COUNT, Function, Replacements};
+use greenboost_intercept::slot::{DRIVER, Function, Replacements};
 use greenboost_intercept::{functions, guard};
 use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ptr::null;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Our own exports, where this library has any.
 #[cfg(all(feature = "preload", not(test)))]
-const EXPORTS: Option<&[unsafe extern "C" fn(); COUNT]> = Some(&crate::exports::EXPORTS);
+const EXPORTS: Option<&[unsafe extern "C" fn(); DRIVER]> = Some(&crate::exports::EXPORTS);
 #[cfg(not(all(feature = "preload", not(test))))]
-const EXPORTS: Option<&[unsafe extern "C" fn(); COUNT]> = None;
+const EXPORTS: Option<&[unsafe extern "C" fn(); DRIVER]> = None;
 
 macro_rules! detours {
-    ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
-        $($( detours!(@one $symbol $module $handler $args); )+)+
+    (
+        driver { $($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+ }
+        $(called $section:ident of $owner:ident {
+            $($area:ident :: $called:ident [$name:ident @ $from:literal] $called_args:tt $(-> $result:ty)?;)+
+        })+
+        loader { $($part:ident :: $decide:ident [$loader:ident @ $glibc:literal] $loader_args:tt if $when:expr;)+ }
+    ) => {
+        $($( detours!(@driver $symbol $module $handler $args); )+)+
+        $($( detours!(@called $name $area $called $called_args $(-> $result)?); )+)+
 
-        /// What the layers lead calls to.
-        pub static REPLACEMENTS: Replacements =
-            Replacements { detours: [$($($symbol as *const c_void),+),+], exports: EXPORTS };
+        /// What the layers lead calls to; the shims of the loader's functions belong to the layers.
+        pub static REPLACEMENTS: Replacements = Replacements {
+            detours: [
+                $($($symbol as *const c_void),+,)+
+                $($($name as *const c_void,)+)+
+                $(detours!(@none $loader)),+
+            ],
+            exports: EXPORTS,
+        };
     };
-    (@one $symbol:ident $module:ident $handler:ident ($($arg:ident: $type:ty),* $(,)?)) => {
+    (@none $loader:ident) => { null() };
+    (@driver $symbol:ident $module:ident $handler:ident ($($arg:ident: $type:ty),* $(,)?)) => {
         #[doc = concat!("Replaces `", stringify!($symbol), "`.")]
         ///
         /// # Safety
@@ -42,6 +59,23 @@ macro_rules! detours {
                 // SAFETY: the call the program made, unchanged.
                 None => unsafe { original($($arg),*) },
             }
+        }
+    };
+    (@called $symbol:ident $module:ident $handler:ident ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
+        #[doc = concat!("Replaces `", stringify!($symbol), "`.")]
+        ///
+        /// # Safety
+        /// As the function of that name.
+        #[allow(non_snake_case)]
+        unsafe extern "C" fn $symbol($($arg: $type),*) $(-> $result)? {
+            let slot = Function::$symbol.slot();
+            // SAFETY: the function that this call was meant for, whose ABI the table states. It was found before any call
+            // could be led here.
+            let original: unsafe extern "C" fn($($type),*) $(-> $result)? =
+                unsafe { std::mem::transmute(slot.known_original()) };
+            slot.calls.fetch_add(1, Relaxed);
+            // SAFETY: arguments are passed on as they came.
+            unsafe { $module::$handler(original, $($arg),*) }
         }
     };
 }

@@ -9,18 +9,18 @@ use greenboost_cuda::abi::Status;
 use greenboost_intercept::inject::shim::Decision;
 use greenboost_intercept::inject::{EXPORT, is_on, lookup, open};
 use greenboost_intercept::real;
-use greenboost_intercept::slot::{Function, Library, SLOTS};
+use greenboost_intercept::slot::{self, DRIVER, Function, Library};
 use greenboost_intercept::{functions, shim};
 use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-static TARGETS: [AtomicUsize; SLOTS.len()] = [const { AtomicUsize::new(0) }; SLOTS.len()];
+static TARGETS: [AtomicUsize; DRIVER] = [const { AtomicUsize::new(0) }; DRIVER];
 
 /// Where an export leads now.
 extern "C" fn settle(index: usize) -> usize {
-    let Some(slot) = SLOTS.get(index) else { return absent_cuda as *const () as usize };
+    let Some(slot) = slot::driver().get(index) else { return absent_cuda as *const () as usize };
     let target = catch_unwind(|| {
         activate::ensure();
         if is_on(EXPORT) {
@@ -34,8 +34,8 @@ extern "C" fn settle(index: usize) -> usize {
     });
     match (target, slot.library) {
         (Ok(target), _) if target != 0 => target,
-        (_, Library::Cuda) => absent_cuda as *const () as usize,
         (_, Library::Nvml) => absent_nvml as *const () as usize,
+        _ => absent_cuda as *const () as usize,
     }
 }
 
@@ -106,11 +106,14 @@ unsafe extern "C" fn first_call() {
 }
 
 macro_rules! exports {
-    ($($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+) => {
+    (
+        driver { $($library:ident $module:ident :: $handler:ident [$($symbol:ident @ $since:literal),+ $(,)?] $args:tt;)+ }
+        $($others:tt)*
+    ) => {
         $($( exports!(@one $symbol); )+)+
 
         /// The exports, in the order of the slots.
-        pub static EXPORTS: [unsafe extern "C" fn(); SLOTS.len()] = [$($($symbol),+),+];
+        pub static EXPORTS: [unsafe extern "C" fn(); DRIVER] = [$($($symbol),+),+];
     };
     (@one $symbol:ident) => {
         #[doc = concat!("Interposes `", stringify!($symbol), "`.")]
@@ -170,76 +173,36 @@ mod loader {
     use super::*;
     use std::ffi::{c_char, c_int};
 
-    macro_rules! export {
-        ($name:ident, $decide:path) => {
-            shim!(
-                #[doc = concat!("Interposes `", stringify!($name), "`.")]
-                #[unsafe(no_mangle)]
-                $name,
-                $decide,
-                EXPORT
-            );
+    macro_rules! loader {
+        (
+            driver $driver:tt
+            $(called $section:ident of $owner:ident $called:tt)+
+            loader { $($part:ident :: $decide:ident [$symbol:ident @ $since:literal] $args:tt if $when:expr;)+ }
+        ) => {
+            $(
+                shim!(
+                    #[doc = concat!("Interposes `", stringify!($symbol), "`.")]
+                    #[unsafe(no_mangle)]
+                    $symbol,
+                    $decide,
+                    EXPORT
+                );
+                loader!(@one $part $decide $args $when);
+            )+
+        };
+        (@one $part:ident $decide:ident ($($arg:ident: $type:ty),*) $when:expr) => {
+            /// Another library's constructor may ask before ours has decided whether this process is ours.
+            unsafe extern "C" fn $decide($($arg: $type),*, caller: usize, via: u32) -> Decision {
+                // SAFETY: the program's own arguments.
+                #[allow(unused_unsafe)]
+                unsafe {
+                    if $when {
+                        activate::ensure();
+                    }
+                    $part::$decide($($arg),*, caller, via)
+                }
+            }
         };
     }
-    export!(dlsym, decide_dlsym);
-    export!(dlvsym, decide_dlvsym);
-    export!(dlopen, decide_dlopen);
-    export!(dlclose, decide_dlclose);
-
-    /// Another library's constructor may ask before ours has decided whether this process is ours.
-    unsafe extern "C" fn decide_dlsym(
-        handle: *mut c_void,
-        name: *const c_char,
-        unused: usize,
-        caller: usize,
-        via: u32,
-    ) -> Decision {
-        // SAFETY: the program's own arguments.
-        unsafe {
-            if lookup::may_be_ours(name) {
-                activate::ensure();
-            }
-            lookup::decide_dlsym(handle, name, unused, caller, via)
-        }
-    }
-
-    unsafe extern "C" fn decide_dlvsym(
-        handle: *mut c_void,
-        name: *const c_char,
-        version: *const c_char,
-        caller: usize,
-        via: u32,
-    ) -> Decision {
-        // SAFETY: the program's own arguments.
-        unsafe {
-            if lookup::may_be_ours(name) {
-                activate::ensure();
-            }
-            lookup::decide_dlvsym(handle, name, version, caller, via)
-        }
-    }
-
-    unsafe extern "C" fn decide_dlopen(
-        file: *const c_char,
-        mode: c_int,
-        unused: usize,
-        caller: usize,
-        via: u32,
-    ) -> Decision {
-        activate::ensure();
-        // SAFETY: the program's own arguments.
-        unsafe { open::decide_dlopen(file, mode, unused, caller, via) }
-    }
-
-    unsafe extern "C" fn decide_dlclose(
-        handle: *mut c_void,
-        one: usize,
-        two: usize,
-        caller: usize,
-        via: u32,
-    ) -> Decision {
-        activate::ensure();
-        // SAFETY: the program's own arguments.
-        unsafe { open::decide_dlclose(handle, one, two, caller, via) }
-    }
+    functions!(loader);
 }

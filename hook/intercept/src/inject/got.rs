@@ -13,44 +13,21 @@ use super::maps::Maps;
 use super::shim;
 use super::still::{Changes, Still, still};
 use crate::real::{self, dl::Dl};
-use crate::slot::{self, Slot};
+use crate::slot::{self, Library, Section, Slot};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// A function of somebody else's to replace in every object that calls it through its PLT: names that are known
-/// only at run time, or belong to a framework and not to the driver.
-#[derive(Debug)]
-pub struct Wanted {
-    /// The symbol.
-    pub name: &'static [u8],
-    /// What calls reach instead.
-    pub replacement: usize,
-    /// Receives the function that would have been called.
-    pub original: AtomicPtr<c_void>,
-    /// Whether several libraries may have functions of this name, with things of their own behind them: then only calls
-    /// of the first one found are led here.
-    pub is_one_librarys: bool,
-}
+/// The sections of `called` functions that are looked for, a bit each. What is published stays.
+static WANTED: AtomicU32 = AtomicU32::new(0);
 
-/// Lists of further functions. Published whole, read without a lock.
-static WANTED: AtomicPtr<Vec<&'static [Wanted]>> = AtomicPtr::new(std::ptr::null_mut());
-
-/// Adds functions to replace, in the objects that are there and those to come.
-pub fn want(list: &'static [Wanted]) {
-    static ADDING: Mutex<()> = Mutex::new(());
-    let _adding = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: published lists live for ever.
-    let mut all = unsafe { WANTED.load(Ordering::Acquire).as_ref() }.cloned().unwrap_or_default();
-    all.push(list);
-    WANTED.store(Box::into_raw(Box::new(all)), Ordering::Release);
-    GENERATION.fetch_add(1, Ordering::AcqRel);
+/// Replaces the functions of sections, in the objects that are there and those to come.
+pub fn want(sections: &[Section]) {
+    let bits = sections.iter().fold(0, |bits, section| bits | 1 << *section as u32);
+    WANTED.fetch_or(bits, Ordering::AcqRel);
     super::look_again();
     super::renew();
 }
 
-/// Lists published so far: an object patched for fewer is patched again.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
 static PATCHED: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
@@ -63,17 +40,14 @@ pub fn counts() -> (usize, usize) {
 struct Done {
     objects: Vec<(usize, usize)>,
     at: Changes,
-    generation: u64,
+    wanted: u32,
 }
 
 struct Guarded(std::cell::UnsafeCell<Done>);
 // SAFETY: accessed only inside `still`, which admits one at a time.
 unsafe impl Sync for Guarded {}
-static DONE: Guarded = Guarded(std::cell::UnsafeCell::new(Done {
-    objects: Vec::new(),
-    at: Changes { added: 0, removed: 0 },
-    generation: 0,
-}));
+static DONE: Guarded =
+    Guarded(std::cell::UnsafeCell::new(Done { objects: Vec::new(), at: Changes { added: 0, removed: 0 }, wanted: 0 }));
 
 /// What a pass left open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,13 +86,13 @@ const ROOM: usize = 128 << 10;
 
 /// `room` is empty memory for the new list of what is done; it comes back with the old one in it.
 fn patch_all(world: &Still, done: &mut Done, room: &mut Vec<(usize, usize)>, maps: &Maps) -> Pass {
-    let generation = GENERATION.load(Ordering::Acquire);
-    if done.at.removed == world.changes().removed && done.generation == generation {
+    let wanted = WANTED.load(Ordering::Acquire);
+    if done.at.removed == world.changes().removed && done.wanted == wanted {
         room.extend(done.objects.iter().take(room.capacity()));
     }
     // Else: an object vanished, and another may have its place; or there are new names to look for.
     std::mem::swap(&mut done.objects, room);
-    (done.at, done.generation) = (world.changes(), generation);
+    (done.at, done.wanted) = (world.changes(), wanted);
 
     let mut pass = Pass::Complete;
     world.each(&mut |image| {
@@ -153,48 +127,43 @@ fn is_left_alone(image: &Image<'_>) -> bool {
 
 #[derive(Clone, Copy)]
 enum Target {
-    Slot(&'static Slot),
-    Dl(Dl),
-    Wanted(&'static Wanted),
+    Driver(&'static Slot),
+    Loader(Dl),
+    Called(&'static Slot),
 }
 
 fn target_of(name: &[u8]) -> Option<Target> {
     // Some linkers leave the version in the name.
     let name = name.split(|byte| *byte == b'@').next()?;
-    let known = match name.first()? {
-        b'c' | b'n' => slot::find(name).map(Target::Slot),
-        b'd' => Dl::of(name).map(Target::Dl),
-        _ => None,
-    };
-    // SAFETY: published lists live for ever.
-    let wanted = || unsafe { WANTED.load(Ordering::Acquire).as_ref() };
-    known.or_else(|| {
-        wanted()?.iter().flat_map(|list| list.iter()).find(|wanted| wanted.name == name).map(Target::Wanted)
-    })
+    let slot = slot::find(name)?;
+    match slot.section {
+        Section::Driver => Some(Target::Driver(slot)),
+        Section::Loader => Dl::of(name).map(Target::Loader),
+        section => (WANTED.load(Ordering::Acquire) & 1 << section as u32 != 0).then_some(Target::Called(slot)),
+    }
 }
 
 impl Target {
     fn replacement(self) -> usize {
         match self {
-            Self::Slot(slot) => slot.detour() as usize,
-            Self::Dl(function) => shim::got::ALL.of(function) as usize,
-            Self::Wanted(wanted) => wanted.replacement,
+            Self::Driver(slot) | Self::Called(slot) => slot.detour() as usize,
+            Self::Loader(function) => shim::got::of(function.function()) as usize,
         }
     }
 
     /// Whether an entry that points to `value` leads to the function itself.
     fn is_reached_by(self, value: usize) -> bool {
         match self {
-            Self::Slot(slot) => value == real::real(slot) || real::is_ours(value),
-            Self::Dl(function) => value == function.real() || value == function.original() || real::is_ours(value),
+            Self::Driver(slot) => value == real::real(slot) || real::is_ours(value),
+            Self::Loader(function) => value == function.real() || value == function.original() || real::is_ours(value),
             // Whatever the program resolved it to is the original.
-            Self::Wanted(_) => true,
+            Self::Called(_) => true,
         }
     }
 
     /// Whether an entry that is not resolved yet would lead to the function itself.
     fn may_be_unresolved(self) -> bool {
-        !matches!(self, Self::Slot(slot) if real::is_preceded(slot))
+        !matches!(self, Self::Driver(slot) if real::is_preceded(slot))
     }
 }
 
@@ -235,13 +204,13 @@ fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Targ
     if !(if unresolved { target.may_be_unresolved() } else { target.is_reached_by(value) }) {
         return;
     }
-    if let Target::Wanted(wanted) = target {
-        let reached = match (unresolved, wanted.is_one_librarys) {
+    if let Target::Called(slot) = target {
+        let reached = match (unresolved, is_one_librarys(slot)) {
             (false, _) => Some(value),
-            (true, false) => Some(resolve(world, wanted.name).unwrap_or(value)),
-            (true, true) => resolve_alone(world, wanted.name, image),
+            (true, false) => Some(resolve(world, slot.symbol.to_bytes()).unwrap_or(value)),
+            (true, true) => resolve_alone(world, slot.symbol.to_bytes(), image),
         };
-        if !reached.is_some_and(|reached| leads_to(wanted, reached, maps)) {
+        if !reached.is_some_and(|reached| leads_to(slot, reached, maps)) {
             return;
         }
     }
@@ -250,15 +219,19 @@ fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Targ
     count.fetch_add(1, Ordering::AcqRel);
 }
 
+/// Whether several libraries may have functions of this name: then only calls of the first one found are led to us.
+fn is_one_librarys(slot: &Slot) -> bool {
+    slot.library == Library::Ggml
+}
+
 /// Whether a function is the original, which the first one becomes.
-fn leads_to(wanted: &Wanted, reached: usize, maps: &Maps) -> bool {
-    let known = wanted.original.load(Ordering::Acquire);
+fn leads_to(slot: &Slot, reached: usize, maps: &Maps) -> bool {
+    let known = slot.known_original();
     // One whose library has gone is nobody's original any more.
-    if known.is_null() || wanted.is_one_librarys && known as usize != reached && !maps.executable(known as usize) {
-        let new = reached as *mut c_void;
-        return wanted.original.compare_exchange(known, new, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    if known.is_null() || is_one_librarys(slot) && known as usize != reached && !maps.executable(known as usize) {
+        return slot.replace_original(known, reached as *const c_void);
     }
-    !wanted.is_one_librarys || known as usize == reached
+    !is_one_librarys(slot) || known as usize == reached
 }
 
 /// The function an unresolved entry of `image` would be bound to, if there is only one or it is the object's own.

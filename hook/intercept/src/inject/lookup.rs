@@ -59,7 +59,7 @@ pub unsafe extern "C" fn decide_dlsym(
     via: u32,
 ) -> Decision {
     // SAFETY: the caller's promise.
-    unsafe { decide(Dl::Sym, handle, name, null(), caller, via) }
+    unsafe { decide(Dl::SYM, handle, name, null(), caller, via) }
 }
 
 /// Decides a `dlvsym`.
@@ -74,7 +74,7 @@ pub unsafe extern "C" fn decide_dlvsym(
     via: u32,
 ) -> Decision {
     // SAFETY: the caller's promise.
-    unsafe { decide(Dl::Vsym, handle, name, version, caller, via) }
+    unsafe { decide(Dl::VSYM, handle, name, version, caller, via) }
 }
 
 #[inline]

@@ -50,7 +50,7 @@ pub fn standing() -> Layers {
 pub fn install(wanted: Layers) {
     // The first looks fill tables that later looks only read.
     real::is_ours(0);
-    Dl::Sym.real();
+    Dl::SYM.real();
     renew();
     // Bodies of a library that comes later are patched when it is seen to come.
     if wanted.inline || wanted.bodies {
@@ -74,7 +74,7 @@ pub fn install(wanted: Layers) {
     if wanted.bodies {
         ON.fetch_or(BODIES, Ordering::AcqRel);
     }
-    for library in Library::ALL {
+    for library in Library::DRIVER {
         attached(library, false);
     }
 }
@@ -90,7 +90,7 @@ fn keep(layer: u32, name: &str, works: bool) {
 
 /// Calls the loader's `dlsym` where everybody else calls it, and sees whether the question arrives.
 fn probe() -> bool {
-    let real = Dl::Sym.real();
+    let real = Dl::SYM.real();
     if real == 0 {
         return false;
     }
@@ -122,7 +122,7 @@ pub fn renew() -> bool {
     if !is_on(GOT) || got::scan() {
         SEEN.store(now, Ordering::Release);
     }
-    for library in Library::ALL {
+    for library in Library::DRIVER {
         if new[library as usize] {
             attached(library, true);
         }

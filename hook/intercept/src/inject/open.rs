@@ -37,7 +37,7 @@ static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 /// through here.
 #[inline]
 pub fn may_have_changed() -> bool {
-    let unseen = !is_on(CODE) || !Dl::Open.is_patched() || !Dl::Close.is_patched();
+    let unseen = !is_on(CODE) || !Dl::OPEN.is_patched() || !Dl::CLOSE.is_patched();
     unseen || LATER.load(Ordering::Acquire) || UNDER_WAY.load(Ordering::Acquire) > 0
 }
 
@@ -60,13 +60,13 @@ pub unsafe extern "C" fn decide_dlopen(
 ) -> Decision {
     // The executable's own handle loads nothing; the driver's loads are its own affair.
     if !is_on(via) || file.is_null() || real::is_driver_code(caller) {
-        return Decision::pass(Dl::Open.onward(via));
+        return Decision::pass(Dl::OPEN.onward(via));
     }
     // SAFETY: the program's own argument, not null.
     let name = unsafe { CStr::from_ptr(file) }.to_bytes();
-    if via != CODE && Dl::Open.is_followed() || !super::origin::is_plain(name, caller) {
+    if via != CODE && Dl::OPEN.is_followed() || !super::origin::is_plain(name, caller) {
         LATER.store(true, Ordering::Relaxed);
-        return Decision::pass(Dl::Open.onward(via));
+        return Decision::pass(Dl::OPEN.onward(via));
     }
     UNDER_WAY.fetch_add(1, Ordering::AcqRel);
     // SAFETY: the program's own call.
@@ -89,8 +89,8 @@ pub unsafe extern "C" fn decide_dlclose(
     _caller: usize,
     via: u32,
 ) -> Decision {
-    if !is_on(via) || handle.is_null() || (via != CODE && Dl::Close.is_followed()) {
-        return Decision::pass(Dl::Close.onward(via));
+    if !is_on(via) || handle.is_null() || (via != CODE && Dl::CLOSE.is_followed()) {
+        return Decision::pass(Dl::CLOSE.onward(via));
     }
     UNDER_WAY.fetch_add(1, Ordering::AcqRel);
     // SAFETY: the program's own call.

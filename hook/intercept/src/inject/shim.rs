@@ -4,8 +4,6 @@
 //! make every question look like ours. These shims therefore only *ask* what to do, with all argument registers
 //! put aside, and then either return the answer or jump on to the original with the stack as they found it.
 
-use std::ffi::c_void;
-
 /// What a shim does: `target` 0 returns `value`, else jumps to `target`. In two registers on both ABIs.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -102,57 +100,33 @@ macro_rules! shim {
     };
 }
 
-/// The shims of one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Shims {
-    /// For `dlsym`.
-    pub sym: unsafe extern "C" fn(),
-    /// For `dlvsym`.
-    pub vsym: unsafe extern "C" fn(),
-    /// For `dlopen`.
-    pub open: unsafe extern "C" fn(),
-    /// For `dlclose`.
-    pub close: unsafe extern "C" fn(),
-}
-
-impl Shims {
-    /// The shim of a loader function.
-    pub fn of(&self, function: crate::real::dl::Dl) -> *const c_void {
-        use crate::real::dl::Dl;
-        match function {
-            Dl::Sym => self.sym as *const c_void,
-            Dl::Vsym => self.vsym as *const c_void,
-            Dl::Open => self.open as *const c_void,
-            Dl::Close => self.close as *const c_void,
-        }
-    }
-}
-
 /// The shims of the layers that patch. The exported ones are where the exports are.
 macro_rules! shims {
-    ($($module:ident = $via:expr),+) => {$(
-        #[doc = concat!("Shims of the ", stringify!($module), " layer.")]
-        pub mod $module {
-            use crate::inject::{lookup, open as opening};
-            crate::shim!(
-                /// Replaces `dlsym`.
-                sym, lookup::decide_dlsym, $via
-            );
-            crate::shim!(
-                /// Replaces `dlvsym`.
-                vsym, lookup::decide_dlvsym, $via
-            );
-            crate::shim!(
-                /// Replaces `dlopen`.
-                open, opening::decide_dlopen, $via
-            );
-            crate::shim!(
-                /// Replaces `dlclose`.
-                close, opening::decide_dlclose, $via
-            );
-            /// All of them.
-            pub const ALL: super::Shims = super::Shims { sym, vsym, open, close };
+    (
+        driver $driver:tt
+        $(called $section:ident of $owner:ident $called:tt)+
+        loader { $($part:ident :: $decide:ident [$loader:ident @ $glibc:literal] $args:tt if $when:expr;)+ }
+    ) => {
+        shims!(@layer code crate::inject::CODE, $($part :: $decide $loader)+);
+        shims!(@layer got crate::inject::GOT, $($part :: $decide $loader)+);
+    };
+    (@layer $layer:ident $via:expr, $($part:ident :: $decide:ident $loader:ident)+) => {
+        #[doc = concat!("Shims of the ", stringify!($layer), " layer.")]
+        pub mod $layer {
+            use crate::inject::{lookup, open};
+            use crate::slot::Function;
+            use std::ffi::c_void;
+            use std::ptr::null;
+            $(crate::shim!(#[doc = concat!("Replaces `", stringify!($loader), "`.")] $loader, $part::$decide, $via);)+
+
+            /// The shim of one of the loader's functions.
+            pub fn of(function: Function) -> *const c_void {
+                match function {
+                    $(Function::$loader => $loader as *const c_void,)+
+                    _ => null(),
+                }
+            }
         }
-    )+};
+    };
 }
-shims!(code = crate::inject::CODE, got = crate::inject::GOT);
+crate::functions!(shims);

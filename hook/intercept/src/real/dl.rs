@@ -6,53 +6,59 @@
 use crate::inject::image::Image;
 use crate::inject::still::still;
 use crate::inject::{CODE, is_on};
+use crate::slot::Function;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The loader's functions that are intercepted.
+/// One of the loader's functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Dl {
-    /// `dlsym`.
-    Sym,
-    /// `dlvsym`.
-    Vsym,
-    /// `dlopen`.
-    Open,
-    /// `dlclose`.
-    Close,
-}
+pub struct Dl(Function);
 
 impl Dl {
+    /// `dlsym`.
+    pub const SYM: Self = Self(Function::dlsym);
+    /// `dlvsym`.
+    pub const VSYM: Self = Self(Function::dlvsym);
+    /// `dlopen`.
+    pub const OPEN: Self = Self(Function::dlopen);
+    /// `dlclose`.
+    pub const CLOSE: Self = Self(Function::dlclose);
+
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Sym, Self::Vsym, Self::Open, Self::Close];
+    pub fn all() -> impl Iterator<Item = Self> {
+        Function::LOADER.iter().map(|function| Self(*function))
+    }
 
     /// The symbol.
-    pub fn name(self) -> &'static [u8] {
-        match self {
-            Self::Sym => b"dlsym",
-            Self::Vsym => b"dlvsym",
-            Self::Open => b"dlopen",
-            Self::Close => b"dlclose",
-        }
+    pub fn name(self) -> &'static CStr {
+        self.0.slot().symbol
+    }
+
+    /// Its row of the table.
+    pub fn function(self) -> Function {
+        self.0
     }
 
     /// The function of a name.
     pub fn of(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|function| function.name() == name)
+        Self::all().find(|function| function.name().to_bytes() == name)
+    }
+
+    fn found(self) -> &'static Found {
+        &FOUND[self.0 as usize - Function::LOADER[0] as usize]
     }
 
     /// The C library's function, as everybody else sees it; 0 when there is none.
     pub fn real(self) -> usize {
         self.locate();
-        FOUND[self as usize].real.load(Ordering::Acquire)
+        self.found().real.load(Ordering::Acquire)
     }
 
     /// What a call has to go to that must not come back to us: the trampoline when the function's body is
     /// patched, else the function.
     #[inline]
     pub fn original(self) -> usize {
-        let trampoline = FOUND[self as usize].trampoline.load(Ordering::Acquire);
+        let trampoline = self.found().trampoline.load(Ordering::Acquire);
         if trampoline == 0 { self.real() } else { trampoline }
     }
 
@@ -66,7 +72,7 @@ impl Dl {
             return self.original();
         }
         match (self.is_followed(), is_on(via)) {
-            (true, _) => FOUND[self as usize].next.load(Ordering::Acquire),
+            (true, _) => self.found().next.load(Ordering::Acquire),
             (false, true) => self.original(),
             (false, false) => self.real(),
         }
@@ -76,19 +82,19 @@ impl Dl {
     #[inline]
     pub fn is_followed(self) -> bool {
         let real = self.real();
-        let next = FOUND[self as usize].next.load(Ordering::Acquire);
+        let next = self.found().next.load(Ordering::Acquire);
         next != 0 && next != real
     }
 
     /// Sets the way around a patched body, or takes it back (0).
     pub fn set_trampoline(self, trampoline: usize) {
-        FOUND[self as usize].trampoline.store(trampoline, Ordering::Release);
+        self.found().trampoline.store(trampoline, Ordering::Release);
     }
 
     /// Whether its body leads to us.
     #[inline]
     pub fn is_patched(self) -> bool {
-        FOUND[self as usize].trampoline.load(Ordering::Acquire) != 0
+        self.found().trampoline.load(Ordering::Acquire) != 0
     }
 
     #[inline]
@@ -105,8 +111,8 @@ struct Found {
     trampoline: AtomicUsize,
 }
 
-static FOUND: [Found; 4] =
-    [const { Found { real: AtomicUsize::new(0), next: AtomicUsize::new(0), trampoline: AtomicUsize::new(0) } }; 4];
+static FOUND: [Found; Function::LOADER.len()] =
+    [const { Found { real: AtomicUsize::new(0), next: AtomicUsize::new(0), trampoline: AtomicUsize::new(0) } }; _];
 static LOCATED: AtomicBool = AtomicBool::new(false);
 
 /// glibc 2.34 moved the functions from libdl to libc; until then libc has only private ones.
@@ -124,12 +130,12 @@ fn locate() {
                 behind = true;
                 return true;
             }
-            for function in Dl::ALL {
-                let found = &FOUND[function as usize];
+            for function in Dl::all() {
+                let found = function.found();
                 let wanted = [(behind, &found.next), (is_c_library(image), &found.real)];
                 for (_, place) in wanted.iter().filter(|(wanted, place)| *wanted && place.load(Ordering::Relaxed) == 0)
                 {
-                    place.store(image.find(function.name()).unwrap_or(0), Ordering::Release);
+                    place.store(image.find(function.name().to_bytes()).unwrap_or(0), Ordering::Release);
                 }
             }
             true
@@ -147,7 +153,7 @@ fn locate() {
 /// As `dlsym`.
 pub unsafe fn sym(handle: *mut c_void, name: *const c_char) -> usize {
     type Function = unsafe extern "C" fn(*mut c_void, *const c_char) -> usize;
-    match Dl::Sym.original() {
+    match Dl::SYM.original() {
         0 => 0,
         // SAFETY: the address is dlsym's, or the trampoline to it; arguments are the caller's.
         address => unsafe { std::mem::transmute::<usize, Function>(address)(handle, name) },
@@ -160,7 +166,7 @@ pub unsafe fn sym(handle: *mut c_void, name: *const c_char) -> usize {
 /// As `dlvsym`.
 pub unsafe fn vsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> usize {
     type Function = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> usize;
-    match Dl::Vsym.original() {
+    match Dl::VSYM.original() {
         0 => 0,
         // SAFETY: the address is dlvsym's, or the trampoline to it; arguments are the caller's.
         address => unsafe { std::mem::transmute::<usize, Function>(address)(handle, name, version) },
@@ -179,7 +185,7 @@ pub fn keep(name: &CStr) -> bool {
 /// As `dlopen`: constructors of what is loaded run.
 pub unsafe fn open(file: *const c_char, mode: c_int) -> *mut c_void {
     type Function = unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void;
-    match Dl::Open.original() {
+    match Dl::OPEN.original() {
         0 => std::ptr::null_mut(),
         // SAFETY: the address is dlopen's, or the trampoline to it; arguments are the caller's.
         address => unsafe { std::mem::transmute::<usize, Function>(address)(file, mode) },
@@ -192,7 +198,7 @@ pub unsafe fn open(file: *const c_char, mode: c_int) -> *mut c_void {
 /// As `dlclose`.
 pub unsafe fn close(handle: *mut c_void) -> c_int {
     type Function = unsafe extern "C" fn(*mut c_void) -> c_int;
-    match Dl::Close.original() {
+    match Dl::CLOSE.original() {
         0 => -1,
         // SAFETY: the address is dlclose's, or the trampoline to it; the argument is the caller's.
         address => unsafe { std::mem::transmute::<usize, Function>(address)(handle) },
@@ -219,9 +225,9 @@ mod tests {
 
     #[test]
     fn the_loaders_functions_are_found_and_work() {
-        for function in Dl::ALL {
+        for function in Dl::all() {
             assert_ne!(function.real(), 0, "{function:?}");
-            assert_eq!(Dl::of(function.name()), Some(function));
+            assert_eq!(Dl::of(function.name().to_bytes()), Some(function));
         }
         // SAFETY: plain look-ups.
         let (found, missing) =

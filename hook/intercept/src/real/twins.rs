@@ -6,7 +6,7 @@
 
 use super::{BY_ADDRESS, is_driver_code};
 use crate::inject::still::still;
-use crate::slot::{Library, SLOTS, Slot};
+use crate::slot::{self, Library, Slot};
 use std::ffi::{CString, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,7 +26,7 @@ pub fn learn(ask: impl Fn(&CString, i32, u64) -> Option<*const c_void>) {
         return;
     }
     let mut twins: Vec<(usize, &'static Slot)> = Vec::new();
-    for slot in SLOTS.iter().filter(|slot| slot.library == Library::Cuda && super::real(slot) != 0) {
+    for slot in slot::driver().iter().filter(|slot| slot.library == Library::Cuda && super::real(slot) != 0) {
         let Ok(base) = CString::new(slot.base()) else { continue };
         let flags = if slot.per_thread() { PER_THREAD_STREAM } else { LEGACY_STREAM };
         let Some(address) = ask(&base, slot.since, flags) else { continue };

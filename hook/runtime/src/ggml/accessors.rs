@@ -1,8 +1,8 @@
 //! ggml's own accessors, from the library whose calls are listened to.
 
-use super::Hook;
 use greenboost_intercept::inject::still::still;
 use greenboost_intercept::real::dl;
+use greenboost_intercept::slot::Function;
 use std::ffi::{CStr, CString, c_char, c_void};
 
 /// Opaque `ggml_tensor`.
@@ -34,7 +34,7 @@ pub fn find() -> Option<Accessors> {
     let mut found = [0usize; NAMES.len()];
     let mut path = Vec::new();
     // A process may have another ggml as well, whose tensors are not like these.
-    let listened_to = super::original(Hook::TensorAlloc);
+    let listened_to = Function::ggml_backend_tensor_alloc.slot().known_original() as usize;
     still(|world| {
         world.each(&mut |image| {
             if image.executes(listened_to) {

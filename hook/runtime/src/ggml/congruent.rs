@@ -15,7 +15,6 @@
 
 use super::accessors::{Buffer, Tensor};
 use super::detours::look;
-use super::{Hook, original};
 use crate::runtime::{RUNTIME, core};
 use greenboost_contract::settings::GRANULE;
 use greenboost_intercept::inject::page_size;
@@ -61,9 +60,7 @@ fn page() -> u64 {
 ///
 /// # Safety
 /// ggml's own arguments.
-unsafe fn answer(hook: Hook, of: *mut c_void, tensor: Tensor, more: impl FnOnce() -> bool) -> usize {
-    // SAFETY: the function that this call was meant for.
-    let original: Size = unsafe { std::mem::transmute::<usize, Size>(original(hook)) };
+unsafe fn answer(original: Size, of: *mut c_void, tensor: Tensor, more: impl FnOnce() -> bool) -> usize {
     let is_inner = super::is_allocating_tensor() || ASKED.replace(true);
     // SAFETY: the program's own call.
     let bytes = unsafe { original(of, tensor) };
@@ -80,19 +77,19 @@ unsafe fn answer(hook: Hook, of: *mut c_void, tensor: Tensor, more: impl FnOnce(
 ///
 /// # Safety
 /// Called by ggml with its own arguments.
-pub unsafe extern "C" fn kind_alloc_size(kind: *mut c_void, tensor: Tensor) -> usize {
+pub unsafe fn kind_alloc_size(original: Size, kind: *mut c_void, tensor: Tensor) -> usize {
     // SAFETY: ggml's own arguments; it passes a live tensor.
-    unsafe { answer(Hook::KindAllocSize, kind, tensor, || decide(tensor)) }
+    unsafe { answer(original, kind, tensor, || decide(tensor)) }
 }
 
 /// `ggml_backend_buffer_get_alloc_size(buffer, tensor)`: what a tensor takes in a buffer.
 ///
 /// # Safety
 /// Called by ggml with its own arguments.
-pub unsafe extern "C" fn buffer_alloc_size(buffer: Buffer, tensor: Tensor) -> usize {
+pub unsafe fn buffer_alloc_size(original: Size, buffer: Buffer, tensor: Tensor) -> usize {
     GRANTED.set(None);
     // SAFETY: ggml's own arguments; it passes a live tensor.
-    unsafe { answer(Hook::BufferAllocSize, buffer, tensor, || grant(tensor)) }
+    unsafe { answer(original, buffer, tensor, || grant(tensor)) }
 }
 
 /// A tensor's name and size, if it is large.

@@ -1,9 +1,9 @@
 //! The replacements of ggml's functions: they look, then call the original.
 
 use super::accessors::{Buffer, Tensor};
-use super::{Hook, congruent, original};
+use super::{congruent, is_caught};
 use crate::runtime::{RUNTIME, core, core_if_made};
-use greenboost_intercept::slot::Library;
+use greenboost_intercept::slot::{Function, Library};
 use greenboost_intercept::{guard, real};
 use greenboost_stream::Writing;
 use greenboost_weights::registry::Source;
@@ -17,6 +17,12 @@ const USAGE_WEIGHTS: c_int = 1;
 thread_local! {
     static ALLOCATING: Cell<bool> = const { Cell::new(false) };
 }
+
+type Alloc = unsafe extern "C" fn(Buffer, Tensor, *mut c_void) -> c_int;
+type SetUsage = unsafe extern "C" fn(Buffer, c_int);
+type Set = unsafe extern "C" fn(Tensor, *const c_void, usize, usize);
+type SetAsync = unsafe extern "C" fn(*mut c_void, Tensor, *const c_void, usize, usize);
+type FreeBuffer = unsafe extern "C" fn(Buffer);
 
 /// Whether this thread is inside `ggml_backend_tensor_alloc`.
 pub fn is_allocating_tensor() -> bool {
@@ -36,10 +42,7 @@ pub(super) fn look(work: impl FnOnce()) {
 ///
 /// # Safety
 /// Called by ggml with its own arguments.
-pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *mut c_void) -> c_int {
-    type Alloc = unsafe extern "C" fn(Buffer, Tensor, *mut c_void) -> c_int;
-    // SAFETY: the function that this call was meant for.
-    let original: Alloc = unsafe { std::mem::transmute::<usize, Alloc>(original(Hook::TensorAlloc)) };
+pub unsafe fn alloc(original: Alloc, buffer: Buffer, tensor: Tensor, address: *mut c_void) -> c_int {
     let mut address = address;
     look(|| address = congruent::shifted(tensor, address as u64) as *mut c_void);
     look(|| {
@@ -66,10 +69,7 @@ pub unsafe extern "C" fn tensor_alloc(buffer: Buffer, tensor: Tensor, address: *
 ///
 /// # Safety
 /// Called by llama.cpp with its own arguments.
-pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
-    type SetUsage = unsafe extern "C" fn(Buffer, c_int);
-    // SAFETY: the function that this call was meant for.
-    let original: SetUsage = unsafe { std::mem::transmute::<usize, SetUsage>(original(Hook::SetUsage)) };
+pub unsafe fn set_usage(original: SetUsage, buffer: Buffer, usage: c_int) {
     // SAFETY: the program's own call.
     unsafe { original(buffer, usage) };
     look(|| {
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn buffer_set_usage(buffer: Buffer, usage: c_int) {
         RUNTIME.tensors.take_buffer(buffer as usize);
         let weights = (usage == USAGE_WEIGHTS).then(|| {
             // A handle means something until the buffer goes; that must be seen.
-            if super::original(Hook::BufferFree) != 0 {
+            if is_caught(Function::ggml_backend_buffer_free) {
                 RUNTIME.tensors.note_buffer(buffer as usize, base, bytes);
             }
             // SAFETY: the same buffer.
@@ -135,10 +135,7 @@ fn rewriting(at: u64, bytes: u64) -> Option<Writing<'static>> {
 ///
 /// # Safety
 /// Called by llama.cpp with its own arguments.
-pub unsafe extern "C" fn tensor_set(tensor: Tensor, data: *const c_void, offset: usize, bytes: usize) {
-    type Set = unsafe extern "C" fn(Tensor, *const c_void, usize, usize);
-    // SAFETY: the function that this call was meant for.
-    let original: Set = unsafe { std::mem::transmute::<usize, Set>(original(Hook::TensorSet)) };
+pub unsafe fn set(original: Set, tensor: Tensor, data: *const c_void, offset: usize, bytes: usize) {
     let (mut upload, mut writing) = (None, None);
     look(|| {
         // SAFETY: the program's own arguments.
@@ -157,16 +154,14 @@ pub unsafe extern "C" fn tensor_set(tensor: Tensor, data: *const c_void, offset:
 ///
 /// # Safety
 /// Called by llama.cpp with its own arguments.
-pub unsafe extern "C" fn tensor_set_async(
+pub unsafe fn set_async(
+    original: SetAsync,
     backend: *mut c_void,
     tensor: Tensor,
     data: *const c_void,
     offset: usize,
     bytes: usize,
 ) {
-    type Set = unsafe extern "C" fn(*mut c_void, Tensor, *const c_void, usize, usize);
-    // SAFETY: the function that this call was meant for.
-    let original: Set = unsafe { std::mem::transmute::<usize, Set>(original(Hook::TensorSetAsync)) };
     let mut upload = None;
     // SAFETY: the program's own arguments.
     look(|| upload = unsafe { arriving(tensor, data, offset, bytes) });
@@ -182,10 +177,7 @@ pub unsafe extern "C" fn tensor_set_async(
 ///
 /// # Safety
 /// Called by llama.cpp with its own arguments.
-pub unsafe extern "C" fn buffer_free(buffer: Buffer) {
-    type Free = unsafe extern "C" fn(Buffer);
-    // SAFETY: the function that this call was meant for.
-    let original: Free = unsafe { std::mem::transmute::<usize, Free>(original(Hook::BufferFree)) };
+pub unsafe fn free_buffer(original: FreeBuffer, buffer: Buffer) {
     look(|| {
         let gone =
             RUNTIME.tensors.take_buffer(buffer as usize).and_then(|(base, bytes)| RUNTIME.tensors.forget(base, bytes));

@@ -20,7 +20,7 @@
 
 mod accessors;
 pub mod congruent;
-mod detours;
+pub mod detours;
 pub mod dump;
 
 use crate::runtime::{Core, RUNTIME};
@@ -28,62 +28,30 @@ use accessors::Accessors;
 use congruent::Answers;
 use greenboost_contract::PageCache;
 use greenboost_intercept::inject;
-use greenboost_intercept::inject::got::{self, Wanted};
+use greenboost_intercept::inject::got;
+use greenboost_intercept::slot::{Function, Section};
 use std::path::PathBuf;
-use std::ptr::null_mut;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicPtr, Ordering};
-
-/// The functions of ggml that are replaced, in the order of [`Hook`].
-static WANTED: OnceLock<Vec<Wanted>> = OnceLock::new();
-
-/// Position in the list.
-#[derive(Debug, Clone, Copy)]
-enum Hook {
-    TensorAlloc,
-    SetUsage,
-    TensorSet,
-    TensorSetAsync,
-    BufferFree,
-    KindAllocSize,
-    BufferAllocSize,
-}
 
 /// Asks the GOT layer to lead ggml's calls to us. Does nothing where that layer does not stand.
 pub fn install(page_cache: PageCache) {
     if !inject::is_on(inject::GOT) {
         return;
     }
-    // A process can have several ggmls, of different versions: one is listened to, and the others' calls stay theirs.
-    let row = |name: &'static [u8], replacement: usize| Wanted {
-        name,
-        replacement,
-        original: AtomicPtr::new(null_mut()),
-        is_one_librarys: true,
-    };
-    let wanted = WANTED.get_or_init(|| {
-        let mut wanted = vec![
-            row(b"ggml_backend_tensor_alloc", detours::tensor_alloc as *const () as usize),
-            row(b"ggml_backend_buffer_set_usage", detours::buffer_set_usage as *const () as usize),
-            row(b"ggml_backend_tensor_set", detours::tensor_set as *const () as usize),
-            row(b"ggml_backend_tensor_set_async", detours::tensor_set_async as *const () as usize),
-            row(b"ggml_backend_buffer_free", detours::buffer_free as *const () as usize),
-        ];
-        if page_cache == PageCache::On {
-            wanted.extend([
-                row(b"ggml_backend_buft_get_alloc_size", congruent::kind_alloc_size as *const () as usize),
-                row(b"ggml_backend_buffer_get_alloc_size", congruent::buffer_alloc_size as *const () as usize),
-            ]);
-        }
-        wanted
-    });
-    got::want(wanted);
+    match page_cache {
+        PageCache::On => got::want(&[Section::Tensors, Section::TensorSizes]),
+        PageCache::Off => got::want(&[Section::Tensors]),
+    }
 }
 
-/// The function behind a replacement; 0 before any object that calls it was seen.
-fn original(hook: Hook) -> usize {
-    let row = WANTED.get().and_then(|wanted| wanted.get(hook as usize));
-    row.map_or(0, |row| row.original.load(Ordering::Acquire) as usize)
+/// Whether an object that calls a function was seen.
+fn is_caught(function: Function) -> bool {
+    !function.slot().known_original().is_null()
+}
+
+/// Whether both functions are caught without which nothing is known.
+fn caught() -> (bool, bool) {
+    (is_caught(Function::ggml_backend_tensor_alloc), is_caught(Function::ggml_backend_buffer_set_usage))
 }
 
 /// What is known of the ggml that is listened to.
@@ -111,12 +79,12 @@ impl Listener {
     /// Whether this process's allocations will be explained by ggml: both calls are caught and all accessors are there.
     /// An allocation may then wait for its explanation before it gets its chunks.
     pub fn explains(&self) -> bool {
-        original(Hook::TensorAlloc) != 0 && original(Hook::SetUsage) != 0 && self.accessors().is_some()
+        caught() == (true, true) && self.accessors().is_some()
     }
 
     /// Why tensors are known, or not: for the status record and doctor.
     pub fn reason(&self) -> &'static str {
-        match (original(Hook::TensorAlloc) != 0, original(Hook::SetUsage) != 0) {
+        match caught() {
             (true, true) if self.accessors().is_some() => "by tensor",
             (true, true) => "by allocation: this ggml lacks an accessor",
             (false, false) => "by allocation: no calls of ggml's libraries are seen",

@@ -13,7 +13,7 @@ mod frida;
 use super::shim;
 use super::still::{Gate, still};
 use crate::real::{self, dl::Dl};
-use crate::slot::{Function, Library, SLOTS, Slot};
+use crate::slot::{self, Function, Library, Slot};
 use std::sync::{Mutex, PoisonError};
 
 /// A body to patch.
@@ -72,13 +72,13 @@ fn tell(outcome: Outcome) {
 /// Patches `dlsym` and its kin.
 pub fn patch_loader() {
     let _gate = Gate::pass();
-    for function in Dl::ALL {
+    for function in Dl::all() {
         let target = function.real();
         if target != 0 {
             let outcome = apply(&[Patch {
-                name: std::str::from_utf8(function.name()).unwrap_or_default(),
+                name: function.name().to_str().unwrap_or_default(),
                 target,
-                detour: shim::code::ALL.of(function) as usize,
+                detour: shim::code::of(function.function()) as usize,
                 publish: &|trampoline| function.set_trampoline(trampoline),
             }]);
             tell(outcome);
@@ -115,7 +115,7 @@ fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
     }
     // Names that share a body share its patch.
     let mut bodies: Vec<(usize, Vec<&'static Slot>)> = Vec::new();
-    for slot in SLOTS.iter().filter(wanted) {
+    for slot in slot::driver().iter().filter(wanted) {
         let body = real::real(slot);
         match bodies.iter_mut().find(|(known, _)| *known == body) {
             Some((_, slots)) => slots.push(slot),
