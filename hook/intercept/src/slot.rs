@@ -117,6 +117,11 @@ impl Slot {
         if known.is_null() { self.resolve() } else { known }
     }
 
+    /// The original function if it is known already.
+    pub fn known_original(&self) -> *const c_void {
+        self.original.load(Ordering::Acquire)
+    }
+
     /// Sets the original: the real function, or the trampoline to it once its body is patched.
     pub fn set_original(&self, original: *const c_void) {
         self.original.store(original.cast_mut(), Ordering::Release);
