@@ -120,7 +120,7 @@ impl<'a> Loading<'a> {
         }
         assert_eq!(record.ram_used.load(Relaxed), 0);
         let log = self.target.log();
-        assert!(!log.contains("ERROR"), "{log}");
+        assert!(!log.contains(" ERROR "), "{log}");
         assert!(self.target.finish().success(), "{log}");
         log
     }
