@@ -14,7 +14,6 @@ mod userland;
 
 pub use needs::{all_headers, install};
 
-use crate::process;
 use crate::test::outcome::Outcome;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
@@ -161,7 +160,7 @@ pub fn measure(kernel: Option<&str>, mib: u32, rounds: u16) -> Result<Measured> 
     machine.memory_mib = 2 * mib + 2048;
     machine.patience = Duration::from_secs(180) * rounds.into();
     let options = Options { only: Some("figures".to_owned()), ..Options::default() };
-    let console = machine.boot(&format!("{} gb.mib={mib} gb.rounds={rounds}", words(&options, None)), &options)?;
+    let console = machine.boot(&format!("{} gb.mib={mib} gb.rounds={rounds}", words(&options, None)))?;
     console.verdict()?;
     let name = kernel.image.file_name().unwrap_or_default().to_string_lossy();
     Ok(Measured { kernel: name.replacen("vmlinuz-", "", 1), figures: console.figures().clone() })
@@ -194,9 +193,10 @@ fn execute(options: &Options) -> Result<Ran> {
         return Ok(Ran::Passed(0));
     }
     let mut machine = guest::Guest::build(&kernel)?;
+    (machine.debug, machine.verbose) = (options.debug, options.verbose);
     match options.plant {
         None => {
-            let outcome = machine.boot(&words(options, None), options)?;
+            let outcome = machine.boot(&words(options, None))?;
             outcome.verdict().map(Ran::Passed)
         }
         Some(plant) => {
@@ -207,7 +207,7 @@ fn execute(options: &Options) -> Result<Ran> {
                     machine.silence = PLANTED_SILENCE;
                 }
                 // The tests themselves are not what is tested: only those that load the module run.
-                let outcome = machine.boot(&words(options, Some(*plant)), options)?;
+                let outcome = machine.boot(&words(options, Some(*plant)))?;
                 match outcome.noticed(plant.reason()) {
                     Ok(what) => println!("noticed the planted {}: {what}", plant.word()),
                     Err(error) => bail!("a planted {} was not noticed: {error}", plant.word()),
@@ -233,19 +233,6 @@ fn words(options: &Options, plant: Option<Plant>) -> String {
     word("fuzz", fuzz.map(|calls| calls.to_string()));
     word("debug", options.debug.then(|| "1".to_owned()));
     words
-}
-
-/// A program whose output is shown only where it fails.
-///
-/// # Errors
-/// When it does not succeed; with its output.
-pub fn quietly(command: &mut std::process::Command) -> Result<String> {
-    let output = command.output().map_err(|error| anyhow::anyhow!("`{}`: {error}", process::typed(command)))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() {
-        bail!("`{}` {}\n{text}", process::typed(command), process::ended(output.status));
-    }
-    Ok(text)
 }
 
 #[cfg(test)]

@@ -44,6 +44,19 @@ pub fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// A program whose output is shown only where it fails.
+///
+/// # Errors
+/// When it does not succeed; with its output.
+pub fn quietly(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run `{}`", typed(command)))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("`{}` {}\n{text}", typed(command), ended(output.status));
+    }
+    Ok(text)
+}
+
 /// How a process ended, in words.
 pub fn ended(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;

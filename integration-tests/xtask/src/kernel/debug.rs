@@ -2,8 +2,8 @@
 //! from the distribution's source, upon tinyconfig, in some minutes.
 
 use super::needs::{Kernel, Provided, apt, install};
-use super::quietly;
-use crate::{process, workspace};
+use crate::process::{self, quietly};
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};

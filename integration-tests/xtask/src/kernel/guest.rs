@@ -3,9 +3,9 @@
 use super::console::{Console, Meaning};
 use super::cpio::Archive;
 use super::needs::{Kernel, all_headers};
-use super::quietly;
 use super::userland;
-use crate::{process, workspace};
+use crate::process::{self, quietly};
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -44,6 +44,10 @@ pub struct Guest {
     pub patience: Duration,
     /// The longest it may be silent.
     pub silence: Duration,
+    /// Its kernel checks everything, which takes time.
+    pub debug: bool,
+    /// Its console is shown as it comes.
+    pub verbose: bool,
 }
 
 /// Builds the modules for every kernel whose headers are installed, warnings being errors, with sparse for the one that
@@ -127,6 +131,8 @@ impl Guest {
             memory_mib: MEMORY_MIB,
             patience: PATIENCE,
             silence: SILENCE,
+            debug: false,
+            verbose: false,
         })
     }
 
@@ -134,8 +140,8 @@ impl Guest {
     ///
     /// # Errors
     /// When QEMU does not start. How the tests went is in the answer.
-    pub fn boot(&self, words: &str, options: &super::Options) -> Result<Console> {
-        let factor = if options.debug { DEBUG_FACTOR } else { 1 };
+    pub fn boot(&self, words: &str) -> Result<Console> {
+        let factor = if self.debug { DEBUG_FACTOR } else { 1 };
         let (patience, silence) = (self.patience * factor, self.silence * factor.min(8));
         self.fresh_disk()?;
         let start = Instant::now();
@@ -158,7 +164,7 @@ impl Guest {
             match lines.recv_timeout(silence.min(patience.saturating_sub(start.elapsed()))) {
                 Ok(line) => {
                     let meaning = console.line(&line);
-                    if options.verbose || meaning != Meaning::Noise {
+                    if self.verbose || meaning != Meaning::Noise {
                         // What a failed test or the kernel had to say comes before its line.
                         if meaning == Meaning::Complaint || line.contains("gb-test FAILED") {
                             noise.iter().for_each(|line| println!("    {line}"));

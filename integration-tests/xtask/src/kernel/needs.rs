@@ -1,7 +1,7 @@
 //! What the virtual machine needs of this one: QEMU, the distribution's kernel and its headers, a compiler.
 
-use super::quietly;
-use crate::{process, workspace};
+use crate::process::{self, quietly};
+use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::{Path, PathBuf};

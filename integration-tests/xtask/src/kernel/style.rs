@@ -1,7 +1,7 @@
 //! checkpatch: whether the C reads as the kernel's own does.
 
 use super::debug::{SOURCE, source, unpack};
-use super::{process, quietly};
+use crate::process::{self, quietly};
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;

@@ -6,9 +6,9 @@
 //! larger, and needed late, lies on the disk.
 
 use super::cpio::Archive;
-use super::quietly;
 use crate::artefacts::Artefacts;
-use crate::{process, workspace};
+use crate::process::{self, quietly};
+use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,9 +1,11 @@
 //! The stage of `cargo xtask test`: what is in the packages, whether the programs run where they are installed, whether
 //! the maintainer scripts undo each other, and whether DKMS builds the module from its package.
 
-use super::{VERSION, can_pack, module, programs};
+use super::content::{module, programs};
+use super::deb::VERSION;
 use crate::artefacts::Artefacts;
-use crate::kernel::{all_headers, install, quietly};
+use crate::kernel::{all_headers, install};
+use crate::process::{self, quietly};
 use crate::test::outcome::Outcome;
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
@@ -36,6 +38,11 @@ pub fn stage() -> Result<Outcome> {
         Some(why) if std::env::var_os("CI").is_some() => anyhow::bail!("{why}"),
         Some(why) => Outcome::NotRun(format!("the packages are right; DKMS has not built the module: {why}")),
     })
+}
+
+/// Whether dpkg-deb is there; Debian and Ubuntu always have it.
+fn can_pack() -> bool {
+    process::exists("dpkg-deb")
 }
 
 fn contents(programs: &Path, module: &Path) -> Result<()> {

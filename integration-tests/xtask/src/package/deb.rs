@@ -7,6 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// The version of every crate, and of the module.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// A package to be.
 pub struct Package {
     pub name: &'static str,
@@ -75,7 +78,7 @@ impl Package {
         for (name, script) in &self.scripts {
             write(&control.join(name), script.as_bytes(), 0o755)?;
         }
-        let package = out.join(format!("{}_{}_{}.deb", self.name, super::VERSION, self.architecture));
+        let package = out.join(format!("{}_{}_{}.deb", self.name, VERSION, self.architecture));
         let mut build = process::program("dpkg-deb", &["--root-owner-group", "--build"]);
         let output = build.arg(&tree).arg(&package).output().context("cannot run dpkg-deb")?;
         if !output.status.success() {
@@ -90,7 +93,7 @@ impl Package {
             "Package: {}\nVersion: {}\nArchitecture: {}\nMaintainer: The GreenBoost authors\nSection: utils\nPriority: \
              optional\nHomepage: https://github.com/greenboost/greenboost\nInstalled-Size: {}\n",
             self.name,
-            super::VERSION,
+            VERSION,
             self.architecture,
             bytes.div_ceil(1024)
         );
