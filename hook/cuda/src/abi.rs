@@ -123,6 +123,11 @@ pub struct Side2D {
 pub const STREAM_LEGACY: CUstream = 1 as CUstream;
 /// `CU_STREAM_PER_THREAD`: what the null stream means in those forms. The name of another stream on every thread.
 pub const STREAM_PER_THREAD: CUstream = 2 as CUstream;
+/// Streams without a name of their own: what they stand for depends on the function and thread that say it.
+pub fn has_name(stream: CUstream) -> bool {
+    stream as usize > STREAM_PER_THREAD as usize
+}
+
 /// `CU_MEMORYTYPE_HOST`.
 pub const MEMORY_HOST: c_uint = 1;
 /// `CU_MEMORYTYPE_DEVICE`.

@@ -76,7 +76,7 @@ impl Memory {
         bytes: u64,
         admission: Admission,
     ) -> Result<(&'static dyn HostBacking, HostChunk), Status> {
-        let backing = device.backing(self).ok_or(OUT_OF_MEMORY)?;
+        let backing = self.backing_of(device).ok_or(OUT_OF_MEMORY)?;
         if !self.reserve_ram(bytes, admission) {
             return Err(OUT_OF_MEMORY);
         }

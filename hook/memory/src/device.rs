@@ -1,22 +1,16 @@
 //! One GPU as this process uses it: budget, backing, record.
 
-use crate::Memory;
 use crate::backing::HostBacking;
 use crate::budget::Budget;
-use crate::probe::{self, Verdict};
 use greenboost_contract::record::{DeviceRecord, Record};
-use greenboost_contract::{PageCache, Settings, Spill, format_size};
+use greenboost_contract::{Settings, format_size};
+use greenboost_cuda::Driver;
 use greenboost_cuda::abi::{CUcontext, CUdevice, Status};
-use greenboost_cuda::{Driver, RelaxedCapture};
-use greenboost_kmod::Level;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 const ATTRIBUTE_VMM: u32 = 102;
-/// `CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED`.
-const ATTRIBUTE_READ_ONLY: u32 = 113;
 
 /// The reserve is never more than this part of what is free: a small card is not given away whole.
 const MAX_RESERVE_SHARE: u64 = 8;
@@ -100,32 +94,19 @@ impl Device {
         self.chosen.get().is_some_and(|chosen| chosen.reads_files)
     }
 
-    /// Whether it says that it can read memory that is registered read-only, as the pages of a file are.
-    fn says_it_reads_files(&self, driver: &Driver) -> bool {
-        let mut reads = 0;
-        // SAFETY: writes one integer to a live local.
-        let known = unsafe { driver.cuDeviceGetAttribute(&mut reads, ATTRIBUTE_READ_ONLY, self.ordinal) };
-        known.is_ok() && reads != 0
+    /// What was chosen, if anything was.
+    pub(crate) fn chosen(&self) -> Option<&Chosen> {
+        self.chosen.get()
     }
 
-    /// The RAM backing to use: the first of the settings that a kernel on this device can read and write.
-    /// Probed at the first call, and again as long as there was no room to find out. `None` when there is none or
-    /// memory is not to leave VRAM.
-    pub fn backing(&self, memory: &Memory) -> Option<&'static dyn HostBacking> {
-        if let Some(chosen) = self.chosen.get() {
-            return chosen.backing;
-        }
-        let _one_at_a_time = self.probing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.chosen.get().is_none() {
-            let _relaxed = RelaxedCapture::enter(memory.driver);
-            let choice = choose(memory, self);
-            log::info!("device {}: {}", self.ordinal, choice.reason);
-            memory.record.backing_reason.set(&choice.reason);
-            if choice.is_final {
-                let _ = self.chosen.set(choice.chosen);
-            }
-        }
-        self.chosen.get()?.backing
+    /// Waits for another thread that is choosing, and keeps others out.
+    pub(crate) fn choosing(&self) -> MutexGuard<'_, ()> {
+        self.probing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Chooses, for good.
+    pub(crate) fn choose(&self, chosen: Chosen) {
+        let _ = self.chosen.set(chosen);
     }
 
     /// Another backing that works, for when the chosen one has a limit of its own and has come to it.
@@ -192,77 +173,14 @@ impl Device {
 
 /// Where RAM comes from on a device.
 #[derive(Default)]
-struct Chosen {
-    backing: Option<&'static dyn HostBacking>,
+pub(crate) struct Chosen {
+    /// What serves.
+    pub backing: Option<&'static dyn HostBacking>,
     /// The next one that works, where the first may have no more while the machine has.
-    spare: Option<&'static dyn HostBacking>,
+    pub spare: Option<&'static dyn HostBacking>,
     turned: OnceLock<()>,
     /// Whether a kernel has read the pages of a file.
-    reads_files: bool,
-}
-
-struct Choice {
-    chosen: Chosen,
-    reason: String,
-    is_final: bool,
-}
-
-fn choose(memory: &Memory, device: &Device) -> Choice {
-    let (driver, settings) = (memory.driver, memory.settings);
-    let none = |reason: String, is_final| Choice { chosen: Chosen::default(), reason, is_final };
-    if settings.spill == Spill::Never {
-        return none("memory does not leave VRAM: spill is \"never\"".to_owned(), true);
-    }
-    if !device.can_map {
-        return none("this device cannot map memory in chunks".to_owned(), true);
-    }
-    let (mut chosen, mut reasons, mut is_final) = (Chosen::default(), Vec::new(), true);
-    let wants_files = settings.page_cache == PageCache::On;
-    let says_it_reads = wants_files && device.says_it_reads_files(driver);
-    for name in &settings.backings {
-        let Some(backing) = memory.backings.all().into_iter().find(|backing| backing.name() == name) else { continue };
-        let started = Instant::now();
-        let found = probe::ask(memory, device.ordinal, backing, says_it_reads && chosen.backing.is_none());
-        log::debug!("probing {name} took {:?}", started.elapsed());
-        if chosen.backing.is_none() && memory.pressure() == Level::Critical {
-            // Not the time to take RAM of any kind, and what refuses now may serve later.
-            return none("the machine is critically short of memory".to_owned(), false);
-        }
-        match found.backing {
-            Verdict::Works(_) if chosen.backing.is_some() => {
-                reasons.push(format!("{name} when that has no more"));
-                chosen.spare = Some(backing);
-                break;
-            }
-            Verdict::Works(how) => {
-                reasons.insert(0, format!("{name}: {how}"));
-                chosen.backing = Some(backing);
-                if wants_files {
-                    let read = found.file_pages.unwrap_or_else(|| Err("the device says that it cannot".to_owned()));
-                    chosen.reads_files = read.is_ok();
-                    let said =
-                        read.map_or_else(|why| format!("not file pages: {why}"), |how| format!("file pages: {how}"));
-                    // Behind what was chosen and in front of what was not: the record has room for so much.
-                    reasons.insert(1, said);
-                }
-                if !backing.has_own_limit() {
-                    break;
-                }
-                // Probed now, while there is VRAM for a context.
-                (memory.pool_chosen)();
-            }
-            Verdict::Fails(why) => reasons.push(format!("not {name}: {why}")),
-            Verdict::NoRoom(why) => {
-                is_final = false;
-                reasons.push(format!("not {name}: {why}"));
-            }
-        }
-    }
-    let reason = reasons.join("; ");
-    match chosen.backing {
-        Some(_) => Choice { chosen, reason, is_final: true },
-        None => none(format!("no RAM backing works: {reason}"), is_final),
-    }
+    pub reads_files: bool,
 }
 
 fn uuid_text(bytes: &[u8; 16]) -> String {

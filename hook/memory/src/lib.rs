@@ -17,6 +17,7 @@ pub mod allocation;
 pub mod backing;
 pub mod budget;
 pub mod captures;
+mod choice;
 mod deferred;
 pub mod device;
 pub mod gate;

@@ -9,7 +9,7 @@ mod file_pages;
 
 use crate::Memory;
 use crate::backing::{HostBacking, HostChunk};
-use file_pages::FilePages;
+use file_pages::{FilePages, granule};
 use greenboost_contract::probe as kernel;
 use greenboost_contract::settings::GRANULE;
 use greenboost_cuda::Driver;
@@ -89,11 +89,6 @@ fn run(driver: &Driver, pinned: &PinnedPages, device: CUdevice, backing: &dyn Ho
 
 /// A driver call that failed.
 type Failed = (&'static str, Status);
-
-/// A granule of addresses.
-fn granule(driver: &Driver) -> Result<Reservation<'_>, Status> {
-    Reservation::new(driver, GRANULE, GRANULE, 0)
-}
 
 /// What the context has at hand: the kernels, a granule of RAM, and pages of a file.
 struct Bench<'a> {

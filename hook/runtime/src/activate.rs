@@ -10,13 +10,13 @@ mod journal;
 mod plan;
 mod tally;
 
-use crate::runtime::RUNTIME;
-use crate::{detours, follow, ggml};
+use crate::runtime::{Called, RUNTIME};
+use crate::{exit, follow, ggml, pressure};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, PageCache, Settings};
 use greenboost_intercept::inject::still::Gate;
 use greenboost_intercept::slot::{Library, SLOTS};
-use greenboost_intercept::{guard, inject, slot};
+use greenboost_intercept::{guard, inject};
 use std::ffi::CString;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -32,12 +32,6 @@ pub fn ensure() {
     if STATE.load(Ordering::Acquire) == UNDECIDED {
         decide();
     }
-}
-
-#[cfg(all(feature = "preload", not(test)))]
-#[ctor::ctor(unsafe)]
-fn constructor() {
-    ensure();
 }
 
 #[cold]
@@ -78,7 +72,6 @@ fn is_one(name: &str) -> bool {
 }
 
 fn start(executable: &str) {
-    slot::set_replacements(&detours::REPLACEMENTS);
     let get = |name: &str| std::env::var(name).ok();
     let mut settings = match Settings::from_env(get) {
         Ok(settings) => settings,
@@ -107,6 +100,7 @@ fn start(executable: &str) {
         log::info!("plan {}", settings.plan);
     }
     let any = inject::standing() != Layers::NONE;
+    let _ = RUNTIME.called.set(Called { pool_chosen: pressure::listen, streaming_started: exit::watch });
     let _ = RUNTIME.settings.set(settings);
     if any {
         if let Some(path) = get(CALLS) {

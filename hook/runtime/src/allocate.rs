@@ -16,11 +16,6 @@ use greenboost_weights::hint::PlacementHint;
 use greenboost_weights::placement::Extent;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Where allocations begin, if the driver follows a hint. Left to itself it chooses low addresses (0x302000000 was seen),
-/// which a pair of small numbers among a kernel's parameters can look like, and streaming would replace it. What lies here
-/// looks like no pair of sizes: the upper half of an address is about 19,300, and no multiple of 32.
-pub const FIRST_ADDRESS: u64 = 0x4b61_0000_0000;
-
 impl Core {
     /// Whether allocations of a device can be spread over tiers.
     pub fn can_span(&self, device: &Device) -> bool {
@@ -29,7 +24,7 @@ impl Core {
         device.can_map
             && memory.settings.spill == Spill::Allow
             && (device.is_probed() || !memory.captures.any(memory.driver))
-            && device.backing(memory).is_some()
+            && memory.backing_of(device).is_some()
     }
 
     /// Makes an allocation of `bytes` on `device`: VRAM first, up to the budget, the rest in RAM. What is in
@@ -118,7 +113,7 @@ impl Core {
         Ok(Allocation { base, size, span, device, context, serial, chunks, files, deferred: None })
     }
 
-    /// Addresses for an allocation: where [`FIRST_ADDRESS`] says, or wherever the driver has any.
+    /// Addresses for an allocation: where [`crate::runtime`] says, or wherever the driver has any.
     fn addresses(&self, span: u64) -> Result<CUdeviceptr, Status> {
         let wanted = self.next_address.fetch_add(span + GRANULE, Relaxed);
         let reserve = |hint| Reservation::new(self.memory.driver, span, GRANULE, hint);

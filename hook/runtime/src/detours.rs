@@ -4,17 +4,11 @@
 use crate::ggml::{congruent, detours as tensors};
 use crate::{follow, handlers};
 use greenboost_cuda::abi::*;
-use greenboost_intercept::slot::{DRIVER, Function, Replacements};
+use greenboost_intercept::slot::{COUNT, Function};
 use greenboost_intercept::{functions, guard};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Our own exports, where this library has any.
-#[cfg(all(feature = "preload", not(test)))]
-const EXPORTS: Option<&[unsafe extern "C" fn(); DRIVER]> = Some(&crate::exports::EXPORTS);
-#[cfg(not(all(feature = "preload", not(test))))]
-const EXPORTS: Option<&[unsafe extern "C" fn(); DRIVER]> = None;
 
 macro_rules! detours {
     (
@@ -28,14 +22,11 @@ macro_rules! detours {
         $($( detours!(@called $name $area $called $called_args $(-> $result)?); )+)+
 
         /// What the layers lead calls to; the shims of the loader's functions belong to the layers.
-        pub static REPLACEMENTS: Replacements = Replacements {
-            detours: [
-                $($($symbol as *const c_void),+,)+
-                $($($name as *const c_void,)+)+
-                $(detours!(@none $loader)),+
-            ],
-            exports: EXPORTS,
-        };
+        pub const DETOURS: [*const c_void; COUNT] = [
+            $($($symbol as *const c_void),+,)+
+            $($($name as *const c_void,)+)+
+            $(detours!(@none $loader)),+
+        ];
     };
     (@none $loader:ident) => { null() };
     (@driver $symbol:ident $module:ident $handler:ident ($($arg:ident: $type:ty),* $(,)?)) => {
@@ -69,10 +60,10 @@ macro_rules! detours {
         #[allow(non_snake_case)]
         unsafe extern "C" fn $symbol($($arg: $type),*) $(-> $result)? {
             let slot = Function::$symbol.slot();
+            let original = slot.known_original();
             // SAFETY: the function that this call was meant for, whose ABI the table states. It was found before any call
             // could be led here.
-            let original: unsafe extern "C" fn($($type),*) $(-> $result)? =
-                unsafe { std::mem::transmute(slot.known_original()) };
+            let original: unsafe extern "C" fn($($type),*) $(-> $result)? = unsafe { std::mem::transmute(original) };
             slot.calls.fetch_add(1, Relaxed);
             // SAFETY: arguments are passed on as they came.
             unsafe { $module::$handler(original, $($arg),*) }

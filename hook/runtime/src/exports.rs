@@ -4,12 +4,12 @@
 //! detour while the layer is on, and this is remembered; else to the original as it is at the time, with nothing
 //! between it and its caller. So a process that is not ours pays for a look-up and nothing else.
 
-use crate::activate;
+use crate::{activate, detours};
 use greenboost_cuda::abi::Status;
 use greenboost_intercept::inject::shim::Decision;
 use greenboost_intercept::inject::{EXPORT, is_on, lookup, open};
 use greenboost_intercept::real;
-use greenboost_intercept::slot::{self, DRIVER, Function, Library};
+use greenboost_intercept::slot::{self, DRIVER, Function, Library, Replacements};
 use greenboost_intercept::{functions, shim};
 use std::arch::naked_asm;
 use std::ffi::c_void;
@@ -18,11 +18,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 static TARGETS: [AtomicUsize; DRIVER] = [const { AtomicUsize::new(0) }; DRIVER];
 
+/// What the layers lead calls to.
+static REPLACEMENTS: Replacements = Replacements { detours: detours::DETOURS, exports: Some(&EXPORTS) };
+
+/// Sees to it that it is decided whether this process is ours.
+#[inline]
+fn ready() {
+    slot::set_replacements(&REPLACEMENTS);
+    activate::ensure();
+}
+
+#[ctor::ctor(unsafe)]
+fn constructor() {
+    ready();
+}
+
 /// Where an export leads now.
 extern "C" fn settle(index: usize) -> usize {
     let Some(slot) = slot::driver().get(index) else { return absent_cuda as *const () as usize };
     let target = catch_unwind(|| {
-        activate::ensure();
+        ready();
         if is_on(EXPORT) {
             let detour = slot.detour() as usize;
             TARGETS[index].store(detour, Ordering::Release);
@@ -197,7 +212,7 @@ mod loader {
                 #[allow(unused_unsafe)]
                 unsafe {
                     if $when {
-                        activate::ensure();
+                        ready();
                     }
                     $part::$decide($($arg),*, caller, via)
                 }

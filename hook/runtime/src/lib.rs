@@ -24,6 +24,7 @@ mod exit;
 #[cfg(all(feature = "preload", not(test)))]
 pub mod exports;
 pub mod follow;
+mod free;
 pub mod ggml;
 pub mod handlers;
 mod pending;

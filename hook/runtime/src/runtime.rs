@@ -5,9 +5,8 @@
 //! made without any lock held: a look at the loaded libraries takes the loader's lock, and whoever holds that (a constructor
 //! that calls the driver) may be about to ask for it too. Of two that are made at once one is dropped.
 
-use crate::ggml::Listener;
+use crate::ggml::listener::Listener;
 use crate::pending::PendingFrees;
-use crate::{exit, pressure};
 use greenboost_contract::Settings;
 use greenboost_contract::record::Mapped;
 use greenboost_cuda::Driver;
@@ -27,6 +26,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
+/// What begins with other things, each called more than once.
+#[derive(Debug)]
+pub struct Called {
+    /// When the kernel module's pool has been chosen as a backing.
+    pub pool_chosen: fn(),
+    /// When a device has got its first staging slots.
+    pub streaming_started: fn(),
+}
+
+/// Where allocations begin, if the driver follows a hint. Left to itself it chooses low addresses (0x302000000 was seen),
+/// which a pair of small numbers among a kernel's parameters can look like, and streaming would replace it. What lies here
+/// looks like no pair of sizes: the upper half of an address is about 19,300, and no multiple of 32.
+const FIRST_ADDRESS: u64 = 0x4b61_0000_0000;
+
 /// The hook's state. See the module.
 pub static RUNTIME: Runtime = Runtime::new();
 
@@ -34,6 +47,8 @@ pub static RUNTIME: Runtime = Runtime::new();
 pub struct Runtime {
     /// What the launcher asked for; empty in a process that is not ours.
     pub settings: OnceLock<Settings>,
+    /// What is called when something begins.
+    pub called: OnceLock<Called>,
     /// Model files that the program has mapped.
     pub files: Files,
     /// Tensors that ggml told of.
@@ -96,6 +111,7 @@ impl Runtime {
     const fn new() -> Self {
         Self {
             settings: OnceLock::new(),
+            called: OnceLock::new(),
             files: Files::new(),
             tensors: Registry::new(),
             captures: Captures::new(),
@@ -110,7 +126,7 @@ impl Runtime {
 
     #[cold]
     fn make_core(&'static self) -> Result<&'static Core, Bypass> {
-        let settings = self.settings.get().ok_or(Bypass)?;
+        let (settings, called) = (self.settings.get().ok_or(Bypass)?, self.called.get().ok_or(Bypass)?);
         let driver = self.driver()?;
         if self.record.get().is_none() {
             let record = Mapped::create().inspect_err(|error| log::error!("no status record: {error}"));
@@ -121,13 +137,13 @@ impl Runtime {
             let _ = self.record.set(record);
         }
         let record = self.record.get().ok_or(Bypass)?;
-        let memory = Memory::new(driver, settings, record, &self.files, &self.captures, pressure::listen);
+        let memory = Memory::new(driver, settings, record, &self.files, &self.captures, called.pool_chosen);
         // It lives as long as the process: streaming and devices keep references into it.
         let memory: &'static Memory = Box::leak(Box::new(memory));
         let core = Core {
             memory,
             tensors: &self.tensors,
-            streaming: Streaming::new(memory, &self.tensors, exit::watch),
+            streaming: Streaming::new(memory, &self.tensors, called.streaming_started),
             uploads: Uploads::default(),
             pending: PendingFrees::default(),
             rules: Rules::new(&settings.place),
@@ -135,7 +151,7 @@ impl Runtime {
             watched: Mutex::new(None),
             drawing: Mutex::new(()),
             serial: AtomicU64::new(1),
-            next_address: AtomicU64::new(crate::allocate::FIRST_ADDRESS),
+            next_address: AtomicU64::new(FIRST_ADDRESS),
         };
         let _ = self.core.set(core);
         self.core.get().ok_or(Bypass)

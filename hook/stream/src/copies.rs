@@ -4,7 +4,7 @@ use super::ring::Key;
 use super::trace::{Found, Trace};
 use greenboost_contract::record::DeviceRecord;
 use greenboost_cuda::Driver;
-use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, Status};
+use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, Status, has_name};
 use greenboost_cuda::event::{self as events, Events};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::Memory;
@@ -26,6 +26,16 @@ pub struct Means<'a> {
     pub events: &'a mut Events,
     /// What is to be traced, if anything; nothing in a capture.
     pub trace: Option<&'a mut Trace>,
+}
+
+impl Means<'_> {
+    /// Tells the trace, if there is one.
+    #[inline]
+    pub fn trace(&mut self, tell: impl FnOnce(&mut Trace, &Driver)) {
+        if let Some(trace) = self.trace.as_deref_mut() {
+            tell(trace, self.driver);
+        }
+    }
 }
 
 /// A weight's copy.
@@ -66,7 +76,7 @@ impl Copy {
                 events::wait(means.driver, stream, self.ready)?;
             }
             // Another time the same words may mean another stream.
-            if super::has_name(stream) {
+            if has_name(stream) {
                 self.seen_by.push(stream);
             }
         }

@@ -16,7 +16,7 @@ use super::copies::{Copies, Copy, Means, Ordered};
 use super::history::History;
 use super::index::{Index, Weight};
 use super::ring::{Key, Ring};
-use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status};
+use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status, has_name};
 use greenboost_cuda::event::{self as events, Events};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::split;
@@ -201,7 +201,7 @@ impl CopyQueue {
     /// Notes that everything on `stream` so far may have read a copy.
     fn read_by(&mut self, means: &mut Means<'_>, key: Key, stream: CUstream) -> Result<(), Status> {
         let Some(copy) = self.copies.get_mut(&key) else { return Ok(()) };
-        let name = if super::has_name(stream) { stream } else { std::ptr::null_mut() };
+        let name = if has_name(stream) { stream } else { std::ptr::null_mut() };
         match copy.readers.iter().find(|(reader, _)| *reader == name) {
             Some((_, event)) => {
                 if name.is_null() {

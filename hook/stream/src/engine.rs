@@ -19,9 +19,7 @@ use greenboost_weights::registry::Registry;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-mod session;
-
-pub use session::Session;
+pub mod session;
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;

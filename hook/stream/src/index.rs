@@ -1,9 +1,7 @@
 //! Which addresses are weights that lie outside VRAM: the index that a launch looks into.
 
-use crate::{Streaming, rules};
-use greenboost_contract::Stream;
+use crate::rules;
 use greenboost_cuda::abi::{CUdevice, CUdeviceptr};
-use greenboost_memory::allocation::Chunk;
 use std::cell::RefCell;
 use std::sync::atomic::{
     AtomicU64,
@@ -25,9 +23,6 @@ pub struct Weight {
     /// Which rules its name fits.
     pub rules: rules::Mask,
 }
-
-/// Kernels read a little behind a quantised tensor: its last row is padded. More than the padding of any type.
-const MOST_PADDING: u64 = 4096;
 
 /// Weights outside VRAM, in order of address.
 #[derive(Debug, Default)]
@@ -86,39 +81,10 @@ impl CurrentIndex {
         })
     }
 
-    fn set(&self, weights: Vec<Weight>) {
+    /// Puts another in its place: weights in order of address.
+    pub fn set(&self, weights: Vec<Weight>) {
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Index(weights)));
         self.generation.fetch_add(1, AcqRel);
-    }
-}
-
-impl Streaming {
-    /// Makes the index anew from the chunks as they are. Called after chunks have changed their residency.
-    pub fn rebuild(&self) {
-        let mut found = self.prefetched_weights();
-        if self.memory.settings.stream == Stream::On {
-            let table = self.memory.table();
-            for allocation in table.iter() {
-                let tensors = self.tensors.within(allocation.base, allocation.span);
-                let next = tensors.iter().skip(1).map(|(at, _)| *at).chain([allocation.base + allocation.span]);
-                let next: Vec<_> = next.collect();
-                for ((at, tensor), next) in tensors.into_iter().zip(next).filter(|((_, tensor), _)| tensor.is_weight) {
-                    let end = at + tensor.bytes;
-                    let outside = |chunk: &Chunk| !chunk.is_in_vram() && chunk.at < end && at < chunk.end();
-                    if allocation.chunks.iter().any(outside) {
-                        found.push(Weight {
-                            at,
-                            bytes: tensor.bytes,
-                            copied: next.min(end + MOST_PADDING).max(end) - at,
-                            rules: self.rules.of_tensor(&tensor.name),
-                            device: allocation.device,
-                        });
-                    }
-                }
-            }
-        }
-        found.sort_by_key(|weight| weight.at);
-        self.index.set(found);
     }
 }
 

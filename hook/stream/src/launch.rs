@@ -1,7 +1,7 @@
 //! What is done at the launch of a kernel or of a graph.
 
-use crate::engine::Session;
-use crate::{Streaming, has_name, params, rules};
+use crate::engine::session::Session;
+use crate::{Streaming, params, rules};
 use greenboost_contract::Stream;
 use greenboost_cuda::RelaxedCapture;
 use greenboost_cuda::abi::*;

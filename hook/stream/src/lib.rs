@@ -27,6 +27,7 @@ mod launch;
 mod layout;
 mod params;
 mod prefetch;
+mod reindex;
 mod ring;
 mod rules;
 mod staging;
@@ -43,7 +44,7 @@ use greenboost_memory::device::Device;
 use greenboost_weights::registry::Registry;
 use index::CurrentIndex;
 use layout::Layouts;
-use prefetch::Known;
+use prefetch::known::Known;
 use rules::Rules;
 use staging::StagingMemory;
 use std::sync::Mutex;
@@ -66,11 +67,6 @@ pub struct Streaming {
     graphs_write: AtomicBool,
     /// Whether the program has ended, and everything was reported.
     is_over: AtomicBool,
-}
-
-/// Streams without a name of their own: what they stand for depends on the function and thread that say it.
-pub fn has_name(stream: CUstream) -> bool {
-    stream as usize > STREAM_PER_THREAD as usize
 }
 
 /// Ranges that are written by what is submitted while this lives: copies of weights in them are given up before, and

@@ -3,7 +3,7 @@
 //! One reservation with such chunks behaves as one allocation for kernels, copies and fills. The price is
 //! creation: the driver zeroes at about 5 GB/s.
 
-use super::{HostBacking, HostChunk};
+use super::host_backing::{HostBacking, HostChunk};
 use crate::access;
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::*;

@@ -3,7 +3,7 @@
 //! The file is a memfd or a buffer of the kernel module; only the opening differs. Kernels reach such memory at the
 //! same address; copies and fills that cross a chunk's border are refused by the driver and must be cut.
 
-use super::{HostBacking, HostChunk};
+use super::host_backing::{HostBacking, HostChunk};
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::*;
 use greenboost_cuda::host;

@@ -2,9 +2,9 @@
 //!
 //! No model is known when the probe runs. One file is always there: the library that this is.
 
-use super::granule;
 use crate::backing::file_pages::{pin, unpin};
-use greenboost_cuda::abi::CUdeviceptr;
+use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::abi::{CUdeviceptr, Status};
 use greenboost_cuda::vmm::Reservation;
 use greenboost_cuda::{Driver, host};
 use greenboost_weights::files;
@@ -14,6 +14,11 @@ use std::os::unix::fs::FileExt;
 
 /// Its first bytes: pages, however large those are.
 const BYTES: u64 = 64 << 10;
+
+/// A granule of addresses.
+pub fn granule(driver: &Driver) -> Result<Reservation<'_>, Status> {
+    Reservation::new(driver, GRANULE, GRANULE, 0)
+}
 
 /// See the module.
 pub struct FilePages<'a>(Reservation<'a>);

@@ -14,32 +14,16 @@
 //! gets nothing shifted.
 
 use super::accessors::{Buffer, Tensor};
-use super::detours::look;
+use super::answers::Answer;
+use super::look::{is_allocating_tensor, look};
 use crate::runtime::{RUNTIME, core};
-use greenboost_contract::settings::GRANULE;
 use greenboost_intercept::inject::page_size;
 use greenboost_weights::files::LEAST_IN_FILE;
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What ggml's kernels need, and GGUF files have.
 const ALIGNMENT: u64 = 32;
-
-/// What was answered for a tensor.
-struct Answer {
-    name: String,
-    bytes: u64,
-    /// Its offset in the file, modulo a page.
-    remainder: u64,
-    /// Whether memory for it is still to be asked for.
-    is_new: bool,
-}
-
-/// Answers by ggml's handle. A handle may come again for another tensor, which has another name or is asked for anew.
-#[derive(Default)]
-pub struct Answers(Mutex<BTreeMap<usize, Answer>>);
 
 thread_local! {
     /// Whether this thread is inside one of the two questions: one asks the other.
@@ -61,7 +45,7 @@ fn page() -> u64 {
 /// # Safety
 /// ggml's own arguments.
 unsafe fn answer(original: Size, of: *mut c_void, tensor: Tensor, more: impl FnOnce() -> bool) -> usize {
-    let is_inner = super::is_allocating_tensor() || ASKED.replace(true);
+    let is_inner = is_allocating_tensor() || ASKED.replace(true);
     // SAFETY: the program's own call.
     let bytes = unsafe { original(of, tensor) };
     if is_inner {
@@ -117,7 +101,7 @@ unsafe fn decide(tensor: Tensor) -> bool {
         false => None,
     };
     let remainder = place.map(|place| place.offset % page()).filter(|remainder| remainder % ALIGNMENT == 0);
-    let mut answers = RUNTIME.ggml.answers.lock();
+    let mut answers = RUNTIME.ggml.answers().lock();
     match remainder {
         Some(remainder) => answers.insert(tensor as usize, Answer { name, bytes, remainder, is_new: true }),
         None => answers.remove(&(tensor as usize)),
@@ -132,31 +116,11 @@ unsafe fn decide(tensor: Tensor) -> bool {
 unsafe fn grant(tensor: Tensor) -> bool {
     // SAFETY: the caller's promise.
     let Some((name, bytes)) = (unsafe { large(tensor) }) else { return false };
-    let answers = RUNTIME.ggml.answers.lock();
+    let answers = RUNTIME.ggml.answers().lock();
     let answer = answers.get(&(tensor as usize));
     let answer = answer.filter(|answer| answer.name == name && answer.bytes == bytes);
     GRANTED.set(answer.map(|answer| (tensor as usize, answer.remainder)));
     answer.is_some()
-}
-
-impl Answers {
-    /// None was given.
-    pub const fn new() -> Self {
-        Self(Mutex::new(BTreeMap::new()))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Answer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Bytes, at least, that files will have of the tensors that were counted since this was last asked: granules that they
-    /// have for themselves, wherever they come to be.
-    pub fn expected(&self) -> u64 {
-        let own = |answer: &mut Answer| {
-            std::mem::take(&mut answer.is_new).then(|| (answer.bytes / GRANULE).saturating_sub(1) * GRANULE)
-        };
-        self.lock().values_mut().filter_map(own).sum()
-    }
 }
 
 /// The address for a tensor that ggml has chosen `address` for: less than a page further on, if there is room, and if the

@@ -1,41 +1,24 @@
 //! The replacements of ggml's functions: they look, then call the original.
 
 use super::accessors::{Buffer, Tensor};
-use super::{congruent, is_caught};
+use super::congruent;
+use super::listener::is_caught;
+use super::look::{allocating, look};
 use crate::runtime::{RUNTIME, core, core_if_made};
+use greenboost_intercept::real;
 use greenboost_intercept::slot::{Function, Library};
-use greenboost_intercept::{guard, real};
 use greenboost_stream::Writing;
 use greenboost_weights::registry::Source;
-use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`.
 const USAGE_WEIGHTS: c_int = 1;
-
-thread_local! {
-    static ALLOCATING: Cell<bool> = const { Cell::new(false) };
-}
 
 type Alloc = unsafe extern "C" fn(Buffer, Tensor, *mut c_void) -> c_int;
 type SetUsage = unsafe extern "C" fn(Buffer, c_int);
 type Set = unsafe extern "C" fn(Tensor, *const c_void, usize, usize);
 type SetAsync = unsafe extern "C" fn(*mut c_void, Tensor, *const c_void, usize, usize);
 type FreeBuffer = unsafe extern "C" fn(Buffer);
-
-/// Whether this thread is inside `ggml_backend_tensor_alloc`.
-pub fn is_allocating_tensor() -> bool {
-    ALLOCATING.get()
-}
-
-/// Looks without ever disturbing the program.
-pub(super) fn look(work: impl FnOnce()) {
-    if guard::is_active() {
-        // A panic has been logged by the hook of `activate`; the program goes on either way.
-        let _ = catch_unwind(AssertUnwindSafe(work));
-    }
-}
 
 /// `ggml_backend_tensor_alloc(buffer, tensor, address)`. Older versions return nothing; what is in the register
 /// then is passed on unseen.
@@ -58,11 +41,8 @@ pub unsafe fn alloc(original: Alloc, buffer: Buffer, tensor: Tensor, address: *m
             }
         }
     });
-    let before = ALLOCATING.replace(true);
     // SAFETY: the program's own call.
-    let status = unsafe { original(buffer, tensor, address) };
-    ALLOCATING.set(before);
-    status
+    allocating(|| unsafe { original(buffer, tensor, address) })
 }
 
 /// `ggml_backend_buffer_set_usage(buffer, usage)`.

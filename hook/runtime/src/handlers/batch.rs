@@ -129,7 +129,7 @@ impl Asked {
     /// The arrays have as many entries as they say.
     unsafe fn singly(&self, memory: &Memory) -> Option<(Status, usize)> {
         // A batch refuses some of those that have none.
-        let has_name = greenboost_stream::has_name(self.stream);
+        let has_name = has_name(self.stream);
         let is_whole = !self.dsts.is_null() && !self.srcs.is_null() && !self.sizes.is_null() && self.count > 0;
         if !has_name || !is_whole || self.attributes.is_null() || self.attribute_count == 0 {
             return None;

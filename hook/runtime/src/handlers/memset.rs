@@ -1,6 +1,6 @@
 //! Fills.
 
-use crate::ggml;
+use crate::ggml::look::is_allocating_tensor;
 use crate::runtime::core;
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
@@ -20,7 +20,7 @@ fn line<T: Into<u32>>(
     if memory.has_deferred() {
         // ggml clears a tensor's padding before it says what the buffer is for.
         let fill = Fill { at: dst, value: value.into(), width: size_of::<T>(), count };
-        if ggml::is_allocating_tensor() && memory.defer(fill) {
+        if is_allocating_tensor() && memory.defer(fill) {
             return Ok(SUCCESS);
         }
         core.touch(&[dst]);

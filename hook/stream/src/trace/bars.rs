@@ -2,7 +2,8 @@
 //!
 //! A device is a process of the viewer; its copy stream is the first track, each stream that reads slots another one.
 
-use super::{Found, Item, Read, What, sink};
+use super::item::{Found, Item, Read, What};
+use super::sink;
 use crate::json::quoted;
 use crate::ring::Key;
 use greenboost_contract::record::DeviceRecord;

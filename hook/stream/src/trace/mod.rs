@@ -10,19 +10,21 @@
 
 mod bars;
 mod clock;
+mod item;
 mod sink;
 
-use super::copies::Means;
 use super::index::Weight;
 use super::ring::Key;
 use bars::Bars;
-use clock::{Base, Clock};
+use clock::Clock;
 use greenboost_contract::record::DeviceRecord;
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::{CUdevice, CUevent, CUstream, Status};
 use greenboost_memory::Memory;
 use greenboost_memory::captures::Captures;
 use greenboost_weights::registry::Registry;
+pub use item::Found;
+use item::{Item, Read, What};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
@@ -31,55 +33,6 @@ use std::sync::Arc;
 const MOST_PENDING: usize = 8192;
 /// The most that is looked at in one launch.
 const MOST_AT_ONCE: usize = 64;
-
-impl Means<'_> {
-    /// Tells the trace, if there is one.
-    #[inline]
-    pub fn trace(&mut self, tell: impl FnOnce(&mut Trace, &Driver)) {
-        if let Some(trace) = self.trace.as_deref_mut() {
-            tell(trace, self.driver);
-        }
-    }
-}
-
-/// How a launch came by a weight's copy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Found {
-    /// It was there, or on its way and the stream had seen it.
-    There,
-    /// It was not complete yet when the launch was made.
-    Late,
-    /// It had to be asked for.
-    Missing,
-}
-
-/// A copy that a launch reads.
-#[derive(Debug)]
-struct Read {
-    key: Key,
-    name: String,
-    offset: u64,
-    found: Found,
-}
-
-#[derive(Debug)]
-enum What {
-    Copy { key: Key, name: String, offset: u64, bytes: u64 },
-    Launch { kernel: Arc<str>, reads: Vec<Read> },
-    Graph,
-}
-
-/// Something between two marks of a stream.
-#[derive(Debug)]
-struct Item {
-    base: Arc<Base>,
-    stream: CUstream,
-    /// In front of what its stream waits for, if it does.
-    waits: Option<CUevent>,
-    begins: CUevent,
-    ends: CUevent,
-    what: What,
-}
 
 /// The launch that is being made.
 #[derive(Debug, Default)]

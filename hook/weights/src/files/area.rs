@@ -3,7 +3,7 @@
 //! Since Linux 6.11 one call tells (`PROCMAP_QUERY`), in a microsecond, so that it can be asked at every use. Before,
 //! the same is read from the text of `/proc/self/maps`, which takes as long as a copy.
 
-use super::page;
+use super::page::page;
 use greenboost_intercept::failpoint::{self, Fault};
 use std::ffi::{OsStr, c_int};
 use std::fs;

@@ -4,6 +4,7 @@
 //! registered read-only, and a writable one it refuses.
 
 use super::area::{self, Area, FileId};
+use super::page::page;
 use super::reading::{Reader, open_exact};
 use greenboost_contract::format_size;
 use std::ffi::c_void;
@@ -249,7 +250,7 @@ fn map(fd: &File, bytes: u64) -> Option<u64> {
     if bytes == 0 {
         return None;
     }
-    let room = bytes.checked_next_multiple_of(super::page())?.checked_add(ALIGNMENT)?;
+    let room = bytes.checked_next_multiple_of(page())?.checked_add(ALIGNMENT)?;
     let none = std::ptr::null_mut();
     let anonymous = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: addresses of the kernel's choice; the file goes over a part of them; what is left over is given back.
@@ -265,7 +266,7 @@ fn map(fd: &File, bytes: u64) -> Option<u64> {
             libc::munmap(start as *mut c_void, room as usize);
             return None;
         }
-        let end = (base + bytes).next_multiple_of(super::page());
+        let end = (base + bytes).next_multiple_of(page());
         if base > start {
             libc::munmap(start as *mut c_void, (base - start) as usize);
         }

@@ -1,6 +1,7 @@
 //! The file that the hook's own library was loaded from.
 
-use super::{area, page, reading};
+use super::page::page;
+use super::{area, reading};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;

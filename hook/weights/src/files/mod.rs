@@ -29,6 +29,7 @@ mod area;
 mod file;
 mod loaded;
 mod models;
+mod page;
 pub mod pinned;
 mod ranges;
 mod reading;
@@ -38,11 +39,12 @@ pub mod testing;
 pub use file::{ModelFile, Refusal};
 pub use loaded::own_library;
 pub use models::Place;
+pub use page::is_congruent;
 
 use area::{Area, FileId};
 use greenboost_intercept::failpoint::{self, Fault};
-use greenboost_intercept::inject::page_size;
-use models::Models;
+use models::{Mapped, Models};
+use page::page;
 use pinned::PinnedPages;
 use ranges::{Range, Ranges};
 use std::path::{Path, PathBuf};
@@ -86,16 +88,6 @@ impl Default for Files {
 
 /// Smaller tensors have too few granules of 2 MiB for themselves to be worth a file's pages.
 pub const LEAST_IN_FILE: u64 = 8 << 20;
-
-/// Whether a tensor at an address can have a file's pages for its own: they are mapped whole.
-pub fn is_congruent(address: u64, offset: u64) -> bool {
-    address % page() == offset % page()
-}
-
-/// Bytes of a page.
-fn page() -> u64 {
-    page_size() as u64
-}
 
 impl Files {
     /// Nothing is known.
@@ -243,6 +235,14 @@ impl Files {
         Some((file, area.file_offset(at)))
     }
 
+    /// Where a tensor of this name and size is in a model file that is mapped now. Where several have it, in the one that
+    /// was mapped last.
+    pub fn place(&self, name: &str, bytes: u64) -> Option<Place> {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.look(self);
+        models.place(name, bytes)
+    }
+
     fn is_refused(&self, id: FileId) -> bool {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.iter().any(|(other, when)| *other == id && when.elapsed() < PAUSE)
@@ -297,6 +297,21 @@ impl Files {
     pub fn context_gone(&self, context: usize, unregister: impl Fn(u64)) {
         let files = self.opened.read().unwrap_or_else(PoisonError::into_inner);
         files.iter().for_each(|file| file.context_gone(context, &unregister));
+    }
+}
+
+impl Mapped for Files {
+    fn changes(&self) -> Option<u64> {
+        self.is_followed().then(|| self.changes.load(SeqCst))
+    }
+
+    fn is_ours(&self, start: u64) -> bool {
+        let files = self.opened.read().unwrap_or_else(PoisonError::into_inner);
+        self.pinned.contains(start) || files.iter().any(|file| file.contains(start))
+    }
+
+    fn open(&self, area: &Area, path: &Path) -> Option<Arc<ModelFile>> {
+        self.opened(area, path).map(|(_, file)| file)
     }
 }
 

@@ -3,14 +3,12 @@
 //! A GGUF file has a table: name, size and place of every tensor. llama.cpp maps the file before it asks for memory, so
 //! that the table says where a tensor's bytes will come from before they come.
 
-use super::Files;
 use super::area::{self, Area, FileId};
 use super::file::ModelFile;
 use super::reading::begins_with;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long what is mapped is taken to be the same where its changes are not seen.
@@ -39,26 +37,19 @@ pub(super) struct Models {
     tables: Vec<Table>,
     /// Files that are no models.
     others: Vec<FileId>,
-    looked: Option<(u64, Instant)>,
+    looked: Option<(Option<u64>, Instant)>,
 }
 
-impl Files {
-    /// Where a tensor of this name and size is in a model file that is mapped now. Where several have it, in the one that
-    /// was mapped last.
-    pub fn place(&self, name: &str, bytes: u64) -> Option<Place> {
-        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        models.look(self);
-        models.tables.iter().rev().find_map(|table| {
-            let (offset, _) = table.tensors.get(name).filter(|(_, size)| *size == bytes)?;
-            table.file.has_its_bytes().then(|| Place { file: table.file.clone(), offset: *offset })
-        })
-    }
+/// What of the program's mappings a look at them needs to know.
+pub(super) trait Mapped {
+    /// How often the program has changed its address space; `None` where that is not seen.
+    fn changes(&self) -> Option<u64>;
 
     /// Whether a mapping is one of ours, and not the program's.
-    fn is_ours(&self, start: u64) -> bool {
-        let files = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-        self.pinned.contains(start) || files.iter().any(|file| file.contains(start))
-    }
+    fn is_ours(&self, start: u64) -> bool;
+
+    /// The file behind a mapping, opened if it is new.
+    fn open(&self, area: &Area, path: &Path) -> Option<Arc<ModelFile>>;
 }
 
 impl Models {
@@ -67,11 +58,22 @@ impl Models {
         Self { tables: Vec::new(), others: Vec::new(), looked: None }
     }
 
+    /// Where a tensor of this name and size was at the last look. Where several files have it, in the one that was mapped
+    /// last.
+    pub(super) fn place(&self, name: &str, bytes: u64) -> Option<Place> {
+        self.tables.iter().rev().find_map(|table| {
+            let (offset, _) = table.tensors.get(name).filter(|(_, size)| *size == bytes)?;
+            table.file.has_its_bytes().then(|| Place { file: table.file.clone(), offset: *offset })
+        })
+    }
+
     /// Looks at what is mapped, unless that is what it was.
-    fn look(&mut self, files: &Files) {
-        let changes = files.changes.load(SeqCst);
-        let is_known =
-            |(seen, when): (u64, Instant)| if files.is_followed() { seen == changes } else { when.elapsed() < BLIND };
+    pub(super) fn look(&mut self, files: &impl Mapped) {
+        let changes = files.changes();
+        let is_known = |(seen, when): (Option<u64>, Instant)| match changes {
+            Some(_) => seen == changes,
+            None => when.elapsed() < BLIND,
+        };
         if self.looked.is_some_and(is_known) {
             return;
         }
@@ -94,13 +96,13 @@ impl Models {
     }
 
     /// Reads the table of a file that is new.
-    fn meet(&mut self, files: &Files, area: &Area, path: &Path) {
+    fn meet(&mut self, files: &impl Mapped, area: &Area, path: &Path) {
         if !begins_with(area, path, MAGIC) {
             self.others.push(area.file);
             return;
         }
         // One that has just been written may be asked about again.
-        let Some((_, file)) = files.opened(area, path) else { return };
+        let Some(file) = files.open(area, path) else { return };
         let header = file
             .reader()
             .map_err(|error| error.to_string())
@@ -122,6 +124,7 @@ impl Models {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::Files;
     use crate::files::testing::MappedFile;
     use greenboost_gguf::write::Writer;
 
