@@ -32,7 +32,7 @@ def predicted(bench, name, config, ubatch, tests):
     if not rows:
         return
     row = next(iter(rows.values()))
-    vram, prediction = like(bench, name, prepare(bench, name), config, ubatch, row)
+    vram, prediction = like(bench, name, prepare(bench, name, bench.disk), config, ubatch, row)
     for test, row in rows.items():
         speed = prediction['prefill' if test.startswith('pp') else 'decode']
         if speed is not None:

@@ -27,8 +27,8 @@
 #   --from FILE      results of an earlier call to go on from: what is in them is not measured again
 #   --pack DIR       what gpu-pack made (default: the folder above this script)
 #   --models DIR     where models are generated (default: /dev/shm/greenboost-models); needs 24 GiB, and 40 to keep two
-#   --disk DIR       where `mapped` and `page-cache` have them (default: /var/tmp/greenboost-models): no path below /dev, which we do not read
-#                    through a mapping
+#   --disk DIR       where `table`, `predictions`, `traces`, `mapped` and `page-cache` have them (default: /var/tmp/greenboost-models): no path below /dev, whose
+#                    files are not served in place of a mapping
 #   --budget SECONDS time for the whole call (default: 570); what does not fit in it is left to the next call
 #   --arch ARCH      CMAKE_CUDA_ARCHITECTURES for `build` (default: 90-real)
 #   --self-test      run this script's own logic with stand-ins for the GPU and for llama.cpp

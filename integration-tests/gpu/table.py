@@ -41,7 +41,7 @@ def stage(bench, name, what, configs):
     for config, ubatch in steps:
         what_for = '%s, %s, ubatch %d' % (name, config, ubatch)
         try:
-            model = prepare(bench, name)
+            model = prepare(bench, name, bench.disk)
             if what == 'speed':
                 speeds(bench, name, model, config, ubatch)
             else:

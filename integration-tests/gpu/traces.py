@@ -47,7 +47,7 @@ def traces(bench):
 
 def traced(bench, name, config, ubatch, test):
     """The row of one run: a warm-up and two repetitions, of which the later half of the time is what counts."""
-    model = prepare(bench, name)
+    model = prepare(bench, name, bench.disk)
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, 'trace.json')
         how = way(bench, name, model, config, ubatch, trace=file)

@@ -25,7 +25,9 @@ impl Core {
     /// Releases what is due. Returns the bytes of VRAM that came free.
     pub fn reap(&self, due: Due) -> u64 {
         let memory = self.memory;
-        if memory.captures.any(memory.driver) {
+        // Before the driver is asked about captures: that needs a driver call for each stream that was seen capturing.
+        let idle = self.pending.lock().is_empty() && self.pending.waiting.load(SeqCst) == 0;
+        if idle || memory.captures.any(memory.driver) {
             return 0;
         }
         // Taken out under the lock, and waited for without it: another thread's free does not wait for ours.
