@@ -13,10 +13,19 @@ pub type Handled = Result<Status, Bypass>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bypass;
 
+/// Whether handlers run. An atomic that every call reads.
 static ON: AtomicBool = AtomicBool::new(false);
 
+/// What a thread is in the middle of. Its own, so nothing protects it.
+pub(crate) struct Thread {
+    /// A handler: what it calls goes to the originals.
+    handles: Cell<bool>,
+    /// A question to the loader.
+    pub(crate) answers: Cell<bool>,
+}
+
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    pub(crate) static THREAD: Thread = const { Thread { handles: Cell::new(false), answers: Cell::new(false) } };
 }
 
 /// Lets handlers run. Before this, and after [`stand_aside`], every call goes to its original.
@@ -40,12 +49,12 @@ pub fn is_active() -> bool {
 /// interposed). `None`: the caller is to call the original.
 #[inline]
 pub fn enter(handler: impl FnOnce() -> Handled) -> Option<Status> {
-    if !is_active() || INSIDE.replace(true) {
+    if !is_active() || THREAD.with(|thread| thread.handles.replace(true)) {
         // A nested call must not clear the mark of the outer one, and an inactive one never reads it.
         return None;
     }
     let answer = catch_unwind(AssertUnwindSafe(handler));
-    INSIDE.set(false);
+    THREAD.with(|thread| thread.handles.set(false));
     match answer {
         Ok(Ok(status)) => Some(status),
         Ok(Err(Bypass)) => None,

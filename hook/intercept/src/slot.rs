@@ -3,8 +3,8 @@
 use crate::functions;
 use greenboost_cuda::abi::{NOT_FOUND, NVML_FUNCTION_NOT_FOUND, Status};
 use std::ffi::{CStr, c_void};
-use std::ptr::null;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// The library a function belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,7 +67,14 @@ pub struct Slot {
     pub section: Section,
     /// The version in which it appeared, in the unit that the table states.
     pub since: i32,
+    /// What the detour calls: the function, or the way around its patched body; of the loader's functions only the latter.
     original: AtomicPtr<c_void>,
+    /// The library's own function; 0 while it is not loaded.
+    pub(crate) real: AtomicUsize,
+    /// The function of another library that comes after this one; 0 for none.
+    pub(crate) behind: AtomicUsize,
+    /// Whether a library before us exports the name: programs meant to reach that one first.
+    pub(crate) before: AtomicBool,
     /// Calls that reached the detour.
     pub calls: AtomicU64,
 }
@@ -78,13 +85,22 @@ impl Slot {
             Ok(symbol) => symbol,
             Err(_) => panic!("the table's macro ends a symbol with NUL"),
         };
-        let (original, calls) = (AtomicPtr::new(std::ptr::null_mut()), AtomicU64::new(0));
-        Self { symbol, library, section, since, original, calls }
+        Self {
+            symbol,
+            library,
+            section,
+            since,
+            original: AtomicPtr::new(null_mut()),
+            real: AtomicUsize::new(0),
+            behind: AtomicUsize::new(0),
+            before: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
+        }
     }
 
-    /// Its position in [`SLOTS`].
+    /// Its position in the table.
     pub fn position(&self) -> usize {
-        (std::ptr::from_ref(self) as usize - SLOTS.as_ptr() as usize) / size_of::<Self>()
+        (std::ptr::from_ref(self) as usize - ORIGINALS.slots.as_ptr() as usize) / size_of::<Self>()
     }
 
     /// Our replacement, of the same ABI; null before [`set_replacements`]. The loader's functions have one for each layer
@@ -110,16 +126,25 @@ impl Slot {
         symbol.ends_with(b"_ptsz") || symbol.ends_with(b"_ptds")
     }
 
-    /// The original function of the driver, resolved on first need; null when the library or the symbol is not there.
+    /// The original function; null when it is not known (yet).
     #[inline]
     pub fn original(&self) -> *const c_void {
-        let known = self.original.load(Ordering::Acquire);
-        if known.is_null() { self.resolve() } else { known }
+        self.original.load(Ordering::Acquire)
     }
 
-    /// The original function if it is known already.
-    pub fn known_original(&self) -> *const c_void {
-        self.original.load(Ordering::Acquire)
+    /// The library's own function; 0 when it is not loaded or lacks the symbol.
+    pub fn real(&self) -> usize {
+        self.real.load(Ordering::Acquire)
+    }
+
+    /// Whether another library stands before or behind us for this symbol.
+    pub fn is_interposed(&self) -> bool {
+        self.is_preceded() || self.behind.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether a library that comes before us exports this symbol.
+    pub fn is_preceded(&self) -> bool {
+        self.before.load(Ordering::Acquire)
     }
 
     /// Sets the original: the real function, or the trampoline to it once its body is patched.
@@ -132,14 +157,6 @@ impl Slot {
         let (known, original) = (known.cast_mut(), original.cast_mut());
         self.original.compare_exchange(known, original, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
-
-    #[cold]
-    fn resolve(&self) -> *const c_void {
-        if !crate::real::attach(self.library) {
-            return null();
-        }
-        self.original.load(Ordering::Acquire)
-    }
 }
 
 macro_rules! slots {
@@ -150,7 +167,7 @@ macro_rules! slots {
         })+
         loader { $($part:ident :: $decide:ident [$loader:ident @ $glibc:literal] $loader_args:tt if $when:expr;)+ }
     ) => {
-        /// Position of each symbol in [`SLOTS`].
+        /// Position of each symbol in the table.
         #[allow(non_camel_case_types)]
         #[allow(missing_docs)]
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +178,7 @@ macro_rules! slots {
             /// The symbol's slot.
             #[inline]
             pub fn slot(self) -> &'static Slot {
-                &SLOTS[self as usize]
+                &ORIGINALS.slots[self as usize]
             }
 
             /// The loader's.
@@ -171,12 +188,14 @@ macro_rules! slots {
         const SYMBOLS: &[&str] =
             &[$($(stringify!($symbol)),+,)+ $($(stringify!($name),)+)+ $(stringify!($loader)),+];
 
-        /// Every intercepted symbol, in the order of the table.
-        pub static SLOTS: [Slot; SYMBOLS.len()] = [
-            $($(Slot::new(concat!(stringify!($symbol), "\0"), Library::$library, Section::Driver, $since)),+,)+
-            $($(Slot::new(concat!(stringify!($name), "\0"), Library::$owner, Section::$section, $from),)+)+
-            $(Slot::new(concat!(stringify!($loader), "\0"), Library::CLibrary, Section::Loader, $glibc)),+
-        ];
+        static ORIGINALS: Originals = Originals {
+            slots: [
+                $($(Slot::new(concat!(stringify!($symbol), "\0"), Library::$library, Section::Driver, $since)),+,)+
+                $($(Slot::new(concat!(stringify!($name), "\0"), Library::$owner, Section::$section, $from),)+)+
+                $(Slot::new(concat!(stringify!($loader), "\0"), Library::CLibrary, Section::Loader, $glibc)),+
+            ],
+            replacements: AtomicPtr::new(null_mut()),
+        };
 
         /// How many symbols of the driver there are.
         pub const DRIVER: usize = [$($(stringify!($symbol)),+),+].len();
@@ -184,48 +203,75 @@ macro_rules! slots {
 }
 functions!(slots);
 
+/// All that is known of the intercepted functions. Atomics, read without a lock in every call; what belongs together (the
+/// originals of one library) is written while the loader stands still, and the replacements once, before any layer is
+/// installed.
+struct Originals {
+    slots: [Slot; COUNT],
+    replacements: AtomicPtr<Replacements>,
+}
+
 /// How many symbols are intercepted.
 pub const COUNT: usize = SYMBOLS.len();
 
-/// The driver's symbols: the first [`DRIVER`] slots.
+/// Every intercepted symbol, in the order of the table.
+pub fn all() -> &'static [Slot; COUNT] {
+    &ORIGINALS.slots
+}
+
+/// The driver's symbols: the first [`DRIVER`] ones.
 pub fn driver() -> &'static [Slot] {
-    &SLOTS[..DRIVER]
+    &ORIGINALS.slots[..DRIVER]
 }
 
 /// The symbols of a section.
 pub fn section(section: Section) -> impl Iterator<Item = &'static Slot> {
-    SLOTS.iter().filter(move |slot| slot.section == section)
+    all().iter().filter(move |slot| slot.section == section)
 }
 
-/// What takes the place of the intercepted functions, by position in [`SLOTS`].
+/// What takes the place of the intercepted functions, by position in the table.
 #[derive(Debug)]
 pub struct Replacements {
-    /// The detours.
+    /// The detours; null for the loader's functions.
     pub detours: [*const c_void; COUNT],
+    /// What stands for the loader's functions instead, by layer.
+    pub shims: &'static Shims,
     /// This library's own exports of the driver's names, where it has any.
     pub exports: Option<&'static [unsafe extern "C" fn(); DRIVER]>,
+}
+
+/// The shims of the layers that patch, in the order of [`Function::LOADER`].
+#[derive(Debug)]
+pub struct Shims {
+    /// Of the layer that patches the functions themselves.
+    pub code: [unsafe extern "C" fn(); Function::LOADER.len()],
+    /// Of the GOT layer.
+    pub got: [unsafe extern "C" fn(); Function::LOADER.len()],
 }
 
 // SAFETY: addresses of functions.
 unsafe impl Sync for Replacements {}
 
-static REPLACEMENTS: AtomicPtr<Replacements> = AtomicPtr::new(std::ptr::null_mut());
-
 /// Hands over what the layers are to lead calls to. To be called before a layer is installed.
 pub fn set_replacements(all: &'static Replacements) {
-    REPLACEMENTS.store(std::ptr::from_ref(all).cast_mut(), Ordering::Release);
+    ORIGINALS.replacements.store(std::ptr::from_ref(all).cast_mut(), Ordering::Release);
 }
 
 #[inline]
 fn replacements() -> Option<&'static Replacements> {
     // SAFETY: null, or what was handed over, which lives for ever.
-    unsafe { REPLACEMENTS.load(Ordering::Acquire).as_ref() }
+    unsafe { ORIGINALS.replacements.load(Ordering::Acquire).as_ref() }
+}
+
+/// The shims of the loader's functions, once they were handed over.
+pub fn shims() -> Option<&'static Shims> {
+    replacements().map(|all| all.shims)
 }
 
 /// The slot whose export is at an address.
 pub fn of_export(address: *const c_void) -> Option<&'static Slot> {
     let exports = replacements()?.exports?;
-    exports.iter().position(|export| *export as *const c_void == address).map(|at| &SLOTS[at])
+    exports.iter().position(|export| *export as *const c_void == address).map(|at| &ORIGINALS.slots[at])
 }
 
 /// Places in the name index: a power of two, at least half of them empty.
@@ -242,8 +288,8 @@ const fn place(name: &[u8]) -> usize {
 }
 
 /// Symbols by name, made by the compiler: a look-up is in the path of every `dlsym` of a driver name. Each place
-/// holds a position in [`SLOTS`] plus one; what does not fit goes to the next place.
-static BY_NAME: [u16; PLACES] = {
+/// holds a position in the table plus one; what does not fit goes to the next place.
+const BY_NAME: &[u16; PLACES] = &{
     let mut index = [0; PLACES];
     let mut at = 0;
     while at < SYMBOLS.len() {
@@ -276,7 +322,7 @@ pub fn find(symbol: &[u8]) -> Option<&'static Slot> {
     loop {
         let at = (BY_NAME[place] as usize).checked_sub(1)?;
         if SYMBOLS[at].as_bytes() == symbol {
-            return Some(&SLOTS[at]);
+            return Some(&ORIGINALS.slots[at]);
         }
         place = (place + 1) % PLACES;
     }
@@ -289,9 +335,9 @@ mod tests {
 
     #[test]
     fn every_symbol_is_declared_once_and_found() {
-        let names: HashSet<_> = SLOTS.iter().map(|slot| slot.symbol).collect();
-        assert_eq!(names.len(), SLOTS.len());
-        for slot in &SLOTS {
+        let names: HashSet<_> = all().iter().map(|slot| slot.symbol).collect();
+        assert_eq!(names.len(), COUNT);
+        for slot in all() {
             assert!(std::ptr::eq(find(slot.symbol.to_bytes()).expect("declared"), slot));
         }
         assert!(find(b"cuMemAlloc").is_none(), "the 32-bit form must not be replaced");
@@ -299,7 +345,7 @@ mod tests {
 
     #[test]
     fn every_row_names_the_version_in_which_its_function_appeared() {
-        for slot in &SLOTS {
+        for slot in all() {
             let known = match (slot.section, slot.library) {
                 (Section::Driver, Library::Cuda) => 2000..14000,
                 (Section::Driver, _) => 285..1000,
@@ -310,6 +356,7 @@ mod tests {
         }
         assert!(driver().iter().all(|slot| slot.section == Section::Driver));
         assert_eq!(section(Section::Driver).count(), DRIVER);
+        assert_eq!(size_of::<Slot>(), 64, "one cache line");
     }
 
     #[test]

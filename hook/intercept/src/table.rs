@@ -1,14 +1,14 @@
 //! Every function that GreenBoost intercepts, as data.
 //!
 //! Everything about a function stands in one row: library, handler, exported symbols (each with the version in which it
-//! appeared), arguments. From the rows are generated the originals ([`crate::slot`]), the detours and the exports (in the
+//! appeared), arguments. From the rows are generated the originals (`crate::slot`), the detours and the exports (in the
 //! crate of the handlers), the shims of the loader's functions, and the tests that compare what is declared with what is
 //! caught.
 //!
 //! * `driver`: reached through every layer. The version is CUDA's from which `cuGetProcAddress` answers with exactly this
 //!   symbol (11030 is 11.3); of NVML the driver's branch, by the oldest release notes that have it.
 //! * `called`: reached through the GOT entries of their callers, once somebody asks for them
-//!   ([`crate::inject::got::want`]). Versions are year and month of ggml's commit, or the C library's (2270 is 2.27).
+//!   (`crate::inject::want`). Versions are year and month of ggml's commit, or the C library's (2270 is 2.27).
 //! * `loader`: reached through every layer, by a shim that keeps their caller. Versions are the C library's.
 //!
 //! Symbols of a row share their arguments and their handler. `_ptds` and `_ptsz` twins are the forms of

@@ -15,8 +15,8 @@ use crate::{exit, follow, ggml, pressure};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
 use greenboost_contract::{Assist, Layers, PageCache, Settings};
 use greenboost_intercept::inject::still::Gate;
-use greenboost_intercept::slot::{Library, SLOTS};
-use greenboost_intercept::{guard, inject};
+use greenboost_intercept::slot::Library;
+use greenboost_intercept::{guard, inject, slot};
 use std::ffi::CString;
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -128,7 +128,7 @@ extern "C" fn parent_after_fork() {
 extern "C" fn child_after_fork() {
     journal::release();
     Gate::reset();
-    if SLOTS.iter().any(|slot| slot.library == Library::Cuda && slot.calls.load(Ordering::Relaxed) > 0) {
+    if slot::all().iter().any(|slot| slot.library == Library::Cuda && slot.calls.load(Ordering::Relaxed) > 0) {
         guard::stand_aside();
     }
 }

@@ -5,7 +5,7 @@ use crate::ggml::{congruent, detours as tensors};
 use crate::{follow, handlers};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::slot::{COUNT, Function};
-use greenboost_intercept::{functions, guard};
+use greenboost_intercept::{functions, guard, real};
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::ptr::null;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,7 +37,7 @@ macro_rules! detours {
         #[allow(non_snake_case, clippy::too_many_arguments)]
         pub unsafe extern "C" fn $symbol($($arg: $type),*) -> Status {
             let slot = Function::$symbol.slot();
-            let original = slot.original();
+            let original = real::original_of(slot);
             if original.is_null() {
                 return slot.library.absent();
             }
@@ -60,7 +60,7 @@ macro_rules! detours {
         #[allow(non_snake_case)]
         unsafe extern "C" fn $symbol($($arg: $type),*) $(-> $result)? {
             let slot = Function::$symbol.slot();
-            let original = slot.known_original();
+            let original = slot.original();
             // SAFETY: the function that this call was meant for, whose ABI the table states. It was found before any call
             // could be led here.
             let original: unsafe extern "C" fn($($type),*) $(-> $result)? = unsafe { std::mem::transmute(original) };

@@ -7,6 +7,7 @@
 use crate::{activate, detours};
 use greenboost_cuda::abi::Status;
 use greenboost_intercept::inject::shim::Decision;
+use greenboost_intercept::inject::shims::SHIMS;
 use greenboost_intercept::inject::{EXPORT, is_on, lookup, open};
 use greenboost_intercept::real;
 use greenboost_intercept::slot::{self, DRIVER, Function, Library, Replacements};
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 static TARGETS: [AtomicUsize; DRIVER] = [const { AtomicUsize::new(0) }; DRIVER];
 
 /// What the layers lead calls to.
-static REPLACEMENTS: Replacements = Replacements { detours: detours::DETOURS, exports: Some(&EXPORTS) };
+static REPLACEMENTS: Replacements = Replacements { detours: detours::DETOURS, shims: &SHIMS, exports: Some(&EXPORTS) };
 
 /// Sees to it that it is decided whether this process is ours.
 #[inline]
@@ -44,8 +45,8 @@ extern "C" fn settle(index: usize) -> usize {
             return detour;
         }
         // The function itself and not the way around its patch: another layer may have patched its body.
-        let original = slot.original() as usize;
-        if real::is_interposed(slot) || real::real(slot) == 0 { original } else { real::real(slot) }
+        let original = real::original_of(slot) as usize;
+        if slot.is_interposed() || slot.real() == 0 { original } else { slot.real() }
     });
     match (target, slot.library) {
         (Ok(target), _) if target != 0 => target,

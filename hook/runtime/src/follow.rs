@@ -5,7 +5,6 @@
 //! quickly every use is checked with the kernel, on others those are trusted not to happen.
 
 use crate::runtime::RUNTIME;
-use greenboost_intercept::inject::got;
 use greenboost_intercept::slot::Section;
 use greenboost_intercept::{guard, inject};
 use std::ffi::{c_int, c_void};
@@ -23,7 +22,7 @@ type RemapPages = unsafe extern "C" fn(Address, usize, c_int, usize, c_int) -> c
 /// Asks the GOT layer to lead these calls to us. Does nothing where that layer does not stand.
 pub fn install() {
     if inject::is_on(inject::GOT) {
-        got::want(&[Section::Mappings]);
+        inject::want(&[Section::Mappings]);
         RUNTIME.files.follow();
     }
 }

@@ -1,5 +1,5 @@
 //! The entries through which an object calls functions by name: found by reading alone, so that a fuzzer can do it to
-//! any bytes. What becomes of them is decided in [`super::got`].
+//! any bytes. What becomes of them is decided in `got`.
 
 use super::image::Image;
 use goblin::elf::reloc;

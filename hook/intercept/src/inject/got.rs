@@ -2,113 +2,53 @@
 //!
 //! An object is patched once, when it is *settled*: while another thread's `dlopen` still relocates it, the
 //! loader would add to, overwrite or protect what we write. Relocation ends with RELRO being made read-only, which
-//! the page protections show; of an object without RELRO, only entries that already point to code are touched.
+//! the kernel tells; of an object without RELRO, only entries that already point to code are touched.
 //!
 //! An entry is replaced only if it is what we think it is: unresolved, or the real function, or our own export.
 //! Anything else is somebody's choice.
 
 use super::entries::{self, Entry};
 use super::image::Image;
-use super::maps::Maps;
-use super::shim;
-use super::still::{Changes, Still, still};
-use crate::real::{self, dl::Dl};
+use super::layers::{Done, LAYERS};
+use super::os::{errno, page_size};
+use super::still::{Still, still};
+use crate::libraries::{is_driver, is_driver_code, is_ours};
+use crate::loader::Dl;
 use crate::slot::{self, Library, Section, Slot};
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-
-/// The sections of `called` functions that are looked for, a bit each. What is published stays.
-static WANTED: AtomicU32 = AtomicU32::new(0);
-
-/// Replaces the functions of sections, in the objects that are there and those to come.
-pub fn want(sections: &[Section]) {
-    let bits = sections.iter().fold(0, |bits, section| bits | 1 << *section as u32);
-    WANTED.fetch_or(bits, Ordering::AcqRel);
-    super::look_again();
-    super::renew();
-}
-
-static PATCHED: AtomicUsize = AtomicUsize::new(0);
-static REFUSED: AtomicUsize = AtomicUsize::new(0);
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Entries replaced so far, and entries that could not be written.
 pub fn counts() -> (usize, usize) {
-    (PATCHED.load(Ordering::Acquire), REFUSED.load(Ordering::Acquire))
+    (LAYERS.patched.load(Ordering::Acquire), LAYERS.refused.load(Ordering::Acquire))
 }
 
-/// The objects that are done, by base and dynamic section. Touched only while the loader stands still.
-struct Done {
-    objects: Vec<(usize, usize)>,
-    at: Changes,
-    wanted: u32,
-}
-
-struct Guarded(std::cell::UnsafeCell<Done>);
-// SAFETY: accessed only inside `still`, which admits one at a time.
-unsafe impl Sync for Guarded {}
-static DONE: Guarded =
-    Guarded(std::cell::UnsafeCell::new(Done { objects: Vec::new(), at: Changes { added: 0, removed: 0 }, wanted: 0 }));
-
-/// What a pass left open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Complete,
-    /// The page protections need more room than they were given.
-    NeedsRoom,
-    /// An object was not settled.
-    Again,
+/// Whether the layer has what it needs: a page's protection can be told.
+pub fn can_work() -> bool {
+    let local = AtomicUsize::new(0);
+    let code = can_work as *const () as usize & !(align_of::<usize>() - 1);
+    is_writable(local.as_ptr() as usize) == Some(true) && is_writable(code) == Some(false)
 }
 
 /// Patches what is new. `false`: an object is still being loaded, look again.
 pub fn scan() -> bool {
-    let mut objects = 0;
-    still(|world| {
-        world.each(&mut |_| {
-            objects += 1;
-            true
-        });
-    });
-    let mut maps = Maps::with_room(ROOM);
-    loop {
-        let mut room = Vec::with_capacity(objects + 64);
-        // SAFETY: only here, while the loader stands still.
-        let pass = still(|world| unsafe { patch_all(world, &mut *DONE.0.get(), &mut room, &maps) });
-        match pass {
-            Some(Pass::NeedsRoom) => maps = maps.with_more_room(),
-            Some(Pass::Complete) | None => return true,
-            Some(Pass::Again) => return false,
-        }
-    }
+    still(patch_all).unwrap_or(true)
 }
 
-/// Bytes of /proc/self/maps in an ordinary process.
-const ROOM: usize = 128 << 10;
-
-/// `room` is empty memory for the new list of what is done; it comes back with the old one in it.
-fn patch_all(world: &Still, done: &mut Done, room: &mut Vec<(usize, usize)>, maps: &Maps) -> Pass {
-    let wanted = WANTED.load(Ordering::Acquire);
-    if done.at.removed == world.changes().removed && done.wanted == wanted {
-        room.extend(done.objects.iter().take(room.capacity()));
-    }
-    // Else: an object vanished, and another may have its place; or there are new names to look for.
-    std::mem::swap(&mut done.objects, room);
-    (done.at, done.wanted) = (world.changes(), wanted);
-
-    let mut pass = Pass::Complete;
-    world.each(&mut |image| {
-        let identity = (image.base, image.dynamic);
-        if done.objects.contains(&identity) {
-            return true;
-        }
-        let one = if is_left_alone(image) { Pass::Complete } else { patch(world, image, maps) };
-        match one {
-            Pass::Complete if done.objects.len() < done.objects.capacity() => done.objects.push(identity),
-            Pass::Complete => {}
-            open => pass = open,
-        }
-        pass != Pass::NeedsRoom
+fn patch_all(world: &Still) -> bool {
+    let wanted = LAYERS.wanted.load(Ordering::Acquire);
+    let done = LAYERS.done.get(world);
+    // With new names to look for, everything is looked at again: what is replaced is found so.
+    let known = if done.wanted == wanted { world.known_since(done.at.added) } else { 0 };
+    let mut complete = true;
+    world.each_from(known, &mut |image| {
+        complete &= is_left_alone(image) || patch(world, image);
+        true
     });
-    pass
+    if complete {
+        LAYERS.done.set(world, Done { at: world.changes(), wanted });
+    }
+    complete
 }
 
 /// Ourselves, the driver, an interposer behind us, and the C library with its loader.
@@ -120,9 +60,9 @@ fn is_left_alone(image: &Image<'_>) -> bool {
     let start = image.extent().start;
     system(image.file())
         || image.soname().is_some_and(system)
-        || real::is_driver(image)
-        || real::is_driver_code(start)
-        || real::is_ours(start)
+        || is_driver(image)
+        || is_driver_code(start)
+        || is_ours(start)
 }
 
 #[derive(Clone, Copy)]
@@ -139,7 +79,7 @@ fn target_of(name: &[u8]) -> Option<Target> {
     match slot.section {
         Section::Driver => Some(Target::Driver(slot)),
         Section::Loader => Dl::of(name).map(Target::Loader),
-        section => (WANTED.load(Ordering::Acquire) & 1 << section as u32 != 0).then_some(Target::Called(slot)),
+        section => (LAYERS.wanted.load(Ordering::Acquire) & 1 << section as u32 != 0).then_some(Target::Called(slot)),
     }
 }
 
@@ -147,15 +87,15 @@ impl Target {
     fn replacement(self) -> usize {
         match self {
             Self::Driver(slot) | Self::Called(slot) => slot.detour() as usize,
-            Self::Loader(function) => shim::got::of(function.function()) as usize,
+            Self::Loader(function) => slot::shims().map_or(0, |shims| shims.got[function.position()] as usize),
         }
     }
 
     /// Whether an entry that points to `value` leads to the function itself.
     fn is_reached_by(self, value: usize) -> bool {
         match self {
-            Self::Driver(slot) => value == real::real(slot) || real::is_ours(value),
-            Self::Loader(function) => value == function.real() || value == function.original() || real::is_ours(value),
+            Self::Driver(slot) => value == slot.real() || is_ours(value),
+            Self::Loader(function) => value == function.real() || value == function.original() || is_ours(value),
             // Whatever the program resolved it to is the original.
             Self::Called(_) => true,
         }
@@ -163,39 +103,36 @@ impl Target {
 
     /// Whether an entry that is not resolved yet would lead to the function itself.
     fn may_be_unresolved(self) -> bool {
-        !matches!(self, Self::Driver(slot) if real::is_preceded(slot))
+        !matches!(self, Self::Driver(slot) if slot.is_preceded())
     }
 }
 
-fn patch(world: &Still, image: &Image<'_>, maps: &Maps) -> Pass {
+/// `false`: the object is not settled.
+fn patch(world: &Still, image: &Image<'_>) -> bool {
+    let mut settled = false;
     for entry in entries::of(image) {
         let Some(target) = target_of(entry.name) else { continue };
-        if !maps.take() {
-            return Pass::NeedsRoom;
+        if !settled && !is_settled(image) {
+            return false;
         }
-        if !is_settled(image, maps) {
-            return Pass::Again;
-        }
-        patch_entry(world, image, &entry, target, maps);
+        settled = true;
+        patch_entry(world, image, &entry, target);
     }
-    Pass::Complete
+    true
 }
 
-fn is_settled(image: &Image<'_>, maps: &Maps) -> bool {
-    image.relro().is_none_or(|pages| maps.protection(pages.start).is_some_and(|_| !maps.writable(pages.start)))
+fn is_settled(image: &Image<'_>) -> bool {
+    image.relro().is_none_or(|pages| is_writable(pages.start) == Some(false))
 }
 
-fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Target, maps: &Maps) {
+fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Target) {
     let address = place.address;
-    let Some(protection) = maps.protection(address).filter(|protection| protection & libc::PROT_READ != 0) else {
-        return;
-    };
-    // SAFETY: aligned, inside a segment of an object that stays mapped, readable; the loader and other threads
-    // write such an entry as one word.
+    // SAFETY: aligned, inside a segment of an object that stays mapped, readable as the object says; the loader and other
+    // threads write such an entry as one word.
     let entry = unsafe { &*(address as *const AtomicUsize) };
     let (value, replacement) = (entry.load(Ordering::Acquire), target.replacement());
-    // Zero: a weak symbol nobody has. Not code: not relocated yet, or not a function.
-    if value == replacement || value == 0 || !maps.executable(value) {
+    // Zero: a weak symbol nobody has, or nothing to put there.
+    if value == replacement || value == 0 || replacement == 0 {
         return;
     }
     // An entry still on its way through the PLT points back into the object, unless the object defines the
@@ -204,19 +141,31 @@ fn patch_entry(world: &Still, image: &Image<'_>, place: &Entry<'_>, target: Targ
     if !(if unresolved { target.may_be_unresolved() } else { target.is_reached_by(value) }) {
         return;
     }
+    // Not code: not relocated yet, or not a function.
+    if !image.executes(value) && !is_code(world, value) {
+        return;
+    }
     if let Target::Called(slot) = target {
         let reached = match (unresolved, is_one_librarys(slot)) {
             (false, _) => Some(value),
             (true, false) => Some(resolve(world, slot.symbol.to_bytes()).unwrap_or(value)),
             (true, true) => resolve_alone(world, slot.symbol.to_bytes(), image),
         };
-        if !reached.is_some_and(|reached| leads_to(slot, reached, maps)) {
+        if !reached.is_some_and(|reached| leads_to(world, slot, reached)) {
             return;
         }
     }
-    let written = with_write(address, protection, || entry.store(replacement, Ordering::Release));
-    let count = if written && entry.load(Ordering::Acquire) == replacement { &PATCHED } else { &REFUSED };
+    let written = with_write(image, address, || entry.store(replacement, Ordering::Release));
+    let replaced = written && entry.load(Ordering::Acquire) == replacement;
+    let count = if replaced { &LAYERS.patched } else { &LAYERS.refused };
     count.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Whether an address is code of an object.
+fn is_code(world: &Still, address: usize) -> bool {
+    let mut code = false;
+    world.at(address, &mut |image| code = image.executes(address));
+    code
 }
 
 /// Whether several libraries may have functions of this name: then only calls of the first one found are led to us.
@@ -225,10 +174,10 @@ fn is_one_librarys(slot: &Slot) -> bool {
 }
 
 /// Whether a function is the original, which the first one becomes.
-fn leads_to(slot: &Slot, reached: usize, maps: &Maps) -> bool {
-    let known = slot.known_original();
+fn leads_to(world: &Still, slot: &Slot, reached: usize) -> bool {
+    let known = slot.original();
     // One whose library has gone is nobody's original any more.
-    if known.is_null() || is_one_librarys(slot) && known as usize != reached && !maps.executable(known as usize) {
+    if known.is_null() || is_one_librarys(slot) && known as usize != reached && !is_code(world, known as usize) {
         return slot.replace_original(known, reached as *const c_void);
     }
     !is_one_librarys(slot) || known as usize == reached
@@ -257,18 +206,77 @@ fn resolve(world: &Still, name: &[u8]) -> Option<usize> {
 }
 
 /// Makes a page writable for the time of `write` where it is not.
-fn with_write(address: usize, protection: i32, write: impl FnOnce()) -> bool {
-    let page = super::page_size();
+fn with_write(image: &Image<'_>, address: usize, write: impl FnOnce()) -> bool {
+    let page = page_size();
     let start = (address & !(page - 1)) as *mut c_void;
-    let change = protection & libc::PROT_WRITE == 0;
+    let Some(writable) = is_writable(address & !3) else { return false };
+    let protection = image.protection(address);
     // SAFETY: adds a right to a page of a settled object; nothing loses access.
-    if change && unsafe { libc::mprotect(start, page, protection | libc::PROT_WRITE) } != 0 {
+    if !writable && unsafe { libc::mprotect(start, page, protection | libc::PROT_WRITE) } != 0 {
         return false;
     }
     write();
-    if change {
-        // SAFETY: the protection the page had.
-        unsafe { libc::mprotect(start, page, protection) };
+    if !writable {
+        // SAFETY: the protection that the object asked for, less the right to write, which the page did not give.
+        unsafe { libc::mprotect(start, page, protection & !libc::PROT_WRITE) };
     }
     true
+}
+
+/// Whether a page may be written, without writing to it: zero is added to a word, as one operation of the kernel's, which
+/// fails where it may not. `None` where the kernel does not do that. The word must be aligned.
+///
+/// `/proc/self/maps` would tell as well, and takes milliseconds in a process with hundreds of libraries.
+fn is_writable(address: usize) -> Option<bool> {
+    const ADD_NOTHING: usize = 1 << 28;
+    let saved = errno::save();
+    let (nobody_waits, none) = (0u32, 0usize);
+    // SAFETY: the operation adds 0 to a word, if it can be written, and wakes nobody: no thread waits for our own word.
+    let status = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            &raw const nobody_waits,
+            libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG,
+            none,
+            none,
+            address,
+            ADD_NOTHING,
+        )
+    };
+    let error = errno::save();
+    errno::restore(saved);
+    match (status, error) {
+        (0.., _) => Some(true),
+        (_, libc::EFAULT) => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_written_is_told_without_writing() {
+        let page = page_size();
+        let map = |rights| {
+            // SAFETY: a new mapping.
+            unsafe { libc::mmap(std::ptr::null_mut(), page, rights, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) }
+        };
+        let both = map(libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: the page just mapped.
+        let word = unsafe { &*both.cast::<AtomicUsize>() };
+        for value in [0, usize::MAX, 0x1234_5678_9abc_def0] {
+            word.store(value, Ordering::Relaxed);
+            assert_eq!((is_writable(both as usize), word.load(Ordering::Relaxed)), (Some(true), value));
+        }
+        // SAFETY: as above.
+        unsafe { libc::mprotect(both, page, libc::PROT_READ) };
+        assert_eq!(is_writable(both as usize), Some(false));
+        for rights in [libc::PROT_NONE, libc::PROT_READ, libc::PROT_READ | libc::PROT_EXEC] {
+            assert_eq!(is_writable(map(rights) as usize), Some(false), "{rights}");
+        }
+        assert_eq!(is_writable(page), Some(false), "nothing is mapped");
+        assert!(can_work());
+    }
 }

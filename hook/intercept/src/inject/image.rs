@@ -11,7 +11,7 @@ use goblin::elf::dynamic::{
     DT_GNU_HASH, DT_HASH, DT_JMPREL, DT_NULL, DT_PLTRELSZ, DT_RELA, DT_RELACOUNT, DT_RELASZ, DT_RPATH, DT_RUNPATH,
     DT_SONAME, DT_STRSZ, DT_STRTAB, DT_SYMTAB,
 };
-use goblin::elf::program_header::{PF_R, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD};
+use goblin::elf::program_header::{PF_R, PF_W, PF_X, PT_DYNAMIC, PT_GNU_RELRO, PT_LOAD};
 use goblin::elf64::dynamic::Dyn;
 use goblin::elf64::header::{ELFMAG, Header, SELFMAG};
 use goblin::elf64::program_header::ProgramHeader;
@@ -20,7 +20,23 @@ use goblin::elf64::sym::Sym;
 use std::ffi::CStr;
 use std::ops::Range;
 
-/// A mapped object. Valid only while the loader cannot unmap it: see [`super::still`].
+/// Whether an object has loaded something at an address: cheaper than to read it all.
+///
+/// # Safety
+/// `info` is as the loader gave it.
+pub unsafe fn loads_at(info: &libc::dl_phdr_info, address: usize) -> bool {
+    if info.dlpi_phdr.is_null() {
+        return false;
+    }
+    // SAFETY: the loader's own table.
+    let segments = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    segments.iter().any(|segment| {
+        let start = (info.dlpi_addr as usize).wrapping_add(segment.p_vaddr as usize);
+        segment.p_type == PT_LOAD && (start..start.saturating_add(segment.p_memsz as usize)).contains(&address)
+    })
+}
+
+/// A mapped object. Valid only while the loader cannot unmap it: see `still`.
 #[derive(Debug)]
 pub struct Image<'a> {
     /// What is added to the object's addresses.
@@ -169,10 +185,18 @@ impl<'a> Image<'a> {
         self.loads().any(|segment| segment.p_flags & PF_X != 0 && self.span(segment).contains(&address))
     }
 
+    /// What the object asks the page of an address to be protected for.
+    pub fn protection(&self, address: usize) -> i32 {
+        let rights = [(PF_R, libc::PROT_READ), (PF_W, libc::PROT_WRITE), (PF_X, libc::PROT_EXEC)];
+        let segment = self.loads().find(|segment| self.span(segment).contains(&address));
+        let flags = segment.map_or(PF_R, |segment| segment.p_flags);
+        rights.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, right)| right).sum()
+    }
+
     /// The whole pages the loader makes read-only once the object is relocated; `None` when there are none.
     pub fn relro(&self) -> Option<Range<usize>> {
         let header = self.segments.iter().find(|segment| segment.p_type == PT_GNU_RELRO)?;
-        let (span, page) = (self.span(header), super::page_size());
+        let (span, page) = (self.span(header), super::os::page_size());
         let pages = span.start & !(page - 1)..span.end & !(page - 1);
         (pages.start < pages.end).then_some(pages)
     }

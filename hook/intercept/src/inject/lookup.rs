@@ -10,22 +10,19 @@
 //! This library exports the names it looks for, so a search of the global scope finds it even on a machine
 //! without a driver. Such a find is no find.
 
+use super::layers::{LAYERS, is_on};
+use super::open;
+use super::os::errno;
+use super::renew::{PROBE, renew};
 use super::shim::Decision;
-use super::{PROBED, errno, is_on, open, renew};
-use crate::real::{self, dl, dl::Dl};
+use crate::guard::THREAD;
+use crate::libraries::{detour_of_real, is_driver_code, is_ours};
+use crate::loader::{self, Dl};
 use crate::slot::{self, Slot};
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::null;
 use std::sync::atomic::Ordering;
-
-/// The name of no function. Asked for by the self-test of a layer.
-pub const PROBE: &CStr = c"cuGreenBoostProbe";
-
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Whether a name can be one of ours: `cu` or `nvml` and a capital letter (not `cublas`, `cudbg`).
 ///
@@ -91,7 +88,7 @@ unsafe fn decide(
         open::later();
         return Decision::pass(function.onward(via));
     }
-    if !is_on(via) || INSIDE.replace(true) {
+    if !is_on(via) || THREAD.with(|thread| thread.answers.replace(true)) {
         return Decision::pass(function.onward(via));
     }
     // SAFETY: the program's arguments; a name that may be ours is not null.
@@ -99,7 +96,7 @@ unsafe fn decide(
     let saved = errno::save();
     let answer = catch_unwind(AssertUnwindSafe(|| question.answer(via))).unwrap_or(None);
     errno::restore(saved);
-    INSIDE.set(false);
+    THREAD.with(|thread| thread.answers.set(false));
     answer.map_or_else(|| Decision::pass(function.onward(via)), Decision::answer)
 }
 
@@ -113,15 +110,15 @@ struct Question<'a> {
 impl Question<'_> {
     /// The answer; `None` leaves it to the original.
     fn answer(&self, via: u32) -> Option<usize> {
-        if self.name == PROBE && real::is_ours(self.caller) {
-            PROBED.fetch_or(via, Ordering::AcqRel);
+        if self.name == PROBE && is_ours(self.caller) {
+            LAYERS.probed.fetch_or(via, Ordering::AcqRel);
             return None;
         }
         let slot = slot::find(self.name.to_bytes())?;
-        if real::real(slot) == 0 || open::may_have_changed() {
+        if slot.real() == 0 || open::may_have_changed() {
             renew();
         }
-        if real::is_driver_code(self.caller) {
+        if is_driver_code(self.caller) {
             return None;
         }
         let implicit = self.handle == libc::RTLD_DEFAULT || self.handle == libc::RTLD_NEXT;
@@ -130,11 +127,11 @@ impl Question<'_> {
             return Some(self.replace(slot, found));
         }
         let next = self.handle == libc::RTLD_NEXT;
-        if real::is_preceded(slot) {
+        if slot.is_preceded() {
             // Whose turn it is depends on the caller's place among those that export it.
             return None;
         }
-        if real::real(slot) == 0 && !real::is_interposed(slot) {
+        if slot.real() == 0 && !slot.is_interposed() {
             // Nobody there has it but our export. The search behind us finds what would be found without us, or
             // leaves the message that belongs to nothing in dlerror.
             let found = self.ask(libc::RTLD_NEXT);
@@ -147,9 +144,9 @@ impl Question<'_> {
         // SAFETY: the program's own arguments, or RTLD_NEXT for its handle.
         unsafe {
             if self.version.is_null() {
-                dl::sym(handle, self.name.as_ptr())
+                loader::sym(handle, self.name.as_ptr())
             } else {
-                dl::vsym(handle, self.name.as_ptr(), self.version)
+                loader::vsym(handle, self.name.as_ptr(), self.version)
             }
         }
     }
@@ -158,15 +155,15 @@ impl Question<'_> {
         if found == 0 {
             return 0;
         }
-        if found == real::real(slot) {
+        if found == slot.real() {
             return slot.detour() as usize;
         }
-        if real::is_ours(found) {
+        if is_ours(found) {
             // A handle whose scope holds this library, such as the executable's.
-            let there = real::real(slot) != 0 || real::is_interposed(slot);
+            let there = slot.real() != 0 || slot.is_interposed();
             return if there { slot.detour() as usize } else { self.ask(libc::RTLD_NEXT) };
         }
-        real::detour_of_real(found as *const c_void).map_or(found, |detour| detour as usize)
+        detour_of_real(found as *const c_void).map_or(found, |detour| detour as usize)
     }
 }
 

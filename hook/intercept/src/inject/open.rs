@@ -6,19 +6,21 @@
 //!
 //! No lock of ours is held while the loader runs constructors or destructors.
 
+use super::layers::{CODE, LAYERS, is_on};
+use super::origin;
+use super::os::errno;
+use super::renew::renew;
 use super::shim::Decision;
-use super::{CODE, errno, is_on, renew};
-use crate::real::{self, dl, dl::Dl};
+use crate::libraries::is_driver_code;
+use crate::loader::{self, Dl};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-static LATER: AtomicBool = AtomicBool::new(false);
+use std::sync::atomic::Ordering;
 
 /// Catches up on a `dlopen` whose end was not seen. One load when there was none.
 #[inline]
 pub fn later() {
-    if LATER.load(Ordering::Relaxed) {
+    if LAYERS.later.load(Ordering::Relaxed) {
         catch_up();
     }
 }
@@ -26,19 +28,16 @@ pub fn later() {
 #[cold]
 fn catch_up() {
     if renew() {
-        LATER.store(false, Ordering::Relaxed);
+        LAYERS.later.store(false, Ordering::Relaxed);
     }
 }
-
-/// Calls of the loader that are under way: their constructors may ask while we have not looked yet.
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether objects may have come or gone without a look. `false` only while every call of the loader passes
 /// through here.
 #[inline]
 pub fn may_have_changed() -> bool {
     let unseen = !is_on(CODE) || !Dl::OPEN.is_patched() || !Dl::CLOSE.is_patched();
-    unseen || LATER.load(Ordering::Acquire) || UNDER_WAY.load(Ordering::Acquire) > 0
+    unseen || LAYERS.later.load(Ordering::Acquire) || LAYERS.under_way.load(Ordering::Acquire) > 0
 }
 
 fn look() {
@@ -59,22 +58,22 @@ pub unsafe extern "C" fn decide_dlopen(
     via: u32,
 ) -> Decision {
     // The executable's own handle loads nothing; the driver's loads are its own affair.
-    if !is_on(via) || file.is_null() || real::is_driver_code(caller) {
+    if !is_on(via) || file.is_null() || is_driver_code(caller) {
         return Decision::pass(Dl::OPEN.onward(via));
     }
     // SAFETY: the program's own argument, not null.
     let name = unsafe { CStr::from_ptr(file) }.to_bytes();
-    if via != CODE && Dl::OPEN.is_followed() || !super::origin::is_plain(name, caller) {
-        LATER.store(true, Ordering::Relaxed);
+    if via != CODE && Dl::OPEN.is_followed() || !origin::is_plain(name, caller) {
+        LAYERS.later.store(true, Ordering::Relaxed);
         return Decision::pass(Dl::OPEN.onward(via));
     }
-    UNDER_WAY.fetch_add(1, Ordering::AcqRel);
+    LAYERS.under_way.fetch_add(1, Ordering::AcqRel);
     // SAFETY: the program's own call.
-    let handle = unsafe { dl::open(file, mode) };
+    let handle = unsafe { loader::open(file, mode) };
     if !handle.is_null() {
         look();
     }
-    UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
+    LAYERS.under_way.fetch_sub(1, Ordering::AcqRel);
     Decision::answer(handle as usize)
 }
 
@@ -92,11 +91,11 @@ pub unsafe extern "C" fn decide_dlclose(
     if !is_on(via) || handle.is_null() || (via != CODE && Dl::CLOSE.is_followed()) {
         return Decision::pass(Dl::CLOSE.onward(via));
     }
-    UNDER_WAY.fetch_add(1, Ordering::AcqRel);
+    LAYERS.under_way.fetch_add(1, Ordering::AcqRel);
     // SAFETY: the program's own call.
-    let status = unsafe { dl::close(handle) };
+    let status = unsafe { loader::close(handle) };
     look();
-    UNDER_WAY.fetch_sub(1, Ordering::AcqRel);
+    LAYERS.under_way.fetch_sub(1, Ordering::AcqRel);
     // The register holds an int; what is above it is not looked at.
     Decision::answer(status as isize as usize)
 }

@@ -99,34 +99,3 @@ macro_rules! shim {
         }
     };
 }
-
-/// The shims of the layers that patch. The exported ones are where the exports are.
-macro_rules! shims {
-    (
-        driver $driver:tt
-        $(called $section:ident of $owner:ident $called:tt)+
-        loader { $($part:ident :: $decide:ident [$loader:ident @ $glibc:literal] $args:tt if $when:expr;)+ }
-    ) => {
-        shims!(@layer code crate::inject::CODE, $($part :: $decide $loader)+);
-        shims!(@layer got crate::inject::GOT, $($part :: $decide $loader)+);
-    };
-    (@layer $layer:ident $via:expr, $($part:ident :: $decide:ident $loader:ident)+) => {
-        #[doc = concat!("Shims of the ", stringify!($layer), " layer.")]
-        pub mod $layer {
-            use crate::inject::{lookup, open};
-            use crate::slot::Function;
-            use std::ffi::c_void;
-            use std::ptr::null;
-            $(crate::shim!(#[doc = concat!("Replaces `", stringify!($loader), "`.")] $loader, $part::$decide, $via);)+
-
-            /// The shim of one of the loader's functions.
-            pub fn of(function: Function) -> *const c_void {
-                match function {
-                    $(Function::$loader => $loader as *const c_void,)+
-                    _ => null(),
-                }
-            }
-        }
-    };
-}
-crate::functions!(shims);

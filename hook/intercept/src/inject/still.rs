@@ -9,7 +9,7 @@
 //! the driver's code, once for each time it is loaded, is the exception.) And it must not log: the first line of a
 //! thread registers a thread-local destructor, for which the C library takes the loader's other lock.
 
-use super::image::Image;
+use super::image::{self, Image};
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +22,19 @@ pub struct Changes {
     /// Objects ever removed.
     pub removed: u64,
 }
+
+/// What keeps our work and the loader's apart. Atomics: a child of a fork sets them right without asking anybody.
+struct Loader {
+    /// Somebody is in [`still`]. Under the loader's list lock, which is recursive: only the same thread can find it set.
+    busy: AtomicBool,
+    /// Threads that have passed the [`Gate`].
+    inside: AtomicUsize,
+    /// A thread forks.
+    forking: AtomicBool,
+}
+
+static LOADER: Loader =
+    Loader { busy: AtomicBool::new(false), inside: AtomicUsize::new(0), forking: AtomicBool::new(false) };
 
 /// Proof that the loader stands still.
 #[derive(Debug)]
@@ -37,12 +50,43 @@ impl Still {
 
     /// Calls `visit` with every object in load order, the executable first, until it answers `false`.
     pub fn each(&self, visit: &mut dyn FnMut(&Image<'_>) -> bool) {
+        self.each_from(0, visit);
+    }
+
+    /// The same without the first `first` objects, which are not looked at.
+    pub fn each_from(&self, first: usize, visit: &mut dyn FnMut(&Image<'_>) -> bool) {
+        let mut at = 0;
         iterate(&mut |info| {
+            at += 1;
             // SAFETY: the loader's record of an object, which cannot vanish while its list is locked.
-            match unsafe { Image::new(info) } {
+            match unsafe { if at > first { Image::new(info) } else { None } } {
                 Some(image) => visit(&image),
                 None => true,
             }
+        });
+    }
+
+    /// How many of the first objects were there when the loader had added `added` objects ever: it appends to its list, and
+    /// keeps the order when it removes one.
+    pub fn known_since(&self, added: u64) -> usize {
+        let mut count = 0;
+        iterate(&mut |_| {
+            count += 1;
+            true
+        });
+        count - count.min(usize::try_from(self.changes.added.saturating_sub(added)).unwrap_or(count))
+    }
+
+    /// Calls `visit` with the object that has loaded something at an address.
+    pub fn at(&self, address: usize, visit: &mut dyn FnMut(&Image<'_>)) {
+        iterate(&mut |info| {
+            // SAFETY: as above.
+            let has = unsafe { image::loads_at(info, address) };
+            // SAFETY: as above.
+            if has && let Some(image) = unsafe { Image::new(info) } {
+                visit(&image);
+            }
+            !has
         });
     }
 }
@@ -58,18 +102,15 @@ pub fn changes() -> Changes {
     changes
 }
 
-static BUSY: AtomicBool = AtomicBool::new(false);
-
 /// Runs `work` while the loader stands still. `None` when this very thread is in here already.
 pub fn still<T>(work: impl FnOnce(&Still) -> T) -> Option<T> {
     let _gate = Gate::pass();
     let (mut work, mut result) = (Some(work), None);
     iterate(&mut |info| {
-        // The list lock is recursive: only the same thread can find this set.
-        if !BUSY.swap(true, Ordering::Acquire) {
+        if !LOADER.busy.swap(true, Ordering::Acquire) {
             let changes = Changes { added: info.dlpi_adds, removed: info.dlpi_subs };
             result = work.take().map(|work| work(&Still { changes }));
-            BUSY.store(false, Ordering::Release);
+            LOADER.busy.store(false, Ordering::Release);
         }
         false
     });
@@ -86,7 +127,7 @@ fn iterate(visit: Visit<'_>) {
         let info = unsafe { &*info };
         // A panic must not unwind through the loader; it ends the walk.
         catch_unwind(AssertUnwindSafe(|| c_int::from(!visit(info)))).unwrap_or_else(|_| {
-            BUSY.store(false, Ordering::Release);
+            LOADER.busy.store(false, Ordering::Release);
             1
         })
     }
@@ -94,9 +135,6 @@ fn iterate(visit: Visit<'_>) {
     // SAFETY: the callback has the asked-for form and gets the pointer it expects.
     unsafe { libc::dl_iterate_phdr(Some(each), (&raw mut visit).cast()) };
 }
-
-static INSIDE: AtomicUsize = AtomicUsize::new(0);
-static FORKING: AtomicBool = AtomicBool::new(false);
 
 /// Keeps forks and our work on the loader's list or on code apart: a child would inherit a lock held by a
 /// thread it does not have.
@@ -109,12 +147,12 @@ const PATIENCE: u32 = 100_000;
 impl Gate {
     /// Waits while another thread forks, then keeps forks out until dropped.
     pub fn pass() -> Self {
-        INSIDE.fetch_add(1, Ordering::SeqCst);
+        LOADER.inside.fetch_add(1, Ordering::SeqCst);
         let mut patience = PATIENCE;
-        while FORKING.load(Ordering::SeqCst) && patience > 0 {
-            INSIDE.fetch_sub(1, Ordering::SeqCst);
+        while LOADER.forking.load(Ordering::SeqCst) && patience > 0 {
+            LOADER.inside.fetch_sub(1, Ordering::SeqCst);
             std::thread::yield_now();
-            INSIDE.fetch_add(1, Ordering::SeqCst);
+            LOADER.inside.fetch_add(1, Ordering::SeqCst);
             patience -= 1;
         }
         Self
@@ -122,9 +160,9 @@ impl Gate {
 
     /// Before a fork: keeps new work out and waits for what runs.
     pub fn close() {
-        FORKING.store(true, Ordering::SeqCst);
+        LOADER.forking.store(true, Ordering::SeqCst);
         let mut patience = PATIENCE;
-        while INSIDE.load(Ordering::SeqCst) > 0 && patience > 0 {
+        while LOADER.inside.load(Ordering::SeqCst) > 0 && patience > 0 {
             std::thread::yield_now();
             patience -= 1;
         }
@@ -132,21 +170,21 @@ impl Gate {
 
     /// After a fork, in the parent.
     pub fn open() {
-        FORKING.store(false, Ordering::SeqCst);
+        LOADER.forking.store(false, Ordering::SeqCst);
     }
 
     /// After a fork, in the child, whose only thread is not inside.
     pub fn reset() {
-        INSIDE.store(0, Ordering::SeqCst);
-        BUSY.store(false, Ordering::SeqCst);
-        FORKING.store(false, Ordering::SeqCst);
+        LOADER.inside.store(0, Ordering::SeqCst);
+        LOADER.busy.store(false, Ordering::SeqCst);
+        LOADER.forking.store(false, Ordering::SeqCst);
     }
 }
 
 impl Drop for Gate {
     fn drop(&mut self) {
         // A child's counter was reset while its one thread may still unwind out of here.
-        let _ = INSIDE.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |inside| inside.checked_sub(1));
+        let _ = LOADER.inside.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |inside| inside.checked_sub(1));
     }
 }
 
@@ -168,5 +206,29 @@ mod tests {
         assert_eq!(nested, Some(true));
         assert!(objects >= 2 && libc_has_malloc);
         assert!(still(|world| world.changes()).is_some_and(|seen| seen.added > 0));
+    }
+
+    #[test]
+    fn only_what_came_since_is_gone_through() {
+        let name = |image: &Image<'_>| image.path.to_vec();
+        still(|world| {
+            let (mut all, mut last) = (Vec::new(), Vec::new());
+            world.each(&mut |image| {
+                all.push(name(image));
+                true
+            });
+            let added = world.changes().added;
+            assert_eq!((world.known_since(added), world.known_since(added - 2)), (all.len(), all.len() - 2));
+            assert_eq!(world.known_since(0), 0);
+            world.each_from(all.len() - 2, &mut |image| {
+                last.push(name(image));
+                true
+            });
+            assert_eq!(last, all[all.len() - 2..]);
+            let mut found = Vec::new();
+            world.at(libc::dl_iterate_phdr as *const () as usize, &mut |image| found.push(name(image)));
+            assert!(found.len() == 1 && found[0].ends_with(b"libc.so.6"), "{found:?}");
+            world.at(8, &mut |_| panic!("nothing is there"));
+        });
     }
 }

@@ -19,8 +19,11 @@ pub fn open(path: Option<PathBuf>, level: &str) {
         .write_style(env_logger::WriteStyle::Never)
         .format(move |line, record| {
             let (time, level, target) = (line.timestamp_millis(), record.level(), record.target());
-            let ours = target.strip_prefix("greenboost_hook::").or_else(|| target.strip_prefix("greenboost_"));
-            let target = ours.unwrap_or(target);
+            // The crate is of no interest: modules have names of their own.
+            let target = target
+                .strip_prefix("greenboost_")
+                .and_then(|rest| rest.split_once("::"))
+                .map_or(target, |(_, module)| module);
             writeln!(line, "{time} {pid} {level:<5} {target}: {}", record.args())
         })
         .target(env_logger::Target::Pipe(Box::new(Appender { path, file: None })))

@@ -2,7 +2,7 @@
 //! that it reached, written when it ends. Our own calls go to the originals and are not in it.
 
 use crate::runtime::RUNTIME;
-use greenboost_intercept::slot::SLOTS;
+use greenboost_intercept::slot;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -20,7 +20,7 @@ pub fn keep(path: PathBuf) {
 extern "C" fn write() {
     let Some(path) = RUNTIME.calls_file.get() else { return };
     let mut lines = String::new();
-    for slot in &SLOTS {
+    for slot in slot::all() {
         let calls = slot.calls.load(Relaxed);
         if calls > 0 {
             let _ = writeln!(lines, "{} {calls}", slot.symbol.to_string_lossy());

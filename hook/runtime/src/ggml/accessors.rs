@@ -34,7 +34,7 @@ pub fn find() -> Option<Accessors> {
     let mut found = [0usize; NAMES.len()];
     let mut path = Vec::new();
     // A process may have another ggml as well, whose tensors are not like these.
-    let listened_to = Function::ggml_backend_tensor_alloc.slot().known_original() as usize;
+    let listened_to = Function::ggml_backend_tensor_alloc.slot().original() as usize;
     still(|world| {
         world.each(&mut |image| {
             if image.executes(listened_to) {

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 /// Whether an object that calls a function was seen.
 pub fn is_caught(function: Function) -> bool {
-    !function.slot().known_original().is_null()
+    !function.slot().original().is_null()
 }
 
 /// Whether both functions are caught without which nothing is known.

@@ -29,7 +29,6 @@ pub mod look;
 use crate::runtime::{Core, RUNTIME};
 use greenboost_contract::PageCache;
 use greenboost_intercept::inject;
-use greenboost_intercept::inject::got;
 use greenboost_intercept::slot::Section;
 use listener::Listener;
 
@@ -39,8 +38,8 @@ pub fn install(page_cache: PageCache) {
         return;
     }
     match page_cache {
-        PageCache::On => got::want(&[Section::Tensors, Section::TensorSizes]),
-        PageCache::Off => got::want(&[Section::Tensors]),
+        PageCache::On => inject::want(&[Section::Tensors, Section::TensorSizes]),
+        PageCache::Off => inject::want(&[Section::Tensors]),
     }
 }
 

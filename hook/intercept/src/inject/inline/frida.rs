@@ -1,6 +1,6 @@
 //! The engine on frida-gum.
 
-use super::{InlineEngine, Patch};
+use super::engine::{InlineEngine, Patch};
 use frida_gum::interceptor::Interceptor;
 use frida_gum::{Gum, NativePointer};
 use std::ffi::c_void;

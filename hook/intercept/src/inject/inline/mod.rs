@@ -7,43 +7,23 @@
 
 #[cfg(not(feature = "frida"))]
 mod detour;
+mod engine;
 #[cfg(feature = "frida")]
 mod frida;
 
-use super::shim;
+use engine::{InlineEngine, Patch};
+
+use super::layers::LAYERS;
 use super::still::{Gate, still};
-use crate::real::{self, dl::Dl};
+use crate::libraries;
+use crate::loader::Dl;
 use crate::slot::{self, Function, Library, Slot};
-use std::sync::{Mutex, PoisonError};
-
-/// A body to patch.
-pub struct Patch<'a> {
-    /// What it is called in the log.
-    pub name: &'a str,
-    /// The function.
-    pub target: usize,
-    /// Where calls of it shall go.
-    pub detour: usize,
-    /// Receives the way to the function's old behaviour, before any call goes to the detour; 0 takes it back.
-    pub publish: &'a dyn Fn(usize),
-}
-
-/// Patches bodies of functions while the program may be running.
-pub trait InlineEngine: Sync {
-    /// For the log.
-    fn name(&self) -> &'static str;
-
-    /// Patches what can be patched; answers for each patch what went wrong with it.
-    ///
-    /// # Safety
-    /// Targets are functions, and detours functions of the same ABI.
-    unsafe fn replace(&self, patches: &[Patch<'_>]) -> Vec<Result<(), String>>;
-}
+use std::sync::PoisonError;
 
 #[cfg(not(feature = "frida"))]
-static ENGINE: &dyn InlineEngine = &detour::DetourEngine;
+const ENGINE: &dyn InlineEngine = &detour::DetourEngine;
 #[cfg(feature = "frida")]
-static ENGINE: &dyn InlineEngine = &frida::FridaEngine;
+const ENGINE: &dyn InlineEngine = &frida::FridaEngine;
 
 /// What became of each patch. Told only once the loader runs again: a logger may need the loader's locks.
 type Outcome = Vec<(String, Result<(), String>)>;
@@ -78,7 +58,7 @@ pub fn patch_loader() {
             let outcome = apply(&[Patch {
                 name: function.name().to_str().unwrap_or_default(),
                 target,
-                detour: shim::code::of(function.function()) as usize,
+                detour: slot::shims().map_or(0, |shims| shims.code[function.position()] as usize),
                 publish: &|trampoline| function.set_trampoline(trampoline),
             }]);
             tell(outcome);
@@ -86,14 +66,11 @@ pub fn patch_loader() {
     }
 }
 
-/// Addresses patched in each library as it is loaded now.
-static PATCHED: [Mutex<Vec<usize>>; 2] = [const { Mutex::new(Vec::new()) }; 2];
-
 /// Patches `cuGetProcAddress`, or every function of the table, in a library that is loaded. `anew`: its code is as
 /// it came from disk.
 pub fn patch_library(library: Library, all: bool, anew: bool) {
     // While the loader stands still the library cannot be unmapped under our hands.
-    let outcome = still(|world| match real::is_still_there(library, world) {
+    let outcome = still(|world| match libraries::is_still_there(library, world) {
         true => patch_bodies(library, all, anew),
         false => Vec::new(),
     });
@@ -104,19 +81,19 @@ fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
     let resolvers = [Function::cuGetProcAddress.slot(), Function::cuGetProcAddress_v2.slot()];
     let wanted = |slot: &&'static Slot| {
         slot.library == library
-            && real::real(slot) != 0
+            && slot.real() != 0
             // The interposer is the original then, and would be led back to itself.
-            && !real::is_interposed(slot)
+            && !slot.is_interposed()
             && (all || resolvers.iter().any(|resolver| std::ptr::eq(*resolver, *slot)))
     };
-    let mut done = PATCHED[library as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    let mut done = LAYERS.bodies[library as usize].lock().unwrap_or_else(PoisonError::into_inner);
     if anew {
         done.clear();
     }
     // Names that share a body share its patch.
     let mut bodies: Vec<(usize, Vec<&'static Slot>)> = Vec::new();
     for slot in slot::driver().iter().filter(wanted) {
-        let body = real::real(slot);
+        let body = slot.real();
         match bodies.iter_mut().find(|(known, _)| *known == body) {
             Some((_, slots)) => slots.push(slot),
             None if !done.contains(&body) => bodies.push((body, vec![slot])),

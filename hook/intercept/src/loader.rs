@@ -4,11 +4,12 @@
 //! addresses are read from the symbol tables of the loaded objects.
 
 use crate::inject::image::Image;
+use crate::inject::layers::{CODE, is_on};
 use crate::inject::still::still;
-use crate::inject::{CODE, is_on};
-use crate::slot::Function;
+use crate::libraries::{KNOWN, is_ours};
+use crate::slot::{Function, Slot};
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 /// One of the loader's functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,9 +35,9 @@ impl Dl {
         self.0.slot().symbol
     }
 
-    /// Its row of the table.
-    pub fn function(self) -> Function {
-        self.0
+    /// Its position among [`Function::LOADER`].
+    pub fn position(self) -> usize {
+        self.0 as usize - Function::LOADER[0] as usize
     }
 
     /// The function of a name.
@@ -44,22 +45,22 @@ impl Dl {
         Self::all().find(|function| function.name().to_bytes() == name)
     }
 
-    fn found(self) -> &'static Found {
-        &FOUND[self.0 as usize - Function::LOADER[0] as usize]
+    fn slot(self) -> &'static Slot {
+        self.0.slot()
     }
 
     /// The C library's function, as everybody else sees it; 0 when there is none.
     pub fn real(self) -> usize {
         self.locate();
-        self.found().real.load(Ordering::Acquire)
+        self.slot().real()
     }
 
     /// What a call has to go to that must not come back to us: the trampoline when the function's body is
     /// patched, else the function.
     #[inline]
     pub fn original(self) -> usize {
-        let trampoline = self.found().trampoline.load(Ordering::Acquire);
-        if trampoline == 0 { self.real() } else { trampoline }
+        let trampoline = self.slot().original();
+        if trampoline.is_null() { self.real() } else { trampoline as usize }
     }
 
     /// Where a call that came to a shim through a layer goes on to. A layer that is off leads to the next
@@ -72,7 +73,7 @@ impl Dl {
             return self.original();
         }
         match (self.is_followed(), is_on(via)) {
-            (true, _) => self.found().next.load(Ordering::Acquire),
+            (true, _) => self.slot().behind.load(Ordering::Acquire),
             (false, true) => self.original(),
             (false, false) => self.real(),
         }
@@ -82,38 +83,28 @@ impl Dl {
     #[inline]
     pub fn is_followed(self) -> bool {
         let real = self.real();
-        let next = self.found().next.load(Ordering::Acquire);
+        let next = self.slot().behind.load(Ordering::Acquire);
         next != 0 && next != real
     }
 
     /// Sets the way around a patched body, or takes it back (0).
     pub fn set_trampoline(self, trampoline: usize) {
-        self.found().trampoline.store(trampoline, Ordering::Release);
+        self.slot().set_original(trampoline as *const c_void);
     }
 
     /// Whether its body leads to us.
     #[inline]
     pub fn is_patched(self) -> bool {
-        self.found().trampoline.load(Ordering::Acquire) != 0
+        !self.slot().original().is_null()
     }
 
     #[inline]
     fn locate(self) {
-        if !LOCATED.load(Ordering::Acquire) {
+        if !KNOWN.located.load(Ordering::Acquire) {
             locate();
         }
     }
 }
-
-struct Found {
-    real: AtomicUsize,
-    next: AtomicUsize,
-    trampoline: AtomicUsize,
-}
-
-static FOUND: [Found; Function::LOADER.len()] =
-    [const { Found { real: AtomicUsize::new(0), next: AtomicUsize::new(0), trampoline: AtomicUsize::new(0) } }; _];
-static LOCATED: AtomicBool = AtomicBool::new(false);
 
 /// glibc 2.34 moved the functions from libdl to libc; until then libc has only private ones.
 fn is_c_library(image: &Image<'_>) -> bool {
@@ -131,8 +122,8 @@ fn locate() {
                 return true;
             }
             for function in Dl::all() {
-                let found = function.found();
-                let wanted = [(behind, &found.next), (is_c_library(image), &found.real)];
+                let slot = function.slot();
+                let wanted = [(behind, &slot.behind), (is_c_library(image), &slot.real)];
                 for (_, place) in wanted.iter().filter(|(wanted, place)| *wanted && place.load(Ordering::Relaxed) == 0)
                 {
                     place.store(image.find(function.name().to_bytes()).unwrap_or(0), Ordering::Release);
@@ -143,7 +134,7 @@ fn locate() {
     });
     // Refused only to a look from inside another one, whose outer look has located everything.
     if done.is_some() {
-        LOCATED.store(true, Ordering::Release);
+        KNOWN.located.store(true, Ordering::Release);
     }
 }
 
@@ -216,7 +207,7 @@ pub fn finds_ours(name: &CStr) -> bool {
     let found = unsafe { sym(program, name.as_ptr()) };
     // SAFETY: the handle opened above.
     unsafe { close(program) };
-    super::is_ours(found)
+    is_ours(found)
 }
 
 #[cfg(test)]

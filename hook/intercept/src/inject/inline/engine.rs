@@ -1,0 +1,25 @@
+//! What an inline engine does.
+
+/// A body to patch.
+pub struct Patch<'a> {
+    /// What it is called in the log.
+    pub name: &'a str,
+    /// The function.
+    pub target: usize,
+    /// Where calls of it shall go.
+    pub detour: usize,
+    /// Receives the way to the function's old behaviour, before any call goes to the detour; 0 takes it back.
+    pub publish: &'a dyn Fn(usize),
+}
+
+/// Patches bodies of functions while the program may be running.
+pub trait InlineEngine: Sync {
+    /// For the log.
+    fn name(&self) -> &'static str;
+
+    /// Patches what can be patched; answers for each patch what went wrong with it.
+    ///
+    /// # Safety
+    /// Targets are functions, and detours functions of the same ABI.
+    unsafe fn replace(&self, patches: &[Patch<'_>]) -> Vec<Result<(), String>>;
+}
