@@ -23,6 +23,8 @@ pub(crate) struct Known {
     /// The loader's counters at the last look: objects added, and removed. No look yet: the highest number.
     added: AtomicU64,
     removed: AtomicU64,
+    /// An object other than the executable has a DT_RPATH.
+    rpath: AtomicBool,
     /// Addresses of interposers behind us.
     interposers: [[AtomicUsize; 2]; 8],
     /// Sorted tables for readers that take no lock. A replaced table is never freed: a reader may hold it, and
@@ -41,6 +43,7 @@ pub(crate) static KNOWN: Known = Known {
     attached: [const { AtomicUsize::new(0) }; 2],
     added: AtomicU64::new(u64::MAX),
     removed: AtomicU64::new(u64::MAX),
+    rpath: AtomicBool::new(false),
     interposers: [const { [const { AtomicUsize::new(0) }; 2] }; 8],
     by_address: AtomicPtr::new(null_mut()),
     driver: AtomicPtr::new(null_mut()),
@@ -168,16 +171,20 @@ fn look_around(world: &Still, look: &mut Look) {
     let Changes { added, removed } = world.changes();
     let before = KNOWN.added.swap(added, Ordering::Relaxed);
     let (first, mut behind) = (before == u64::MAX, false);
-    let mut known = 0;
+    let (mut known, mut rpath) = (0, false);
     if !first && KNOWN.removed.load(Ordering::Relaxed) == removed {
         // Nothing has gone: what was found is there, and only what has come is looked at.
         known = world.known_since(before);
         look.identity = [0, 1].map(|at| KNOWN.attached[at].load(Ordering::Relaxed));
         look.driver.extend_from_slice(driver_code());
+        rpath = KNOWN.rpath.load(Ordering::Relaxed);
     }
     KNOWN.removed.store(removed, Ordering::Relaxed);
     let here = look_around as *const () as usize;
+    let mut executable = known == 0;
     world.each_from(known, &mut |image| {
+        rpath |= image.rpath && !executable;
+        executable = false;
         if image.contains(here) {
             behind = true;
         } else if let Some(library) = library_of(image).filter(|library| look.identity[*library as usize] == 0) {
@@ -193,6 +200,22 @@ fn look_around(world: &Still, look: &mut Look) {
         }
         true
     });
+    KNOWN.rpath.store(rpath, Ordering::Relaxed);
+}
+
+/// Whether an object other than the executable has a DT_RPATH, which dependencies of what it loads inherit.
+pub fn has_rpath(world: &Still) -> bool {
+    if KNOWN.added.load(Ordering::Relaxed) == world.changes().added {
+        return KNOWN.rpath.load(Ordering::Relaxed);
+    }
+    let (mut executable, mut found) = (true, false);
+    world.each(&mut |image| {
+        // The executable's own serves everybody, us too.
+        found |= image.rpath && !executable;
+        executable = false;
+        !found
+    });
+    found
 }
 
 /// Only objects that are there at the start can stand between a program and the driver; a later one that

@@ -100,6 +100,19 @@ fn a_driver_that_goes_and_comes_back_is_caught_again() {
     }
 }
 
+/// What lies where is not read from /proc, which takes the longer the more libraries there are.
+#[test]
+fn libraries_come_and_go_without_anything_being_read_for_us() {
+    let bench = Bench::new();
+    let program = bench.program("reads", "reads.c", &[]);
+    let plugin = bench.library("plugin.so", "plugin.c", &["-lcuda"]);
+    let plain = bench.run(bench.plain(&program).arg(&plugin));
+    assert!(plain.starts_with("reads ") && plain != "reads 0\n", "{plain}");
+    for layers in EACH {
+        assert_eq!(bench.run(bench.hooked(&program, layers).arg(&plugin)), plain, "{layers}\n{}", bench.log());
+    }
+}
+
 #[test]
 fn only_the_intercepted_names_are_exported() {
     let bytes = std::fs::read(hook()).expect("built");

@@ -1,17 +1,7 @@
 //! Whether a `dlopen` means the same whoever calls it.
 
 use super::still::still;
-use crate::inject::image::Image;
-
-/// What a caller's place can change about a search.
-#[derive(Debug, Clone, Copy, Default)]
-struct Caller {
-    /// It has search paths for the names it opens.
-    paths: bool,
-    /// It, or an object that may have loaded it, has a DT_RPATH, which dependencies of what it loads inherit.
-    inherits: bool,
-    known: bool,
-}
+use crate::libraries::has_rpath;
 
 /// Whether `dlopen(name)` by the code at `caller` finds what it would find when called from this library.
 pub fn is_plain(name: &[u8], caller: usize) -> bool {
@@ -19,22 +9,16 @@ pub fn is_plain(name: &[u8], caller: usize) -> bool {
     if name.contains(&b'$') {
         return false;
     }
-    let mut seen = Caller::default();
-    let looked = still(|world| {
-        let mut executable = true;
-        world.each(&mut |image: &Image<'_>| {
-            if image.contains(caller) {
-                seen.known = true;
-                seen.paths = image.rpath || image.runpath;
-            }
-            // The executable's DT_RPATH serves everybody, us too.
-            seen.inherits |= image.rpath && !executable;
-            executable = false;
-            true
+    // Code outside every object of our namespace (another namespace, generated code) is left alone, too.
+    let mut plain = false;
+    still(|world| {
+        world.at(caller, &mut |image| {
+            // Search paths are for names; a DT_RPATH of an object that may have loaded the caller is inherited.
+            let paths = image.rpath || image.runpath;
+            plain = (!paths || name.contains(&b'/')) && !has_rpath(world);
         });
     });
-    // Code outside every object of our namespace (another namespace, generated code) is left alone.
-    looked.is_some() && seen.known && !seen.inherits && (!seen.paths || name.contains(&b'/'))
+    plain
 }
 
 #[cfg(test)]
