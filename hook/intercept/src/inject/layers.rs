@@ -36,6 +36,8 @@ pub struct State {
     pub(super) refused: AtomicUsize,
     /// What the GOT layer is done with.
     pub(super) done: WhileStill<Done>,
+    /// It was said that a library of the driver stays as it is.
+    pub(super) told: AtomicBool,
     /// Addresses of the functions patched in each library of the driver as it is loaded now. Locked while the loader stands
     /// still, and nowhere else.
     pub(super) bodies: [Mutex<Vec<usize>>; 2],
@@ -52,6 +54,7 @@ pub(super) static LAYERS: State = State {
     patched: AtomicUsize::new(0),
     refused: AtomicUsize::new(0),
     done: WhileStill(UnsafeCell::new(Done { at: Changes { added: 0, removed: 0 }, wanted: 0 })),
+    told: AtomicBool::new(false),
     bodies: [const { Mutex::new(Vec::new()) }; 2],
 };
 

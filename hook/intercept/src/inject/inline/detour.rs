@@ -11,7 +11,11 @@ impl InlineEngine for DetourEngine {
         "detour"
     }
 
-    unsafe fn replace(&self, patches: &[Patch<'_>]) -> Vec<Result<(), String>> {
+    fn stops_threads(&self) -> bool {
+        true
+    }
+
+    unsafe fn replace(&self, patches: &[Patch<'_>], alone: bool) -> Vec<Result<(), String>> {
         let prepared: Vec<_> = patches
             .iter()
             .map(|patch| {
@@ -28,7 +32,7 @@ impl InlineEngine for DetourEngine {
         let together: Vec<_> = prepared.iter().flatten().collect();
         // One stop of all threads for all bodies; if one cannot be patched, none is, and each is tried alone.
         // SAFETY: threads that could execute the bodies are suspended.
-        let all = unsafe { commit(&together) };
+        let all = unsafe { commit(&together, alone) };
         let results = prepared
             .iter()
             .map(|detour| {
@@ -36,7 +40,7 @@ impl InlineEngine for DetourEngine {
                 match &all {
                     Ok(()) => Ok(()),
                     // SAFETY: threads that could execute the body are suspended.
-                    Err(_) => unsafe { commit(&[detour]) }.map_err(|error| error.to_string()),
+                    Err(_) => unsafe { commit(&[detour], alone) }.map_err(|error| error.to_string()),
                 }
             })
             .collect();
@@ -51,7 +55,7 @@ impl InlineEngine for DetourEngine {
 ///
 /// # Safety
 /// As [`RawDetour::enable`] for threads that block all signals.
-unsafe fn commit(detours: &[&RawDetour]) -> Result<(), Error> {
+unsafe fn commit(detours: &[&RawDetour], alone: bool) -> Result<(), Error> {
     // A thread can be caught in the one instruction that cannot be moved: a moment later it is elsewhere.
     const ATTEMPTS: u32 = 20;
     let mut attempt = 0;
@@ -60,7 +64,8 @@ unsafe fn commit(detours: &[&RawDetour]) -> Result<(), Error> {
         detours.iter().for_each(|detour| {
             transaction.enable(*detour);
         });
-        let threads = if is_alone() { Threads::None } else { Threads::All };
+        // Alone, it would be no more than a signal handler installed for nothing.
+        let threads = if alone { Threads::None } else { Threads::All };
         // SAFETY: the caller's promise.
         match unsafe { transaction.commit(threads) } {
             Err(Error::ThreadNotRelocatable) if attempt < ATTEMPTS => attempt += 1,
@@ -68,9 +73,4 @@ unsafe fn commit(detours: &[&RawDetour]) -> Result<(), Error> {
         }
         std::thread::yield_now();
     }
-}
-
-/// Whether this is the process's only thread, as in a constructor: then no signal handler is needed.
-fn is_alone() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
 }

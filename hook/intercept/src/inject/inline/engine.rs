@@ -17,9 +17,12 @@ pub trait InlineEngine: Sync {
     /// For the log.
     fn name(&self) -> &'static str;
 
-    /// Patches what can be patched; answers for each patch what went wrong with it.
+    /// Whether it keeps other threads out of what it writes.
+    fn stops_threads(&self) -> bool;
+
+    /// Patches what can be patched; answers for each patch what went wrong with it. `alone`: no other thread runs.
     ///
     /// # Safety
     /// Targets are functions, and detours functions of the same ABI.
-    unsafe fn replace(&self, patches: &[Patch<'_>]) -> Vec<Result<(), String>>;
+    unsafe fn replace(&self, patches: &[Patch<'_>], alone: bool) -> Vec<Result<(), String>>;
 }

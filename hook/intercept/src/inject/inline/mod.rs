@@ -4,6 +4,11 @@
 //! every function of the table. How, is an engine's business: the `detour` crate by default, frida-gum behind the
 //! feature `frida`. A body that cannot be patched (too short, code pages that may not be written) is left as it
 //! is; the other layers do not need it.
+//!
+//! While other threads run, nothing is patched that the other layers reach as well: to write code under their feet they
+//! would have to be stopped, by signals that end the program's system calls with EINTR, and a thread that waits for a
+//! `vfork` cannot be stopped for as long as that takes. Only `bodies`, which is asked for by name, is worth it, and only to
+//! an engine that does stop them.
 
 #[cfg(not(feature = "frida"))]
 mod detour;
@@ -11,14 +16,14 @@ mod engine;
 #[cfg(feature = "frida")]
 mod frida;
 
-use engine::{InlineEngine, Patch};
-
 use super::layers::LAYERS;
 use super::still::{Gate, still};
 use crate::libraries;
 use crate::loader::Dl;
 use crate::slot::{self, Function, Library, Slot};
+use engine::{InlineEngine, Patch};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 #[cfg(not(feature = "frida"))]
 const ENGINE: &dyn InlineEngine = &detour::DetourEngine;
@@ -28,9 +33,9 @@ const ENGINE: &dyn InlineEngine = &frida::FridaEngine;
 /// What became of each patch. Told only once the loader runs again: a logger may need the loader's locks.
 type Outcome = Vec<(String, Result<(), String>)>;
 
-fn apply(patches: &[Patch<'_>]) -> Outcome {
+fn apply(patches: &[Patch<'_>], alone: bool) -> Outcome {
     // SAFETY: callers below pair each function with the detour or shim made for it.
-    let results = unsafe { ENGINE.replace(patches) };
+    let results = unsafe { ENGINE.replace(patches, alone) };
     let told = |(patch, result): (&Patch<'_>, Result<(), String>)| {
         if result.is_err() {
             (patch.publish)(0);
@@ -40,44 +45,75 @@ fn apply(patches: &[Patch<'_>]) -> Outcome {
     patches.iter().zip(results).map(told).collect()
 }
 
+/// The engine's name.
+pub fn engine() -> &'static str {
+    ENGINE.name()
+}
+
+/// One line for all that went well, and one for each reason why something did not.
 fn tell(outcome: Outcome) {
+    let mut lines: Vec<(Result<(), String>, Vec<String>)> = Vec::new();
     for (name, result) in outcome {
+        match lines.iter_mut().find(|(known, _)| *known == result) {
+            Some((_, names)) => names.push(name),
+            None => lines.push((result, vec![name])),
+        }
+    }
+    for (result, names) in lines {
+        let names = names.join(", ");
         match result {
-            Ok(()) => log::debug!("{}: {name} patched", ENGINE.name()),
-            Err(problem) => log::warn!("{}: {name} not patched: {problem}", ENGINE.name()),
+            Ok(()) => log::debug!("{}: {names} patched", engine()),
+            Err(problem) => log::warn!("{}: {names} not patched: {problem}", engine()),
         }
     }
 }
 
-/// Patches `dlsym` and its kin.
+/// Whether this is the process's only thread, as it is in a constructor.
+fn is_alone() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+}
+
+/// Patches `dlsym` and its kin, all at once.
 pub fn patch_loader() {
-    let _gate = Gate::pass();
-    for function in Dl::all() {
-        let target = function.real();
-        if target != 0 {
-            let outcome = apply(&[Patch {
-                name: function.name().to_str().unwrap_or_default(),
-                target,
-                detour: slot::shims().map_or(0, |shims| shims.code[function.position()] as usize),
-                publish: &|trampoline| function.set_trampoline(trampoline),
-            }]);
-            tell(outcome);
-        }
+    if !is_alone() {
+        log::info!("other threads run already: the loader's functions stay as they are");
+        return;
     }
+    let _gate = Gate::pass();
+    let functions: Vec<_> = Dl::all().filter(|function| function.real() != 0).collect();
+    let publish: Vec<_> =
+        functions.iter().map(|function| |trampoline: usize| function.set_trampoline(trampoline)).collect();
+    let patches = functions.iter().zip(&publish).map(|(function, publish)| Patch {
+        name: function.name().to_str().unwrap_or_default(),
+        target: function.real(),
+        detour: slot::shims().map_or(0, |shims| shims.code[function.position()] as usize),
+        publish,
+    });
+    tell(apply(&patches.collect::<Vec<_>>(), true));
 }
 
 /// Patches `cuGetProcAddress`, or every function of the table, in a library that is loaded. `anew`: its code is as
 /// it came from disk.
 pub fn patch_library(library: Library, all: bool, anew: bool) {
+    let alone = is_alone();
+    if !(alone || all && ENGINE.stops_threads()) {
+        if !LAYERS.told.swap(true, Ordering::Relaxed) {
+            let name = library.soname().to_string_lossy();
+            log::info!(
+                "{name} is there while other threads run: it stays as it is, and look-ups and the GOT lead here"
+            );
+        }
+        return;
+    }
     // While the loader stands still the library cannot be unmapped under our hands.
     let outcome = still(|world| match libraries::is_still_there(library, world) {
-        true => patch_bodies(library, all, anew),
+        true => patch_bodies(library, all, anew, alone),
         false => Vec::new(),
     });
     tell(outcome.unwrap_or_default());
 }
 
-fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
+fn patch_bodies(library: Library, all: bool, anew: bool, alone: bool) -> Outcome {
     let resolvers = [Function::cuGetProcAddress.slot(), Function::cuGetProcAddress_v2.slot()];
     let wanted = |slot: &&'static Slot| {
         slot.library == library
@@ -120,5 +156,5 @@ fn patch_bodies(library: Library, all: bool, anew: bool) -> Outcome {
             publish,
         })
         .collect();
-    apply(&patches)
+    apply(&patches, alone)
 }
