@@ -107,6 +107,25 @@ fn many_threads_resolve_while_we_patch() {
     }
 }
 
+/// Threads that would have to be stopped are not: the driver's code stays as it is, which one line says.
+#[test]
+fn a_driver_that_comes_late_disturbs_no_thread_and_is_caught() {
+    let bench = Bench::new();
+    let program = bench.program("late", "late.c", &[]);
+    let plugin = bench.library("plugin.so", "plugin.c", &["-lcuda"]);
+    for layers in ["got", ALL] {
+        let _ = fs::remove_file(bench.path("log"));
+        let output = bench.run(bench.hooked(&program, layers).arg(&plugin));
+        let expected = "loaded during the vfork\ndlsym caught\nproc_address_v2 caught\nplt caught\n\
+                        poll 0 nanosleep 0 read 0\n";
+        assert_eq!(output, expected, "{layers}\n{}", bench.log());
+        let log = bench.log();
+        let told = log.lines().filter(|line| line.contains("stays as it is")).count();
+        assert_eq!(told, usize::from(layers == ALL), "{log}");
+        assert!(!log.contains(" WARN "), "{log}");
+    }
+}
+
 #[test]
 fn routes_helper_reads_both_kinds() {
     assert_eq!(routes("a caught\nb missed\nc caught\n"), (vec!["a", "c"], vec!["b"]));
