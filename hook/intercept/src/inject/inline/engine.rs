@@ -1,6 +1,8 @@
 //! What an inline engine does.
 
 /// A body to patch.
+// Without an engine nobody looks at all of it.
+#[cfg_attr(not(any(feature = "detour", feature = "frida")), allow(dead_code))]
 pub struct Patch<'a> {
     /// What it is called in the log.
     pub name: &'a str,
@@ -25,4 +27,23 @@ pub trait InlineEngine: Sync {
     /// # Safety
     /// Targets are functions, and detours functions of the same ABI.
     unsafe fn replace(&self, patches: &[Patch<'_>], alone: bool) -> Vec<Result<(), String>>;
+}
+
+/// A library that is built without one.
+#[cfg(not(any(feature = "detour", feature = "frida")))]
+pub struct None;
+
+#[cfg(not(any(feature = "detour", feature = "frida")))]
+impl InlineEngine for None {
+    fn name(&self) -> &'static str {
+        "none"
+    }
+
+    fn stops_threads(&self) -> bool {
+        false
+    }
+
+    unsafe fn replace(&self, patches: &[Patch<'_>], _alone: bool) -> Vec<Result<(), String>> {
+        patches.iter().map(|_| Err("this library is built without an inline engine".to_owned())).collect()
+    }
 }

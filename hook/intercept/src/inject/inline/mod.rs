@@ -10,7 +10,7 @@
 //! `vfork` cannot be stopped for as long as that takes. Only `bodies`, which is asked for by name, is worth it, and only to
 //! an engine that does stop them.
 
-#[cfg(not(feature = "frida"))]
+#[cfg(all(feature = "detour", not(feature = "frida")))]
 mod detour;
 mod engine;
 #[cfg(feature = "frida")]
@@ -25,10 +25,12 @@ use engine::{InlineEngine, Patch};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-#[cfg(not(feature = "frida"))]
-const ENGINE: &dyn InlineEngine = &detour::DetourEngine;
 #[cfg(feature = "frida")]
 const ENGINE: &dyn InlineEngine = &frida::FridaEngine;
+#[cfg(all(feature = "detour", not(feature = "frida")))]
+const ENGINE: &dyn InlineEngine = &detour::DetourEngine;
+#[cfg(not(any(feature = "detour", feature = "frida")))]
+const ENGINE: &dyn InlineEngine = &engine::None;
 
 /// What became of each patch. Told only once the loader runs again: a logger may need the loader's locks.
 type Outcome = Vec<(String, Result<(), String>)>;
