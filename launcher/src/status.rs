@@ -5,8 +5,9 @@ mod streamed;
 use crate::procfs::Process;
 use clap::Args;
 use greenboost_contract::format_size;
-use greenboost_contract::record::{self, MAX_BACKINGS, Mapped};
+use greenboost_contract::record::{self, BYPASS_NAMES, MAX_BACKINGS, Mapped};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,6 +24,9 @@ pub struct Options {
     /// Print again every second, until interrupted (with --json: one line each time).
     #[arg(long)]
     watch: bool,
+    /// Tell also what patches functions, and which calls go to the driver as they are.
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 /// A process, as JSON shows it.
@@ -43,6 +47,9 @@ struct ProcessStatus {
     launches: u64,
     model_file_bytes: u64,
     model_files_changed: u64,
+    engine: String,
+    other_driver: String,
+    bypasses: BTreeMap<&'static str, u64>,
     devices: Vec<DeviceStatus>,
 }
 
@@ -96,7 +103,7 @@ pub fn run(options: &Options) -> ExitCode {
         } else {
             // Home and clear: the terminal shows one table, not a scroll of them.
             let clear = if options.watch { "\x1b[H\x1b[2J" } else { "" };
-            print!("{clear}{}", table(&processes));
+            print!("{clear}{}", table(&processes, options.verbose));
         }
         if !options.watch {
             return ExitCode::SUCCESS;
@@ -156,11 +163,14 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         launches: value(&record.launches),
         model_file_bytes: value(&record.file_bytes),
         model_files_changed: value(&record.files_changed),
+        engine: record.engine.get(),
+        other_driver: record.other_driver.get(),
+        bypasses: BYPASS_NAMES.into_iter().zip(record.bypasses.iter().map(value)).filter(|(_, n)| *n > 0).collect(),
         devices: devices.collect(),
     }
 }
 
-fn table(processes: &[ProcessStatus]) -> String {
+fn table(processes: &[ProcessStatus], verbose: bool) -> String {
     if processes.is_empty() {
         // SAFETY: the call has no arguments and cannot fail.
         let others = if unsafe { libc::geteuid() } == 0 { "" } else { " of yours (root sees those of all users)" };
@@ -202,6 +212,16 @@ fn table(processes: &[ProcessStatus]) -> String {
                 "    files   {} CHANGED while weights were read in the page cache: answers may be wrong, load the model again",
                 process.model_files_changed
             );
+        }
+        if !process.other_driver.is_empty() {
+            let _ =
+                writeln!(text, "    a second driver, {}, is left alone: its memory is not ours", process.other_driver);
+        }
+        if verbose {
+            let counts: Vec<_> = process.bypasses.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            let counts = if counts.is_empty() { "none".to_owned() } else { counts.join(", ") };
+            let _ = writeln!(text, "    engine  {}", process.engine);
+            let _ = writeln!(text, "    calls that went to the driver as they were: {counts}");
         }
         if process.devices.is_empty() {
             let _ = writeln!(text, "    no device in use yet");
@@ -308,9 +328,17 @@ mod tests {
             launches: 9,
             model_file_bytes: 4 << 30,
             model_files_changed: 1,
+            engine: "detour".into(),
+            other_driver: "/usr/lib/wsl/lib/libcuda.so".into(),
+            bypasses: [("other memory", 7)].into(),
             devices: vec![device],
         };
-        let text = table(&[process]);
+        let brief = table(std::slice::from_ref(&process), false);
+        assert!(
+            brief.contains("second driver, /usr/lib/wsl/lib/libcuda.so, is left alone") && !brief.contains("engine")
+        );
+        let text = table(&[process], true);
+        assert!(text.contains("engine  detour") && text.contains("as they were: other memory 7"), "{text}");
         for part in [
             "7  llama-server xxx",
             "...\n",
@@ -335,6 +363,6 @@ mod tests {
 
     #[test]
     fn nothing_running_is_said_in_words() {
-        assert!(table(&[]).starts_with("no GreenBoost process"));
+        assert!(table(&[], false).starts_with("no GreenBoost process"));
     }
 }

@@ -18,13 +18,33 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
 pub const MAX_BACKINGS: usize = 4;
 /// The words for [`Record::pressure`]; the first one is for who does not listen.
 pub const PRESSURE_NAMES: [&str; 4] = ["", "ok", "low", "critical"];
+
+/// Why calls of the program went to the driver as they were, in the order of [`Record::bypasses`].
+pub const BYPASS_NAMES: [&str; 9] = [
+    "not active",
+    "inside another call",
+    "no driver",
+    "no context",
+    "left to the driver",
+    "other memory",
+    "during a capture",
+    "bad arguments",
+    "internal failure",
+];
+
+/// The counts of [`Record::bypasses`] in words, those that are not zero; empty when all are.
+pub fn bypasses(counts: &[AtomicU64; BYPASS_NAMES.len()]) -> String {
+    let counts = BYPASS_NAMES.iter().zip(counts).map(|(name, count)| (name, count.load(Relaxed)));
+    let lines: Vec<_> = counts.filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    lines.join(", ")
+}
 
 /// Fixed-size text, UTF-8, padded with zero bytes.
 #[repr(C)]
@@ -142,11 +162,18 @@ pub struct Record {
     pub devices: [DeviceRecord; MAX_DEVICES],
     /// What was planned for the model, or why nothing was.
     pub plan: Text<192>,
+    /// Calls of the program that went to the driver as they were, by reason: [`BYPASS_NAMES`].
+    pub bypasses: [AtomicU64; BYPASS_NAMES.len()],
+    /// What patches functions.
+    pub engine: Text<16>,
+    /// A second driver of this process, whose calls are not caught; empty without one.
+    pub other_driver: Text<160>,
 }
 
 const _: () = assert!(size_of::<DeviceRecord>() == 48 + 24 * 8);
 const _: () = assert!(
-    size_of::<Record>() == 24 + 32 + 48 + 4 * 24 + 240 + 7 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192
+    size_of::<Record>()
+        == 24 + 32 + 48 + 4 * 24 + 240 + 7 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192 + 9 * 8 + 16 + 160
 );
 
 impl Record {

@@ -7,9 +7,11 @@
 //! names. It then is the original of those names, as it would be for `RTLD_NEXT`, and its own look-ups get the
 //! real functions, or the two of us would call each other for ever.
 
+use crate::guard;
 use crate::inject::image::Image;
 use crate::inject::still::{Changes, Still, still};
 use crate::slot::{self, DRIVER, Library, Slot};
+use greenboost_contract::record::Record;
 use std::ffi::c_void;
 use std::ops::Range;
 use std::ptr::null_mut;
@@ -31,6 +33,10 @@ pub(crate) struct Known {
     /// they are replaced only when a driver library comes or goes.
     pub(crate) by_address: AtomicPtr<Vec<(usize, &'static Slot)>>,
     driver: AtomicPtr<Vec<Range<usize>>>,
+    /// The path of a second library of the same name as one that is attached.
+    other: AtomicPtr<String>,
+    /// The status record that is told of it.
+    record: AtomicPtr<Record>,
     /// Addresses of this library.
     ours: [AtomicUsize; 2],
     /// The driver's twins are in `by_address`.
@@ -47,6 +53,8 @@ pub(crate) static KNOWN: Known = Known {
     interposers: [const { [const { AtomicUsize::new(0) }; 2] }; 8],
     by_address: AtomicPtr::new(null_mut()),
     driver: AtomicPtr::new(null_mut()),
+    other: AtomicPtr::new(null_mut()),
+    record: AtomicPtr::new(null_mut()),
     ours: [const { AtomicUsize::new(0) }; 2],
     learned: AtomicBool::new(false),
     located: AtomicBool::new(false),
@@ -134,12 +142,17 @@ struct Look {
     identity: [usize; 2],
     reals: [usize; DRIVER],
     driver: Vec<Range<usize>>,
+    other: Vec<u8>,
 }
+
+/// The longest path that is told of.
+const LONGEST: usize = 160;
 
 /// Looks at the loaded objects and brings originals and tables up to date. Answers which libraries are new.
 pub fn refresh() -> [bool; 2] {
     // All memory is had before the loader is stopped.
-    let mut look = Box::new(Look { identity: [0; 2], reals: [0; DRIVER], driver: Vec::with_capacity(64) });
+    let (driver, other) = (Vec::with_capacity(64), Vec::with_capacity(LONGEST));
+    let mut look = Box::new(Look { identity: [0; 2], reals: [0; DRIVER], driver, other });
     let mut by_address = Box::new(Vec::with_capacity(DRIVER));
     let result = still(|world| {
         look_around(world, &mut look);
@@ -160,6 +173,9 @@ pub fn refresh() -> [bool; 2] {
     let Some(changed) = result else { return [false; 2] };
     if driver_code() != look.driver {
         KNOWN.driver.store(Box::into_raw(Box::new(look.driver)), Ordering::Release);
+    }
+    if !look.other.is_empty() {
+        note_other(String::from_utf8_lossy(&look.other).escape_debug().to_string());
     }
     if changed.contains(&true) {
         KNOWN.by_address.store(Box::into_raw(by_address), Ordering::Release);
@@ -194,6 +210,9 @@ fn look_around(world: &Still, look: &mut Look) {
             }
         } else if first && !is_driver(image) {
             note_interposer(image, behind, look);
+        } else if library_of(image).is_some_and(|library| look.identity[library as usize] != image.dynamic) {
+            look.other.clear();
+            look.other.extend_from_slice(&image.path[..image.path.len().min(look.other.capacity())]);
         }
         if is_driver(image) && look.driver.len() < look.driver.capacity() {
             look.driver.push(image.extent());
@@ -216,6 +235,34 @@ pub fn has_rpath(world: &Still) -> bool {
         !found
     });
     found
+}
+
+/// A process can have two drivers, from files of their own (WSL 2 has `libcuda.so` beside `libcuda.so.1`). What one of them
+/// has allocated the other does not know, and neither do we: the second one is left alone.
+fn note_other(path: String) {
+    // SAFETY: published paths live for ever.
+    if unsafe { KNOWN.other.load(Ordering::Acquire).as_ref() } == Some(&path) {
+        return;
+    }
+    log::warn!("a second driver is loaded, from {path}: what goes through it is not ours");
+    KNOWN.other.store(Box::into_raw(Box::new(path)), Ordering::Release);
+    tell();
+}
+
+/// Has the status record say from now on which second driver there is.
+pub fn tell_in(record: &'static Record) {
+    KNOWN.record.store(std::ptr::from_ref(record).cast_mut(), Ordering::Release);
+    tell();
+}
+
+fn tell() {
+    // SAFETY: both live for ever once they are published.
+    let (record, other) =
+        unsafe { (KNOWN.record.load(Ordering::Acquire).as_ref(), KNOWN.other.load(Ordering::Acquire).as_ref()) };
+    // A forked child has its parent's record before it.
+    if let (Some(record), Some(other), true) = (record, other, guard::is_active()) {
+        record.other_driver.set(other);
+    }
 }
 
 /// Only objects that are there at the start can stand between a program and the driver; a later one that

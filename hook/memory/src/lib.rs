@@ -125,7 +125,7 @@ impl Memory {
     pub fn current_device(&self) -> Result<&Device, Bypass> {
         let mut ordinal = 0;
         // SAFETY: writes one integer to a live local.
-        unsafe { self.driver.cuCtxGetDevice(&mut ordinal) }.map_err(|_| Bypass)?;
+        unsafe { self.driver.cuCtxGetDevice(&mut ordinal) }.map_err(|_| Bypass::NoContext)?;
         self.device(ordinal)
     }
 
@@ -134,19 +134,19 @@ impl Memory {
     /// # Errors
     /// [`Bypass`] when the driver does not know it, or its budget cannot be known yet.
     pub fn device(&self, ordinal: CUdevice) -> Result<&Device, Bypass> {
-        let at = usize::try_from(ordinal).map_err(|_| Bypass)?;
-        let cell = self.devices.get(at).ok_or(Bypass)?;
+        let at = usize::try_from(ordinal).map_err(|_| Bypass::NoContext)?;
+        let cell = self.devices.get(at).ok_or(Bypass::NoContext)?;
         if let Some(device) = cell.get() {
             return Ok(device);
         }
         let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if cell.get().is_none() {
             let device =
-                Device::open(self.driver, ordinal, self.settings, &self.record.devices[at]).map_err(|_| Bypass)?;
+                Device::open(self.driver, ordinal, self.settings, &self.record.devices[at]).map_err(|_| Bypass::NoContext)?;
             let _ = cell.set(device);
             self.record.devices_used.fetch_max(at as u32 + 1, Relaxed);
         }
-        cell.get().ok_or(Bypass)
+        cell.get().ok_or(Bypass::NoContext)
     }
 
     /// The devices in use.
@@ -161,8 +161,8 @@ impl Memory {
     pub fn current_context(&self) -> Result<CUcontext, Bypass> {
         let mut context = std::ptr::null_mut();
         // SAFETY: writes one pointer to a live local.
-        unsafe { self.driver.cuCtxGetCurrent(&mut context) }.map_err(|_| Bypass)?;
-        if context.is_null() { Err(Bypass) } else { Ok(context) }
+        unsafe { self.driver.cuCtxGetCurrent(&mut context) }.map_err(|_| Bypass::NoContext)?;
+        if context.is_null() { Err(Bypass::NoContext) } else { Ok(context) }
     }
 
     /// The table of spanning allocations, to look at.

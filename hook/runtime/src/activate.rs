@@ -95,7 +95,8 @@ fn start(executable: &str) {
     if settings.assist == Assist::On || settings.page_cache == PageCache::On {
         follow::install();
     }
-    log::info!("profile {}, layers {} of {}", settings.profile, inject::standing().names(), settings.layers.names());
+    let (standing, wanted) = (inject::standing().names(), settings.layers.names());
+    log::info!("profile {}, layers {standing} of {wanted}, engine {}", settings.profile, inject::engine());
     if !settings.plan.is_empty() {
         log::info!("plan {}", settings.plan);
     }
@@ -110,6 +111,17 @@ fn start(executable: &str) {
             ggml::dump::keep(path.into());
         }
         guard::activate();
+        // Registered before anything else of the process, it is the last to be called.
+        // SAFETY: the function reads atomics and logs; this library is never unloaded.
+        unsafe { libc::atexit(last_line) };
+    }
+}
+
+/// The log's last line.
+extern "C" fn last_line() {
+    let left = guard::bypasses();
+    if guard::is_active() && !left.is_empty() {
+        log::info!("calls that went to the driver as they were: {left}");
     }
 }
 

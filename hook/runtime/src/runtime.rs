@@ -126,17 +126,19 @@ impl Runtime {
 
     #[cold]
     fn make_core(&'static self) -> Result<&'static Core, Bypass> {
-        let (settings, called) = (self.settings.get().ok_or(Bypass)?, self.called.get().ok_or(Bypass)?);
+        let (settings, called) =
+            (self.settings.get().ok_or(Bypass::NotActive)?, self.called.get().ok_or(Bypass::NotActive)?);
         let driver = self.driver()?;
         if self.record.get().is_none() {
             let record = Mapped::create().inspect_err(|error| log::error!("no status record: {error}"));
-            let record = record.map_err(|_| Bypass)?;
+            let record = record.map_err(|_| Bypass::Internal)?;
             record.profile.set(&settings.profile);
             record.layers.set(&inject::standing().names());
             record.plan.set(&settings.plan);
             let _ = self.record.set(record);
+            self.record.get().into_iter().for_each(|record| inject::tell_in(record));
         }
-        let record = self.record.get().ok_or(Bypass)?;
+        let record = self.record.get().ok_or(Bypass::Internal)?;
         let memory = Memory::new(driver, settings, record, &self.files, &self.captures, called.pool_chosen);
         // It lives as long as the process: streaming and devices keep references into it.
         let memory: &'static Memory = Box::leak(Box::new(memory));
@@ -154,7 +156,7 @@ impl Runtime {
             next_address: AtomicU64::new(FIRST_ADDRESS),
         };
         let _ = self.core.set(core);
-        self.core.get().ok_or(Bypass)
+        self.core.get().ok_or(Bypass::Internal)
     }
 
     /// The driver, once the program has loaded it.
@@ -163,13 +165,13 @@ impl Runtime {
             return Ok(driver);
         }
         if self.lacking.get().is_some() || !real::attach(Library::Cuda) {
-            return Err(Bypass);
+            return Err(Bypass::NoDriver);
         }
         let driver = Driver::load(real::original).map_err(|symbol| {
             if self.lacking.set(symbol).is_ok() {
                 log::error!("the driver has no {symbol}: memory stays as the driver gives it");
             }
-            Bypass
+            Bypass::NoDriver
         })?;
         // A plugin that needs it may be closed and opened again (ggml does), and the driver would come back elsewhere while our
         // addresses, and our memory, are of the old one.
@@ -177,6 +179,6 @@ impl Runtime {
             log::warn!("the driver could not be pinned: a program that unloads it would take our addresses with it");
         }
         let _ = self.driver.set(driver);
-        self.driver.get().ok_or(Bypass)
+        self.driver.get().ok_or(Bypass::Internal)
     }
 }

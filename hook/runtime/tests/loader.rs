@@ -100,6 +100,23 @@ fn a_driver_that_goes_and_comes_back_is_caught_again() {
     }
 }
 
+#[test]
+fn a_second_driver_is_left_alone_and_told_of() {
+    let bench = Bench::new();
+    let link = bench.path("lib/libcuda.so");
+    std::fs::remove_file(&link).expect("a link");
+    std::fs::copy(bench.path("lib/libcuda.so.1"), &link).expect("a file of its own");
+    let program = bench.program("two_drivers", "two_drivers.c", &[]);
+    for layers in ["inline", "got", "preload", ALL] {
+        let _ = std::fs::remove_file(bench.path("log"));
+        let output = bench.run(&mut bench.hooked(&program, layers));
+        assert_eq!(output, "first caught\nsecond missed\nfirst again caught\n", "{layers}\n{}", bench.log());
+        let log = bench.log();
+        let told = log.lines().filter(|line| line.contains("a second driver") && line.contains("libcuda.so:"));
+        assert_eq!(told.count(), 1, "{layers}\n{log}");
+    }
+}
+
 /// What lies where is not read from /proc, which takes the longer the more libraries there are.
 #[test]
 fn libraries_come_and_go_without_anything_being_read_for_us() {

@@ -126,6 +126,17 @@ fn a_driver_that_comes_late_disturbs_no_thread_and_is_caught() {
     }
 }
 
+/// This driver lacks what we need, so that everything goes to it.
+#[test]
+fn the_last_line_of_the_log_says_why_calls_went_to_the_driver() {
+    let bench = Bench::new();
+    let program = bench.program("plain", "plain.c", &[]);
+    assert_eq!(bench.run(&mut bench.hooked(&program, ALL)), "self caught\n");
+    let log = bench.log();
+    let last = log.lines().last().unwrap_or_default();
+    assert!(last.contains("calls that went to the driver as they were: no driver "), "{log}");
+}
+
 #[test]
 fn routes_helper_reads_both_kinds() {
     assert_eq!(routes("a caught\nb missed\nc caught\n"), (vec!["a", "c"], vec!["b"]));

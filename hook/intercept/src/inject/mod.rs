@@ -24,6 +24,7 @@ pub mod shim;
 pub mod shims;
 pub mod still;
 
+pub use inline::engine;
 pub use layers::{CODE, EXPORT, GOT, is_on, standing};
 pub use os::page_size;
-pub use renew::{install, want};
+pub use renew::{install, tell_in, want};

@@ -2,10 +2,11 @@
 
 use super::layers::{BODIES, CODE, EXPORT, GOT, LAYERS, is_on};
 use super::{got, inline, still};
-use crate::libraries;
 use crate::loader::{self, Dl};
 use crate::slot::{Function, Library, Section};
+use crate::{guard, libraries};
 use greenboost_contract::Layers;
+use greenboost_contract::record::Record;
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
@@ -84,6 +85,13 @@ pub fn want(sections: &[Section]) {
 /// Makes the next [`renew`] look even if no object came or went.
 fn look_again() {
     LAYERS.seen.store(u64::MAX, Ordering::Release);
+}
+
+/// Has the status record tell what patches functions, what is left alone, and which calls go to the driver as they are.
+pub fn tell_in(record: &'static Record) {
+    record.engine.set(inline::engine());
+    libraries::tell_in(record);
+    guard::count_in(&record.bypasses);
 }
 
 /// Brings everything up to date if objects came or went since the last look. `false`: nothing to do.

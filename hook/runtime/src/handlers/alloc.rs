@@ -22,7 +22,7 @@ unsafe fn place(dptr: *mut CUdeviceptr, bytes: usize, plain: impl FnMut() -> Sta
     let core = core()?;
     let memory = core.memory;
     if dptr.is_null() || bytes == 0 {
-        return Err(Bypass);
+        return Err(Bypass::BadArguments);
     }
     let device = memory.current_device()?;
     let size = bytes as u64;
@@ -84,10 +84,10 @@ pub unsafe fn alloc_pitch(
     height: usize,
     element: c_uint,
 ) -> Handled {
-    let row = width.checked_next_multiple_of(PITCH).ok_or(Bypass)?;
-    let bytes = row.checked_mul(height).ok_or(Bypass)?;
+    let row = width.checked_next_multiple_of(PITCH).ok_or(Bypass::BadArguments)?;
+    let bytes = row.checked_mul(height).ok_or(Bypass::BadArguments)?;
     if pitch.is_null() || !matches!(element, 4 | 8 | 16) {
-        return Err(Bypass);
+        return Err(Bypass::BadArguments);
     }
     // A spanning allocation has our pitch; the driver's own overwrites it.
     // SAFETY: the program's own call and out pointer.
@@ -113,7 +113,7 @@ pub unsafe fn free(original: Free, dptr: CUdeviceptr) -> Handled {
         }
         return Ok(status);
     }
-    let Some(allocation) = core.detach(dptr) else { return Err(Bypass) };
+    let Some(allocation) = core.detach(dptr) else { return Err(Bypass::NotOurAllocation) };
     core.free_after(allocation, None);
     Ok(SUCCESS)
 }
@@ -124,7 +124,7 @@ pub unsafe fn alloc_async(original: AllocAsync, dptr: *mut CUdeviceptr, bytes: u
     let memory = core.memory;
     if memory.captures.any(memory.driver) {
         // It becomes a node of the graph; its address is the graph's.
-        return Err(Bypass);
+        return Err(Bypass::Capturing);
     }
     // SAFETY: the program's own call.
     unsafe { place(dptr, bytes, || original(dptr, bytes, stream)) }
@@ -141,7 +141,7 @@ pub unsafe fn alloc_from_pool_async(
     let core = core()?;
     let memory = core.memory;
     if memory.captures.any(memory.driver) {
-        return Err(Bypass);
+        return Err(Bypass::Capturing);
     }
     // SAFETY: the program's own call.
     unsafe { place(dptr, bytes, || original(dptr, bytes, pool, stream)) }
@@ -171,7 +171,7 @@ unsafe fn free_on(original: FreeAsync, dptr: CUdeviceptr, stream: CUstream, behi
         }
         return Ok(status);
     }
-    let Some(allocation) = core.detach(dptr) else { return Err(Bypass) };
+    let Some(allocation) = core.detach(dptr) else { return Err(Bypass::NotOurAllocation) };
     // During a capture the stream's work is not running: an event would become part of the graph.
     core.free_after(allocation, (!memory.captures.any(memory.driver)).then_some(behind));
     Ok(SUCCESS)

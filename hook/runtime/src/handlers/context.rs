@@ -50,7 +50,7 @@ pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
     let memory = core.memory;
     // A primary context is not destroyed this way: the driver refuses, and everything in it lives on.
     if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
-        return Err(Bypass);
+        return Err(Bypass::NotOurs);
     }
     empty(core, context, true);
     // SAFETY: the program's own call.

@@ -58,7 +58,7 @@ pub unsafe fn address_range(_: AddressRange, base: *mut CUdeviceptr, bytes: *mut
     let core = core()?;
     let memory = core.memory;
     let table = memory.table();
-    let allocation = table.find(dptr).ok_or(Bypass)?;
+    let allocation = table.find(dptr).ok_or(Bypass::NotOurAllocation)?;
     // SAFETY: the program's own out pointers, where they are not null.
     unsafe {
         if let Some(base) = base.as_mut() {
@@ -125,7 +125,8 @@ pub unsafe fn pointer_attribute(_: PointerAttribute, data: *mut c_void, number: 
     let core = core()?;
     let memory = core.memory;
     let table = memory.table();
-    let value = table.find(dptr).and_then(|allocation| attribute(allocation, number, dptr)).ok_or(Bypass)?;
+    let value =
+        table.find(dptr).and_then(|allocation| attribute(allocation, number, dptr)).ok_or(Bypass::NotOurAllocation)?;
     // SAFETY: the program's own out pointer.
     Ok(unsafe { write(data, &value) })
 }
@@ -141,9 +142,9 @@ pub unsafe fn pointer_attributes(
     let core = core()?;
     let memory = core.memory;
     let table = memory.table();
-    let allocation = table.find(dptr).ok_or(Bypass)?;
+    let allocation = table.find(dptr).ok_or(Bypass::NotOurAllocation)?;
     if count == 0 || numbers.is_null() || data.is_null() {
-        return Err(Bypass);
+        return Err(Bypass::BadArguments);
     }
     for at in 0..count as usize {
         // SAFETY: the program passes `count` numbers and as many out pointers.
@@ -151,7 +152,7 @@ pub unsafe fn pointer_attributes(
         let value = match attribute(allocation, number, dptr) {
             Some(Attribute::Invalid) => Attribute::Word(0),
             Some(value) => value,
-            None => return Err(Bypass),
+            None => return Err(Bypass::NotOurs),
         };
         // SAFETY: the program's own out pointer.
         let status = unsafe { write(out, &value) };
@@ -167,7 +168,7 @@ pub unsafe fn ipc_handle(_: IpcHandle, _: *mut c_void, dptr: CUdeviceptr) -> Han
     let core = core()?;
     let memory = core.memory;
     if memory.table().find(dptr).is_none() {
-        return Err(Bypass);
+        return Err(Bypass::NotOurAllocation);
     }
     log::warn!("a spanning allocation was to be shared with another process: refused");
     Ok(INVALID_VALUE)

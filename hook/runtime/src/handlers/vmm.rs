@@ -20,9 +20,9 @@ pub unsafe fn create(
     flags: u64,
 ) -> Handled {
     // SAFETY: the driver would read the same structure.
-    let location = unsafe { prop.as_ref() }.ok_or(Bypass)?.location;
+    let location = unsafe { prop.as_ref() }.ok_or(Bypass::BadArguments)?.location;
     if location.kind != LOCATION_DEVICE || handle.is_null() {
-        return Err(Bypass);
+        return Err(Bypass::NotOurs);
     }
     let core = core()?;
     let memory = core.memory;

@@ -1,6 +1,6 @@
 //! The engine on the `detour` crate: pure Rust, from crates.io.
 
-use super::engine::{InlineEngine, Patch};
+use super::engines::{InlineEngine, Patch};
 use detour::{Error, RawDetour, Threads, Transaction};
 
 /// See the module.

@@ -3,7 +3,7 @@
 //! It writes code in place while other threads run, and ends the process where it may not: what it would stumble over is
 //! looked at before.
 
-use super::engine::{InlineEngine, Patch};
+use super::engines::{InlineEngine, Patch};
 use crate::inject::os::page_size;
 use frida_gum::interceptor::Interceptor;
 use frida_gum::{Gum, NativePointer};

@@ -12,7 +12,7 @@
 
 #[cfg(all(feature = "detour", not(feature = "frida")))]
 mod detour;
-mod engine;
+mod engines;
 #[cfg(feature = "frida")]
 mod frida;
 
@@ -21,7 +21,7 @@ use super::still::{Gate, still};
 use crate::libraries;
 use crate::loader::Dl;
 use crate::slot::{self, Function, Library, Slot};
-use engine::{InlineEngine, Patch};
+use engines::{InlineEngine, Patch};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +30,7 @@ const ENGINE: &dyn InlineEngine = &frida::FridaEngine;
 #[cfg(all(feature = "detour", not(feature = "frida")))]
 const ENGINE: &dyn InlineEngine = &detour::DetourEngine;
 #[cfg(not(any(feature = "detour", feature = "frida")))]
-const ENGINE: &dyn InlineEngine = &engine::None;
+const ENGINE: &dyn InlineEngine = &engines::None;
 
 /// What became of each patch. Told only once the loader runs again: a logger may need the loader's locks.
 type Outcome = Vec<(String, Result<(), String>)>;
