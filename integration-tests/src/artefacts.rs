@@ -13,6 +13,21 @@ const PACKAGES: &[&str] = &["greenboost-hook", "simgpu", "simnvml", "greenboost-
 /// Set by `cargo xtask test`, which has just built everything.
 pub const PREBUILT: &str = "GB_TEST_PREBUILT";
 
+/// Names the inline engine that the hook is built with, for everything that builds it; see [`engine`].
+pub const ENGINE: &str = "GB_ENGINE";
+
+/// What cargo is told about the inline engine: nothing for the default one.
+///
+/// # Panics
+/// For an engine that does not exist.
+pub fn engine() -> &'static [&'static str] {
+    match env::var(ENGINE).as_deref() {
+        Err(_) | Ok("" | "detour") => &[],
+        Ok("frida") => &["--features", "greenboost-hook/frida"],
+        Ok(other) => panic!("{ENGINE}={other}: the engines are detour and frida"),
+    }
+}
+
 /// Set in CI, where nothing may be left out: a test that lacks something fails instead of skipping.
 pub const CI: &str = "CI";
 
@@ -87,7 +102,7 @@ impl Artefacts {
 fn cargo_build(bin: &Path) -> Result<()> {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg("build").arg("--quiet").current_dir(workspace());
-    command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    command.args(PACKAGES.iter().flat_map(|package| ["-p", package])).args(engine());
     if bin.ends_with("release") {
         command.arg("--release");
     }

@@ -40,6 +40,9 @@ impl Artefacts {
     fn build(words: &[&str], packages: &[&str], folder: &str) -> Result<Self> {
         let mut command = process::cargo(words);
         command.args(packages.iter().flat_map(|package| ["-p", package]));
+        if packages.contains(&"greenboost-hook") {
+            command.args(integration_tests::artefacts::engine());
+        }
         eprintln!("building: {}", process::typed(&command));
         process::succeed(&mut command)?;
         Ok(Self { dir: workspace::target().join(folder), driver: None })

@@ -18,6 +18,7 @@ mod tree;
 use crate::{artefacts, kernel, package, process};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use integration_tests::artefacts::engine;
 use outcome::{Counts, Outcome};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ fn checks() -> Vec<&'static str> {
     COUNTED.iter().map(|check| check.name).collect()
 }
 
+/// The frida engine, as a feature of the hook.
+const FRIDA: &str = "greenboost-hook/frida";
+
 struct Stage {
     name: &'static str,
     what: &'static str,
@@ -83,7 +87,11 @@ const STAGES: &[Stage] = &[
     Stage { name: "gpu-script", what: "the GPU script's own logic, with stand-in programs", run: scripts::self_test },
     Stage { name: "fmt", what: "cargo fmt --check", run: fmt },
     Stage { name: "clippy", what: "cargo clippy, warnings are errors", run: clippy },
-    Stage { name: "frida", what: "type-check of the frida engine, without its devkit", run: frida },
+    Stage {
+        name: "frida",
+        what: "the frida engine: the layers' tests where there is a devkit, else its types",
+        run: frida,
+    },
     Stage { name: "docs", what: "cargo doc, warnings are errors", run: docs },
     Stage { name: "build", what: "the libraries and programs that tests start", run: build },
     Stage { name: "llama", what: "llama.cpp's own libraries, from npm, for the tests", run: llama::run },
@@ -217,11 +225,14 @@ fn clippy() -> Result<Outcome> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
 }
 
-/// The crate behind the frida engine fetches a library at build time; under DOCS_RS it is satisfied with its
-/// headers, which is enough for the types.
+/// The crate behind the frida engine wants its library at build time; under DOCS_RS it is satisfied with its own
+/// headers, which is enough for the types. Where there is a devkit, the layers' tests are run for real.
 fn frida() -> Result<Outcome> {
     if !packages::has_libclang() {
         return Ok(Outcome::NotRun("libclang is missing (see the stage 'packages')".to_owned()));
+    }
+    if packages::has_frida_devkit(|name| std::env::var_os(name)) {
+        return cargo(&["test", "-p", "greenboost-intercept", "-p", "greenboost-hook", "--features", FRIDA], &[]);
     }
     cargo(&["check", "-p", "greenboost-hook", "--features", "frida"], &[("DOCS_RS", "1")])
 }
@@ -234,6 +245,7 @@ fn docs() -> Result<Outcome> {
 fn build() -> Result<Outcome> {
     let mut arguments = vec!["build"];
     arguments.extend(artefacts::PACKAGES.iter().flat_map(|package| ["-p", package]));
+    arguments.extend(engine());
     cargo(&arguments, &[])
 }
 

@@ -3,7 +3,7 @@
 use super::outcome::{Counts, Outcome};
 use crate::process;
 use anyhow::{Context, Result, bail};
-use integration_tests::artefacts::PREBUILT;
+use integration_tests::artefacts::{PREBUILT, engine};
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -27,7 +27,7 @@ impl std::error::Error for Failed {}
 pub fn run() -> Result<Outcome> {
     let mut command = process::cargo(&["test", "--workspace", "--no-fail-fast"]);
     // What the tests start has just been built.
-    command.env(PREBUILT, "1");
+    command.args(engine()).env(PREBUILT, "1");
     eprintln!("$ {}", process::typed(&command));
     let mut child = command.stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
     let mut counts = Counts::default();

@@ -3,6 +3,7 @@
 use super::outcome::Outcome;
 use crate::process;
 use anyhow::{Context, Result, bail};
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
@@ -98,6 +99,14 @@ pub fn has_libclang() -> bool {
     })
 }
 
+/// Whether there is a devkit of frida-gum: its header and its library, in the folders that compiler and linker search.
+pub fn has_frida_devkit(variable: impl Fn(&str) -> Option<OsString>) -> bool {
+    [("CPATH", "frida-gum.h"), ("LIBRARY_PATH", "libfrida-gum.a")].iter().all(|(name, file)| {
+        let folders = variable(name).unwrap_or_default();
+        std::env::split_paths(&folders).any(|folder| folder.join(file).is_file())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +116,22 @@ mod tests {
         assert!(is_debian("NAME=\"Debian GNU/Linux\"\nID=debian\n"));
         assert!(is_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
         assert!(!is_debian("ID=fedora\nVARIANT_ID=debian\n"));
+    }
+}
+
+#[cfg(test)]
+mod devkit {
+    use super::*;
+
+    #[test]
+    fn a_devkit_is_its_header_and_its_library() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let paths = std::env::join_paths(["/nonexistent".as_ref(), folder.path()]).expect("no colon");
+        let found = |name: &str| has_frida_devkit(|asked| (name.is_empty() || asked == name).then(|| paths.clone()));
+        fs::write(folder.path().join("frida-gum.h"), "").expect("a file");
+        let header_alone = found("");
+        fs::write(folder.path().join("libfrida-gum.a"), "").expect("a file");
+        let (both, one_path) = (found(""), found("CPATH"));
+        assert_eq!((header_alone, both, one_path), (false, true, false));
     }
 }
