@@ -141,8 +141,8 @@ impl Memory {
         }
         let _one_at_a_time = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if cell.get().is_none() {
-            let device =
-                Device::open(self.driver, ordinal, self.settings, &self.record.devices[at]).map_err(|_| Bypass::NoContext)?;
+            let device = Device::open(self.driver, ordinal, self.settings, &self.record.devices[at])
+                .map_err(|_| Bypass::NoContext)?;
             let _ = cell.set(device);
             self.record.devices_used.fetch_max(at as u32 + 1, Relaxed);
         }

@@ -36,6 +36,9 @@ pub struct State {
     pub(super) refused: AtomicUsize,
     /// What the GOT layer is done with.
     pub(super) done: WhileStill<Done>,
+    /// What each function began with that the engine has replaced, also in libraries that are gone. Locked by the engine.
+    #[cfg(feature = "frida")]
+    pub(super) replaced: Mutex<Vec<(usize, [u8; 16])>>,
     /// It was said that a library of the driver stays as it is.
     pub(super) told: AtomicBool,
     /// Addresses of the functions patched in each library of the driver as it is loaded now. Locked while the loader stands
@@ -54,6 +57,8 @@ pub(super) static LAYERS: State = State {
     patched: AtomicUsize::new(0),
     refused: AtomicUsize::new(0),
     done: WhileStill(UnsafeCell::new(Done { at: Changes { added: 0, removed: 0 }, wanted: 0 })),
+    #[cfg(feature = "frida")]
+    replaced: Mutex::new(Vec::new()),
     told: AtomicBool::new(false),
     bodies: [const { Mutex::new(Vec::new()) }; 2],
 };

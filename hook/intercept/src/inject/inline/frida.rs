@@ -4,21 +4,18 @@
 //! looked at before.
 
 use super::engines::{InlineEngine, Patch};
+use crate::inject::layers::LAYERS;
 use crate::inject::os::page_size;
 use frida_gum::interceptor::Interceptor;
 use frida_gum::{Gum, NativePointer};
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 /// See the module.
 pub struct FridaEngine;
 
 /// Bytes of a function that may be rewritten: a jump to anywhere.
 const PATCH: usize = 16;
-
-/// What each function that was replaced began with. Locked while bodies are patched, which no thread does in the middle of
-/// another one's patching.
-static BEFORE: Mutex<Vec<(usize, [u8; PATCH])>> = Mutex::new(Vec::new());
 
 impl InlineEngine for FridaEngine {
     fn name(&self) -> &'static str {
@@ -37,7 +34,7 @@ impl InlineEngine for FridaEngine {
         // The trampolines are its own, and are used as long as the process lives.
         std::mem::forget(gum.clone());
         let mut interceptor = Interceptor::obtain(&gum);
-        let mut before = BEFORE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = LAYERS.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         let prepared: Vec<_> = patches
             .iter()
             .map(|patch| {
