@@ -1,6 +1,7 @@
 //! What the injected hook and the programs around it agree on.
 //!
 //! * [`choices`]: the words that some settings are made of;
+//! * [`engine`]: which inline engine a hook library is built with;
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`place`]: rules that say where a model's tensors should be;
@@ -13,6 +14,7 @@
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
 
 pub mod choices;
+pub mod engine;
 pub mod kernel;
 pub mod place;
 pub mod planned;

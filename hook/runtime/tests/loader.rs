@@ -150,6 +150,12 @@ fn only_the_intercepted_names_are_exported() {
 }
 
 #[test]
+fn the_library_tells_its_engine_without_being_loaded() {
+    let engine = greenboost_contract::engine::of_library(&hook());
+    assert!(["detour", "frida-gum"].map(|name| Some(name.to_owned())).contains(&engine), "{engine:?}");
+}
+
+#[test]
 fn python_is_served_through_ctypes() {
     let bench = Bench::new();
     let script = "import ctypes; d = ctypes.CDLL('libcuda.so.1'); p = ctypes.c_void_p(); \

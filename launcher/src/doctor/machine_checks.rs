@@ -2,7 +2,7 @@
 
 use super::checks::{Facts, Finding, Level};
 use crate::ollama::{SERVICE_ADVICE, servers};
-use greenboost_contract::format_size;
+use greenboost_contract::{engine, format_size};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -25,7 +25,11 @@ pub fn mps(facts: &Facts) -> Vec<Finding> {
 /// gb-launch needs the library it preloads.
 pub fn hook(facts: &Facts) -> Vec<Finding> {
     vec![match &facts.hook {
-        Ok(path) => Finding::ok(path.display().to_string()),
+        Ok(path) => {
+            let engine =
+                engine::of_library(path).map_or_else(String::new, |engine| format!(" (inline engine {engine})"));
+            Finding::ok(format!("{}{engine}", path.display()))
+        }
         Err(problem) => Finding::new(Level::Fail, "not found", "gb-launch cannot start anything.", problem.clone()),
     }]
 }

@@ -7,8 +7,8 @@ use detour::{Error, RawDetour, Threads, Transaction};
 pub struct DetourEngine;
 
 impl InlineEngine for DetourEngine {
-    fn name(&self) -> &'static str {
-        "detour"
+    fn tag(&self) -> &'static str {
+        "greenboost inline engine: detour;"
     }
 
     fn stops_threads(&self) -> bool {

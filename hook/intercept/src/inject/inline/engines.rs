@@ -1,5 +1,7 @@
 //! What an inline engine does.
 
+use greenboost_contract::engine;
+
 /// A body to patch.
 // Without an engine nobody looks at all of it.
 #[cfg_attr(not(any(feature = "detour", feature = "frida")), allow(dead_code))]
@@ -16,8 +18,14 @@ pub struct Patch<'a> {
 
 /// Patches bodies of functions while the program may be running.
 pub trait InlineEngine: Sync {
-    /// For the log.
-    fn name(&self) -> &'static str;
+    /// Its name between [`engine::MARK`] and [`engine::END`], so that it is found in the library as well.
+    fn tag(&self) -> &'static str;
+
+    /// For log, status and doctor.
+    fn name(&self) -> &'static str {
+        let tag = self.tag();
+        tag.get(engine::MARK.len()..tag.len() - engine::END.len_utf8()).unwrap_or_default()
+    }
 
     /// Whether it keeps other threads out of what it writes.
     fn stops_threads(&self) -> bool;
@@ -35,8 +43,8 @@ pub struct None;
 
 #[cfg(not(any(feature = "detour", feature = "frida")))]
 impl InlineEngine for None {
-    fn name(&self) -> &'static str {
-        "none"
+    fn tag(&self) -> &'static str {
+        "greenboost inline engine: none;"
     }
 
     fn stops_threads(&self) -> bool {

@@ -18,8 +18,8 @@ pub struct FridaEngine;
 const PATCH: usize = 16;
 
 impl InlineEngine for FridaEngine {
-    fn name(&self) -> &'static str {
-        "frida-gum"
+    fn tag(&self) -> &'static str {
+        "greenboost inline engine: frida-gum;"
     }
 
     fn stops_threads(&self) -> bool {

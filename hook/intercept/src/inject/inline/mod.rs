@@ -160,3 +160,14 @@ fn patch_bodies(library: Library, all: bool, anew: bool, alone: bool) -> Outcome
         .collect();
     apply(&patches, alone)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use greenboost_contract::engine::{END, MARK};
+
+    #[test]
+    fn the_engine_is_named_as_it_is_found_in_the_library() {
+        assert_eq!(format!("{MARK}{}{END}", engine()), ENGINE.tag());
+    }
+}
