@@ -1,5 +1,8 @@
 //! Settings that are one of a few words, or some of them.
 
+use crate::value;
+use serde::{Deserialize, Deserializer};
+
 /// What `cuMemGetInfo` and NVML say is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReportFree {
@@ -101,6 +104,16 @@ macro_rules! written {
                 Self::from_name(text).ok_or_else(|| format!("allowed are {}", Self::NAMES.join(", ")))
             }
         }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let allowed = format!("allowed are {}", Self::NAMES.join(", "));
+                $crate::value::read(from, &allowed, |value| match value {
+                    $crate::value::Scalar::Text(text) => text.parse(),
+                    _ => Err(allowed.clone()),
+                })
+            }
+        }
     };
 }
 pub(crate) use written;
@@ -131,6 +144,13 @@ pub struct Layers {
 impl Default for Layers {
     fn default() -> Self {
         Self { inline: true, got: true, preload: true, bodies: false }
+    }
+}
+
+impl<'de> Deserialize<'de> for Layers {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let allowed = "allowed are inline, got, preload, bodies, none";
+        value::text(from, |names| Self::from_names(names).ok_or_else(|| allowed.to_owned()))
     }
 }
 

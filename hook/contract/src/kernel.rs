@@ -4,6 +4,8 @@
 //! travel to the hook as one environment variable, a line for each rule, fields separated by tabs.
 
 use crate::choices::written;
+use crate::value;
+use serde::Deserializer;
 use thiserror::Error;
 
 /// How a kernel reads a weight outside VRAM.
@@ -60,6 +62,14 @@ pub fn to_text(rules: &[KernelRule]) -> String {
 /// The first that cannot be read.
 pub fn from_text(text: &str) -> Result<Vec<KernelRule>, KernelError> {
     text.lines().filter(|line| !line.is_empty()).map(KernelRule::from_line).collect()
+}
+
+/// Reads such a text by serde.
+///
+/// # Errors
+/// As [`from_text`].
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<KernelRule>, D::Error> {
+    value::text(from, |text| from_text(text).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]

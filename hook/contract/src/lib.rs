@@ -4,6 +4,7 @@
 //! * [`engine`]: which inline engine a hook library is built with;
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
+//! * [`value`]: single values as serde reads them;
 //! * [`place`]: rules that say where a model's tensors should be;
 //! * [`kernel`]: rules that say how kernels read weights outside VRAM;
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod record;
 pub mod settings;
 pub mod size;
+pub mod value;
 
 pub use choices::{Assist, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream};
 pub use settings::Settings;

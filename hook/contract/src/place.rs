@@ -5,6 +5,8 @@
 
 use crate::choices::written;
 use crate::size::parse_size;
+use crate::value;
+use serde::Deserializer;
 use thiserror::Error;
 
 /// Where a tensor should be.
@@ -111,6 +113,14 @@ pub fn to_text(rules: &[PlaceRule]) -> String {
 /// The first that cannot be read.
 pub fn from_text(text: &str) -> Result<Vec<PlaceRule>, PlaceError> {
     text.lines().filter(|line| !line.is_empty()).map(PlaceRule::from_line).collect()
+}
+
+/// Reads such a text by serde.
+///
+/// # Errors
+/// As [`from_text`].
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<PlaceRule>, D::Error> {
+    value::text(from, |text| from_text(text).map_err(|error| error.to_string()))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use crate::Settings;
 use crate::choices::{Assist, Stream};
-use crate::settings::{ASSIST, RING, STREAM};
+use crate::settings::{ASSIST, PLANNED, RING, STREAM};
 use crate::size::parse_size;
 
 /// What llama.cpp's variables begin with, each of which stands for one of its options.
@@ -11,10 +11,6 @@ pub const PREFIX: &str = "LLAMA_ARG_";
 /// ggml launches kernels one by one when this is set, to whatever. Copies can then run ahead of a graph that has not been
 /// launched yet.
 pub const DISABLE_GRAPHS: &str = "GGML_CUDA_DISABLE_GRAPHS";
-/// The settings that a plan may change, unless the user has fixed them.
-pub const SETTINGS: [&str; 3] = [STREAM, ASSIST, RING];
-/// The ways to run a model that a user can ask for by name; `greenboost plan` shows what each would bring.
-pub const WAYS: [&str; 6] = ["vram", "extend", "extend-in-place", "offload", "assist", "combined"];
 
 /// Whether an answer may say this.
 pub fn is_allowed(name: &str, value: &str) -> bool {
@@ -25,7 +21,7 @@ impl Settings {
     /// Takes over what of a plan's variables are settings, and returns the others. What the user fixed stays.
     pub fn adopt(&mut self, variables: Vec<(String, String)>) -> Vec<(String, String)> {
         let (ours, others): (Vec<_>, Vec<_>) =
-            variables.into_iter().partition(|(name, _)| SETTINGS.contains(&name.as_str()));
+            variables.into_iter().partition(|(name, _)| PLANNED.contains(&name.as_str()));
         for (name, value) in ours {
             if !self.is_fixed(&name) {
                 self.take(&name, &value);

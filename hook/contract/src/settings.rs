@@ -1,16 +1,24 @@
 //! Everything the launcher tells the hook, as environment variables.
 //!
 //! A profile and the command line become one [`Settings`]; [`Settings::to_env`] writes it into the target's
-//! environment, [`Settings::from_env`] reads it back inside the target. The environment is used because it
+//! environment, [`Settings::from_env`] reads it back inside the target by serde: a variable's name is the field's with
+//! [`PREFIX`]. The environment is used because it
 //! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
+
+mod read;
 
 use crate::choices::{Assist, Layers, PageCache, ReportFree, ReportTotal, Spill, Stream};
 use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
-use crate::planned::{self, WAYS};
-use crate::size::parse_size;
+use crate::size;
+use read::Variable;
+pub use read::{SettingsError, threads};
+use serde::Deserialize;
+use serde::de::value::MapDeserializer;
 use std::path::PathBuf;
-use thiserror::Error;
+
+/// What every variable begins with.
+pub const PREFIX: &str = "GREENBOOST_";
 
 /// Set to `1` by the launcher; without it the hook does nothing at all.
 pub const ACTIVE: &str = "GREENBOOST_ACTIVE";
@@ -67,7 +75,7 @@ pub const PLAN: &str = "GREENBOOST_PLAN";
 pub const PLANNER: &str = "GREENBOOST_PLANNER";
 /// The way to run a model that the user asked for, from [`WAYS`]; without it the plan takes the fastest.
 pub const WAY: &str = "GREENBOOST_WAY";
-/// Comma-separated variables of [`planned::SETTINGS`] that the user fixed, so that no plan changes them.
+/// Comma-separated variables of [`PLANNED`] that the user fixed, so that no plan changes them.
 pub const FIXED: &str = "GREENBOOST_FIXED";
 /// Whether a framework's own copies of weights are served ahead: see [`Assist`].
 pub const ASSIST: &str = "GREENBOOST_ASSIST";
@@ -91,8 +99,14 @@ pub const RING_SHARE: u64 = 16;
 /// The names a RAM backing has in settings, logs and the status record, best first.
 pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 
+/// The settings that a plan may change, unless the user has fixed them.
+pub const PLANNED: [&str; 3] = [STREAM, ASSIST, RING];
+/// The ways to run a model that a user can ask for by name; `greenboost plan` shows what each would bring.
+pub const WAYS: [&str; 6] = ["vram", "extend", "extend-in-place", "offload", "assist", "combined"];
+
 /// What the hook does, as decided by a profile and the command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "SCREAMING_SNAKE_CASE")]
 pub struct Settings {
     /// Name of the profile in force.
     pub profile: String,
@@ -107,28 +121,36 @@ pub struct Settings {
     /// The interception layers.
     pub layers: Layers,
     /// Bytes of VRAM the program may take on each device; `None`: what is free, less [`Self::vram_reserve`].
+    #[serde(deserialize_with = "size::optional")]
     pub vram: Option<u64>,
     /// Bytes of VRAM left to the driver when there is no explicit budget.
+    #[serde(deserialize_with = "size::deserialize")]
     pub vram_reserve: u64,
     /// Bytes of RAM that may stand in for VRAM; `None`: a share of what is available.
+    #[serde(deserialize_with = "size::optional")]
     pub ram: Option<u64>,
     /// Bytes from which an allocation is cut in chunks.
+    #[serde(deserialize_with = "size::deserialize")]
     pub threshold: u64,
     /// Bytes of a chunk, a multiple of [`GRANULE`].
+    #[serde(deserialize_with = "read::chunk")]
     pub chunk: u64,
     /// What is reported as free.
     pub report_free: ReportFree,
     /// What is reported as total.
     pub report_total: ReportTotal,
     /// RAM backings in order of preference, from [`BACKING_NAMES`].
+    #[serde(deserialize_with = "read::backings")]
     pub backings: Vec<String>,
     /// The kernel module's device, if not in its usual place.
     pub kmod_device: Option<PathBuf>,
     /// Whether memory may leave VRAM.
     pub spill: Spill,
     /// Where tensors should be; the first rule that fits decides.
+    #[serde(deserialize_with = "place::deserialize")]
     pub place: Vec<PlaceRule>,
     /// Which kernels read weights outside VRAM from copies; the first rule that fits decides.
+    #[serde(deserialize_with = "kernel::deserialize")]
     pub kernels: Vec<KernelRule>,
     /// The tier map's file, if any.
     pub map: Option<PathBuf>,
@@ -139,16 +161,20 @@ pub struct Settings {
     /// Whether weights outside VRAM stay in the page cache of their file.
     pub page_cache: PageCache,
     /// Threads that copy weights which are uploaded; `None`: half of the processors, up to 8.
+    #[serde(deserialize_with = "read::upload_threads")]
     pub upload_threads: Option<u32>,
     /// Bytes of VRAM that streamed weights are copied into; `None`: a sixteenth of the budget.
+    #[serde(deserialize_with = "size::optional")]
     pub ring: Option<u64>,
     /// What was planned, or why nothing was; empty where nobody asked.
     pub plan: String,
     /// The program that plans for a llama-server among the children, if they are to ask.
     pub planner: Option<PathBuf>,
     /// The way that plans have to take, from [`WAYS`]; `None`: the fastest.
+    #[serde(deserialize_with = "read::way")]
     pub way: Option<String>,
-    /// Variables of [`planned::SETTINGS`] that plans have to leave as they are.
+    /// Variables of [`PLANNED`] that plans have to leave as they are.
+    #[serde(deserialize_with = "read::fixed")]
     pub fixed: Vec<String>,
     /// The trace's file, if any.
     pub trace: Option<PathBuf>,
@@ -188,15 +214,6 @@ impl Default for Settings {
             trace: None,
         }
     }
-}
-
-/// A variable whose value the hook cannot use.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{variable}='{value}': {problem}")]
-pub struct SettingsError {
-    variable: &'static str,
-    value: String,
-    problem: String,
 }
 
 impl Settings {
@@ -279,88 +296,18 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] names the first variable whose value cannot be used.
     pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
-        let get = |name| get(name).filter(|value| !value.is_empty());
-        let bytes = |name: &'static str| -> Result<Option<u64>, SettingsError> {
-            get(name)
-                .map(|value| parse_size(&value).map_err(|error| refuse(name, &value, error.to_string())))
-                .transpose()
-        };
-        let mut settings = Self::default();
-        settings.profile = get(PROFILE).unwrap_or(settings.profile);
-        settings.include = get(INCLUDE).unwrap_or_default();
-        settings.exclude = get(EXCLUDE).unwrap_or_default();
-        settings.log = get(LOG).map(PathBuf::from);
-        settings.map = get(MAP).map(PathBuf::from);
-        settings.kmod_device = get(KMOD_DEVICE).map(PathBuf::from);
-        settings.plan = get(PLAN).unwrap_or_default();
-        settings.planner = get(PLANNER).map(PathBuf::from);
-        settings.trace = get(TRACE).map(PathBuf::from);
-        settings.log_level = get(LOG_LEVEL).unwrap_or(settings.log_level);
-        if let Some(value) = get(LAYERS) {
-            settings.layers = Layers::from_names(&value)
-                .ok_or_else(|| refuse(LAYERS, &value, "allowed are inline, got, preload, bodies, none".to_owned()))?;
-        }
-        settings.vram = bytes(VRAM)?;
-        settings.ram = bytes(RAM)?;
-        settings.vram_reserve = bytes(VRAM_RESERVE)?.unwrap_or(settings.vram_reserve);
-        settings.threshold = bytes(THRESHOLD)?.unwrap_or(settings.threshold);
-        settings.chunk = bytes(CHUNK)?.unwrap_or(settings.chunk);
-        if settings.chunk == 0 || settings.chunk % GRANULE != 0 {
-            return Err(refuse(CHUNK, &settings.chunk.to_string(), "must be a multiple of 2 MiB".to_owned()));
-        }
-        settings.report_free = one_of(REPORT_FREE, get(REPORT_FREE), ReportFree::from_name, ReportFree::NAMES)?;
-        settings.report_total = one_of(REPORT_TOTAL, get(REPORT_TOTAL), ReportTotal::from_name, ReportTotal::NAMES)?;
-        settings.spill = one_of(SPILL, get(SPILL), Spill::from_name, Spill::NAMES)?;
-        settings.stream = one_of(STREAM, get(STREAM), Stream::from_name, Stream::NAMES)?;
-        settings.assist = one_of(ASSIST, get(ASSIST), Assist::from_name, Assist::NAMES)?;
-        settings.page_cache = one_of(PAGE_CACHE, get(PAGE_CACHE), PageCache::from_name, PageCache::NAMES)?;
-        settings.upload_threads = get(UPLOAD_THREADS).map(|value| upload_threads(&value)).transpose()?;
-        settings.ring = bytes(RING)?;
-        settings.way = get(WAY);
-        if let Some(unknown) = settings.way.as_ref().filter(|way| !WAYS.contains(&way.as_str())) {
-            return Err(refuse(WAY, unknown, format!("allowed are {}", WAYS.join(", "))));
-        }
-        let fixed = get(FIXED).unwrap_or_default();
-        settings.fixed = fixed.split(',').filter(|name| planned::SETTINGS.contains(name)).map(str::to_owned).collect();
-        if let Some(value) = get(PLACE) {
-            settings.place = place::from_text(&value).map_err(|error| refuse(PLACE, &value, error.to_string()))?;
-        }
-        if let Some(value) = get(KERNELS) {
-            settings.kernels = kernel::from_text(&value).map_err(|error| refuse(KERNELS, &value, error.to_string()))?;
-        }
-        if let Some(value) = get(BACKINGS) {
-            settings.backings = value.split(',').map(|name| name.trim().to_owned()).collect();
-            if let Some(unknown) = settings.backings.iter().find(|name| !BACKING_NAMES.contains(&name.as_str())) {
-                return Err(refuse(BACKINGS, unknown, format!("allowed are {}", BACKING_NAMES.join(", "))));
-            }
-        }
-        Ok(settings)
+        let set = Self::VARIABLES.iter().filter_map(|name| {
+            let text = get(name).filter(|text| !text.is_empty())?;
+            Some((name.strip_prefix(PREFIX)?, Variable { name, text }))
+        });
+        Self::deserialize(MapDeserializer::new(set))
     }
-}
-
-fn refuse(variable: &'static str, value: &str, problem: String) -> SettingsError {
-    SettingsError { variable, value: value.to_owned(), problem }
-}
-
-fn one_of<T: Default>(
-    variable: &'static str,
-    value: Option<String>,
-    from_name: impl Fn(&str) -> Option<T>,
-    names: &[&str],
-) -> Result<T, SettingsError> {
-    let Some(value) = value else { return Ok(T::default()) };
-    from_name(&value).ok_or_else(|| refuse(variable, &value, format!("allowed are {}", names.join(", "))))
 }
 
 /// The most threads that upload where nobody asks for a number: eight reached 52 of a link's 55 GB/s.
 pub const ENOUGH_UPLOAD_THREADS: usize = 8;
 /// The most threads that may be asked for.
 pub const MOST_UPLOAD_THREADS: u32 = 64;
-
-fn upload_threads(value: &str) -> Result<u32, SettingsError> {
-    let count = value.parse().ok().filter(|count| *count <= MOST_UPLOAD_THREADS);
-    count.ok_or_else(|| refuse(UPLOAD_THREADS, value, format!("must be a number from 0 to {MOST_UPLOAD_THREADS}")))
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,8 @@
 //! `K`, `M`, `G`, `T` (also `KiB` ...) are powers of 1024, as memory is sold and as GPUs report it;
 //! `KB`, `MB`, `GB`, `TB` are powers of 1000. A bare number is bytes.
 
+use crate::value::{self, Scalar};
+use serde::Deserializer;
 use thiserror::Error;
 
 /// Why a SIZE was refused; the message says what is allowed.
@@ -54,6 +56,26 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     let bytes = decimal * factor as f64;
     // 2^64 itself is the first value that a cast would silently clamp.
     if bytes >= u64::MAX as f64 { Err(fail("it is too large")) } else { Ok(bytes.round() as u64) }
+}
+
+/// Reads a SIZE by serde.
+///
+/// # Errors
+/// [`SizeError`], or that it is no text.
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    const ALLOWED: &str = "must be a size in quotes, such as \"512MiB\"";
+    value::read(from, ALLOWED, |value| match value {
+        Scalar::Text(text) => parse_size(text).map_err(|error| error.to_string()),
+        _ => Err(ALLOWED.to_owned()),
+    })
+}
+
+/// The same of a setting that may be absent.
+///
+/// # Errors
+/// As [`deserialize`].
+pub fn optional<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    deserialize(from).map(Some)
 }
 
 /// A size for people: two decimals at most, powers of 1024.

@@ -6,8 +6,8 @@ use super::commands::Argument;
 use super::facts::KvTypes;
 use super::predict::UBATCHES;
 use super::wishes::Wishes;
-use greenboost_contract::planned;
 use greenboost_contract::planner::MODEL_OPTIONS;
+use greenboost_contract::settings::PLANNED;
 use greenboost_gguf::TensorType;
 use std::path::PathBuf;
 
@@ -103,7 +103,7 @@ impl CommandLine<'_> {
             !follows && !self.is_set(&names, argument.variable)
         };
         let open = arguments.into_iter().filter(is_open).map(|argument| (argument.variable, argument.value));
-        let is_set = |name: &str| !planned::SETTINGS.contains(&name) && self.is_set(&[], name);
+        let is_set = |name: &str| !PLANNED.contains(&name) && self.is_set(&[], name);
         open.chain(settings.into_iter().filter(|(name, _)| !has_placement && !is_set(name))).collect()
     }
 }

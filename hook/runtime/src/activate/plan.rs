@@ -6,8 +6,9 @@
 //! llama-servers have no model and ask nothing. What the plan decides about streaming becomes part of the settings, which
 //! is why it is asked for before anything is done with them.
 
+use greenboost_contract::Settings;
 use greenboost_contract::planner::{self, MODEL_OPTIONS, Question};
-use greenboost_contract::{Settings, planned};
+use greenboost_contract::settings::PLANNED;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub fn make(settings: &mut Settings, executable: &str) {
     let question = Question { planner, settings, measure: false, arguments: &arguments };
     let answer = planner::ask(question.command(), LIMIT);
     let others = settings.adopt(answer.variables);
-    let ours = settings.to_env().into_iter().filter(|(name, _)| planned::SETTINGS.contains(name));
+    let ours = settings.to_env().into_iter().filter(|(name, _)| PLANNED.contains(name));
     for (name, value) in others.into_iter().chain(ours.map(|(name, value)| (name.to_owned(), value))) {
         log::debug!("plan {name}={value}");
         // SAFETY: this runs in a constructor before `main`, or in the first call that another constructor makes: the

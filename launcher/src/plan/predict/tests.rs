@@ -354,7 +354,7 @@ fn every_way_has_its_row() {
         assert_eq!((row.way as usize, row.way.row().name), (index, row.name));
     }
     let mut names: Vec<_> = WAYS.iter().filter_map(|row| row.asked_as).collect();
-    let mut known = greenboost_contract::planned::WAYS.to_vec();
+    let mut known = greenboost_contract::settings::WAYS.to_vec();
     names.sort_unstable();
     known.sort_unstable();
     assert_eq!(names, known, "what a setting may say is what there is");

@@ -88,7 +88,7 @@ impl Way {
     /// What is allowed.
     pub fn from_name(name: &str) -> Result<Self, String> {
         let found = WAYS.iter().find(|row| row.asked_as == Some(name)).map(|row| row.way);
-        found.ok_or_else(|| format!("allowed are {}", greenboost_contract::planned::WAYS.join(", ")))
+        found.ok_or_else(|| format!("allowed are {}", greenboost_contract::settings::WAYS.join(", ")))
     }
 
     /// Whether the framework believes everything is on the GPU.
