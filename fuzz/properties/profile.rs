@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
             let (arguments, names) = (["-m".to_owned(), "model.gguf".to_owned()], ["llama-server", "python3"]);
             let _ = profiles.match_command(&names, &arguments);
             // The target reads the settings as the launcher meant them.
-            let settings = mine.settings();
+            let settings = mine.settings.clone();
             let variables: HashMap<_, _> = settings.to_env().into_iter().collect();
             assert!(variables.values().all(|value| !value.contains('\0')), "{text}");
             let read = Settings::from_env(|name| variables.get(name).cloned());

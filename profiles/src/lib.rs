@@ -5,23 +5,21 @@
 //! framework's own environment variables are set. The ones beside this crate are compiled in; files in `/etc/greenboost/profiles` and in the user's
 //! configuration folder add to them or replace them by name.
 //!
-//! * `schema`: the keys, as data;
-//! * `read`: one file to a `Draft`, every error with file, line, key and what is allowed; its `[[place]]` rules: `place`;
-//! * `draft`: what a file says, before inheritance, and how that becomes a [`Profile`];
+//! * `file`: the keys, and what one file says, before inheritance; how that becomes a [`Profile`];
+//! * `values`: the kinds of values that keys have;
+//! * `refusal`: what is wrong with a file, with file, line, key and what is allowed;
 //! * [`pattern`]: regular expressions, read as the hook reads them;
 //! * `profiles`: the set of all files: overriding, inheritance, matching.
 //!
-//! A later `[[kernel]]` rule is a row in `schema`, a field in `Draft`, and a reader in `read`.
+//! A later key is a field in `file`, and a line in its `apply`.
 
-mod draft;
 mod error;
-mod kernel;
+mod file;
 pub mod pattern;
-mod place;
 mod profile;
 mod profiles;
-mod read;
-mod schema;
+mod refusal;
+mod values;
 
 pub use error::ProfileError;
 pub use profile::{Matcher, Profile, Source, Variable};

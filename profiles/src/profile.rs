@@ -1,8 +1,6 @@
 //! A profile, complete and checked.
 
-use greenboost_contract::kernel::KernelRule;
-use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream};
+use greenboost_contract::{PlanFor, Settings};
 use regex::bytes::Regex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +13,16 @@ pub enum Source {
     BuiltIn(&'static str),
     /// A file of the system or the user.
     File(PathBuf),
+}
+
+impl Source {
+    /// The file, as a refusal names it.
+    pub(crate) fn file(&self) -> String {
+        match self {
+            Self::BuiltIn(name) => format!("profiles/{name}"),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Source {
@@ -70,66 +78,10 @@ pub struct Profile {
     pub priority: i64,
     /// The commands it is for, any of them; none: it is used by name only.
     pub matchers: Vec<Matcher>,
-    /// Pattern on the base name of an executable: processes that are hooked.
-    pub include: String,
-    /// Pattern on the base name of an executable: processes that are not.
-    pub exclude: String,
-    /// Bytes from which an allocation is cut in chunks.
-    pub threshold: u64,
-    /// Bytes of a chunk.
-    pub chunk: u64,
-    /// Bytes of VRAM left to the driver.
-    pub vram_reserve: u64,
-    /// RAM backings in order of preference.
-    pub backings: Vec<String>,
-    /// Whether memory may leave VRAM.
-    pub spill: Spill,
-    /// Whether weights outside VRAM are streamed.
-    pub stream: Stream,
-    /// Bytes of VRAM that they are streamed through; `None`: a share of the budget.
-    pub ring: Option<u64>,
-    /// Whether the program's own copies of weights are served ahead.
-    pub assist: Assist,
-    /// Whether weights outside VRAM stay in the page cache of their file.
-    pub page_cache: PageCache,
-    /// Threads that copy weights which are uploaded, if set.
-    pub upload_threads: Option<u32>,
-    /// What is reported as free.
-    pub free: ReportFree,
-    /// What is reported as total.
-    pub total: ReportTotal,
-    /// Where tensors should be; the first rule that fits decides.
-    pub place: Vec<PlaceRule>,
-    /// How kernels read weights outside VRAM; the first rule that fits decides.
-    pub kernels: Vec<KernelRule>,
+    /// The settings it asks for; everything a profile does not decide has its default.
+    pub settings: Settings,
     /// Whose model is planned for.
     pub plan: PlanFor,
     /// Variables for the target, set where the user has not set them.
     pub environment: BTreeMap<String, Variable>,
-}
-
-impl Profile {
-    /// The settings this profile asks for; everything a profile does not decide has its default.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            profile: self.name.clone(),
-            include: self.include.clone(),
-            exclude: self.exclude.clone(),
-            vram_reserve: self.vram_reserve,
-            threshold: self.threshold,
-            chunk: self.chunk,
-            report_free: self.free,
-            report_total: self.total,
-            backings: self.backings.clone(),
-            spill: self.spill,
-            stream: self.stream,
-            ring: self.ring,
-            assist: self.assist,
-            page_cache: self.page_cache,
-            upload_threads: self.upload_threads,
-            place: self.place.clone(),
-            kernels: self.kernels.clone(),
-            ..Settings::default()
-        }
-    }
 }

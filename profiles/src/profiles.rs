@@ -1,9 +1,8 @@
 //! The set of all profiles: overriding, inheritance, matching.
 
-use crate::draft::Draft;
 use crate::error::ProfileError;
+use crate::file::{Draft, read};
 use crate::profile::{Matcher, Profile, Source};
-use crate::read::read;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -72,7 +71,7 @@ impl Profiles {
         }
         let mut profiles: Vec<(usize, Profile)> = Vec::new();
         for (at, draft) in layers.iter().enumerate().rev().flat_map(|(at, layer)| layer.iter().map(move |d| (at, d))) {
-            if profiles.iter().all(|(_, known)| known.name != draft.name.value) {
+            if profiles.iter().all(|(_, known)| known.name != draft.name()) {
                 profiles.push((at, complete(layers, at, draft, &mut Vec::new())?));
             }
         }
@@ -159,18 +158,14 @@ fn read_folder(folder: &Path) -> Result<Vec<Draft>> {
 }
 
 fn refuse(draft: &Draft, line: usize, problem: String) -> ProfileError {
-    let file = match &draft.source {
-        Source::BuiltIn(name) => format!("profiles/{name}"),
-        Source::File(path) => path.display().to_string(),
-    };
-    ProfileError::Refused { file, line, problem }
+    ProfileError::Refused { file: draft.source.file(), line, problem }
 }
 
 fn reject_duplicates(layer: &[Draft]) -> Result<()> {
     for (at, draft) in layer.iter().enumerate() {
-        if let Some(first) = layer[..at].iter().find(|first| first.name.value == draft.name.value) {
-            let problem = format!("name = {:?}: already the name of {}; rename one", draft.name.value, first.source);
-            return Err(refuse(draft, draft.name.line, problem));
+        if let Some(first) = layer[..at].iter().find(|first| first.name() == draft.name()) {
+            let problem = format!("name = {:?}: already the name of {}; rename one", draft.name(), first.source);
+            return Err(refuse(draft, draft.name_line, problem));
         }
     }
     Ok(())
@@ -183,27 +178,27 @@ fn complete<'a>(
     draft: &'a Draft,
     above: &mut Vec<(usize, &'a str)>,
 ) -> Result<Profile> {
-    let Some(inherits) = &draft.inherits else { return Ok(draft.complete(None)) };
-    let here = (at, draft.name.value.as_str());
+    let Some(inherits) = draft.inherits() else { return Ok(draft.complete(None)) };
+    let here = (at, draft.name());
     if above.contains(&here) {
-        let problem = format!("inherits = {:?}: leads back to {:?} itself", inherits.value, draft.name.value);
-        return Err(refuse(draft, inherits.line, problem));
+        let problem = format!("inherits = {:?}: leads back to {:?} itself", inherits, draft.name());
+        return Err(refuse(draft, draft.inherits_line, problem));
     }
     above.push(here);
     // A file that replaces a profile and inherits from that name means the one it replaces.
-    let below = if inherits.value == draft.name.value { at } else { layers.len() };
+    let below = if inherits == draft.name() { at } else { layers.len() };
     let parent = layers[..below]
         .iter()
         .enumerate()
         .rev()
         .flat_map(|(at, layer)| layer.iter().map(move |draft| (at, draft)))
-        .find(|(_, parent)| parent.name.value == inherits.value);
+        .find(|(_, parent)| parent.name() == inherits);
     let Some((parent_at, parent)) = parent else {
-        let mut known: Vec<_> = layers[..below].iter().flatten().map(|draft| draft.name.value.as_str()).collect();
+        let mut known: Vec<_> = layers[..below].iter().flatten().map(|draft| draft.name()).collect();
         known.sort_unstable();
         known.dedup();
-        let problem = format!("inherits = {:?}: no such profile; known are {}", inherits.value, known.join(", "));
-        return Err(refuse(draft, inherits.line, problem));
+        let problem = format!("inherits = {:?}: no such profile; known are {}", inherits, known.join(", "));
+        return Err(refuse(draft, draft.inherits_line, problem));
     };
     let parent = complete(layers, parent_at, parent, above)?;
     Ok(draft.complete(Some(&parent)))

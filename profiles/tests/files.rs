@@ -37,7 +37,7 @@ fn the_user_beats_the_system_and_both_beat_what_is_built_in() {
     ]);
     let (_keep_user, user) = folder(&[("mine.toml", "name = 'site'\npriority = 50\n[match]\nexecutable = '^x$'")]);
     let both = Profiles::load(&[system.clone(), user.clone()]).expect("valid");
-    assert_eq!(named(&both, "ollama").spill, Spill::Never);
+    assert_eq!(named(&both, "ollama").settings.spill, Spill::Never);
     assert_eq!(named(&both, "site").source, Source::File(user.join("mine.toml")));
     assert_eq!(both.match_command(&["llama-server"], &[]).expect("match").profile.name, "llama-server");
 
@@ -61,7 +61,7 @@ fn a_file_that_replaces_a_profile_can_inherit_what_it_replaces() {
     let profiles = Profiles::load(&[user]).expect("valid");
     let profile = named(&profiles, "llama-server");
     assert_eq!(profile.environment["LLAMA_ARG_CTX_SIZE"].value, "32768");
-    assert_eq!(profile.free, ReportFree::Extended);
+    assert_eq!(profile.settings.report_free, ReportFree::Extended);
     assert_eq!(profiles.match_command(&["llama-server"], &[]).expect("match").profile.name, "llama-server");
     assert!(named(&profiles, "llama-tools").environment.is_empty());
 }
@@ -82,12 +82,11 @@ fn rules_for_tensors_come_before_those_that_are_inherited() {
         priority,
     };
     assert_eq!(
-        mine.place[..2],
+        mine.settings.place[..2],
         [rule("ffn_down", (0, 15), 4 << 20, Tier::Vram, 7), rule("attn", (3, 3), 0, Tier::Auto, 50)]
     );
-    assert_eq!(mine.place[2..], parent.place);
-    assert_eq!(mine.settings().place, mine.place);
-    assert_eq!(mine.kernels, parent.kernels);
+    assert_eq!(mine.settings.place[2..], parent.settings.place);
+    assert_eq!(mine.settings.kernels, parent.settings.kernels);
 }
 
 #[test]
@@ -105,7 +104,7 @@ fn a_plan_is_inherited_and_can_be_turned_off_and_what_a_user_sets_is_outright() 
 fn a_profile_that_extends_another_is_used_by_name_until_it_says_what_it_is_for() {
     let (_keep, user) = folder(&[("a.toml", "name = 'tight'\ninherits = 'llama-server'\n[memory]\nspill = 'never'")]);
     let profiles = Profiles::load(&[user]).expect("valid");
-    assert_eq!(named(&profiles, "tight").include, named(&profiles, "llama-server").include);
+    assert_eq!(named(&profiles, "tight").settings.include, named(&profiles, "llama-server").settings.include);
     assert_eq!(profiles.match_command(&["llama-server"], &[]).expect("match").profile.name, "llama-server");
 }
 
@@ -116,8 +115,7 @@ fn rules_for_kernels_come_before_those_that_are_inherited() {
     let profiles = Profiles::load(&[user]).expect("valid");
     let (mine, parent) = (named(&profiles, "mine"), named(&profiles, "llama-server"));
     let rule = KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: Read::Stream };
-    assert_eq!((&mine.kernels[0], &mine.kernels[1..]), (&rule, parent.kernels.as_slice()));
-    assert_eq!(mine.settings().kernels, mine.kernels);
+    assert_eq!((&mine.settings.kernels[0], &mine.settings.kernels[1..]), (&rule, parent.settings.kernels.as_slice()));
 }
 
 #[test]
@@ -125,7 +123,7 @@ fn several_patterns_become_one() {
     let text = "name = 'x'\n[processes]\ninclude = ['^a$', '^b|c$']\n[match]\narguments = '--cuda'";
     let (_keep, user) = folder(&[("x.toml", text)]);
     let profiles = Profiles::load(&[user]).expect("valid");
-    assert_eq!(named(&profiles, "x").include, "(?:^a$)|(?:^b|c$)");
+    assert_eq!(named(&profiles, "x").settings.include, "(?:^a$)|(?:^b|c$)");
     assert_eq!(profiles.match_command(&["any"], &["--cuda".to_owned()]).expect("match").profile.name, "x");
     assert_eq!(profiles.match_command(&["any"], &[]).expect("match").profile.name, "generic");
 }

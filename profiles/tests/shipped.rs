@@ -34,7 +34,7 @@ fn every_toml_file_beside_the_crate_is_compiled_in_and_described() {
 #[test]
 fn the_hook_reads_what_every_shipped_profile_asks_for() {
     for profile in built_in().iter() {
-        let settings = profile.settings();
+        let settings = profile.settings.clone();
         let env = settings.to_env();
         let get = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
         assert_eq!(Settings::from_env(get).as_ref(), Ok(&settings), "{}", profile.name);
@@ -69,14 +69,14 @@ fn commands_find_their_profile() {
 fn generic_comes_last_and_never_reports_more_free_than_total() {
     let profiles = built_in();
     assert_eq!(profiles.iter().last().map(|profile| profile.name.as_str()), Some("generic"));
-    assert_eq!(profiles.find_by_name("generic").expect("generic").free, ReportFree::Clamped);
+    assert_eq!(profiles.find_by_name("generic").expect("generic").settings.report_free, ReportFree::Clamped);
 }
 
 #[test]
 fn the_process_filters_hook_the_runners_and_leave_shells_and_helpers_alone() {
     let profiles = built_in();
     let hooked = |profile: &str, process: &str| {
-        let settings = profiles.find_by_name(profile).expect(profile).settings();
+        let settings = profiles.find_by_name(profile).expect(profile).settings.clone();
         let matches = |pattern: &str| pattern::compile(pattern).expect("pattern").is_match(process.as_bytes());
         let excluded = !settings.exclude.is_empty() && matches(&settings.exclude);
         matches(&settings.include) && !excluded
@@ -109,7 +109,7 @@ fn the_process_filters_hook_the_runners_and_leave_shells_and_helpers_alone() {
 fn excluded_processes_are_told_by_a_plain_list_of_names() {
     // The hook compares such a list without compiling it: it is asked by every shell that a target starts.
     for profile in built_in().iter() {
-        let exclude = &profile.exclude;
+        let exclude = &profile.settings.exclude;
         let list = exclude.strip_prefix("^(?:").or(exclude.strip_prefix("^(")).and_then(|rest| rest.strip_suffix(")$"));
         let plain = |c: char| c.is_ascii_alphanumeric() || "|-_+\\".contains(c);
         assert!(list.is_some_and(|list| list.chars().all(plain)), "{}: {exclude}", profile.name);
@@ -133,7 +133,7 @@ fn the_context_is_set_for_chat_programs_unless_given_and_not_for_measuring_ones(
 /// What the shipped rules say of a tensor.
 fn priority(profile: &str, tensor: &str) -> u8 {
     let profiles = built_in();
-    let rules = &profiles.find_by_name(profile).expect(profile).place;
+    let rules = &profiles.find_by_name(profile).expect(profile).settings.place;
     let fits = |rule: &&PlaceRule| pattern::compile(&rule.tensor).expect("pattern").is_match(tensor.as_bytes());
     rules.iter().find(fits).map_or(DEFAULT_PRIORITY, |rule| rule.priority)
 }
@@ -174,13 +174,13 @@ fn llama_cpps_tensors_keep_vram_in_the_order_of_what_their_bytes_are_worth() {
         }
         assert!(classes.windows(2).all(|pair| pair[0][0] > pair[1][0]), "{classes:?}");
     }
-    assert!(built_in().find_by_name("generic").expect("generic").place.is_empty());
+    assert!(built_in().find_by_name("generic").expect("generic").settings.place.is_empty());
 }
 
 /// How the shipped rules have a kernel read a tensor.
 fn read(profile: &str, kernel: &str, tensor: &str) -> Option<Read> {
     let profiles = built_in();
-    let rules = &profiles.find_by_name(profile).expect(profile).kernels;
+    let rules = &profiles.find_by_name(profile).expect(profile).settings.kernels;
     let fits = |pattern: &str, name: &str| pattern::compile(pattern).expect("pattern").is_match(name.as_bytes());
     rules.iter().find(|rule| fits(&rule.name, kernel) && fits(&rule.tensor, tensor)).map(|rule| rule.read)
 }

@@ -71,7 +71,7 @@ fn fingerprint(value: &str) -> String {
 /// # Errors
 /// When a value cannot be used; the message names its option or variable.
 pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[String]) -> Result<Settings, Refusal> {
-    let from_profile = profile.settings().to_env();
+    let from_profile = profile.settings.to_env();
     let of_profile = |name: &str| from_profile.iter().find(|(key, _)| *key == name).map(|(_, value)| value.clone());
     let value = |name: &str| match name {
         settings::ACTIVE | settings::PROFILE => of_profile(name),
@@ -91,7 +91,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     merged.assist = options.assist.unwrap_or(merged.assist);
     merged.page_cache = options.page_cache.unwrap_or(merged.page_cache);
     merged.upload_threads = options.upload_threads.or(merged.upload_threads);
-    merged.fixed = fixed(options, user, &profile.settings());
+    merged.fixed = fixed(options, user, &profile.settings);
     merged.way = options.way.and_then(|way| way.row().asked_as).map(str::to_owned).or(merged.way);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
         merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
