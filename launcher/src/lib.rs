@@ -16,6 +16,8 @@ pub mod plan;
 pub mod pool;
 pub mod status;
 
+mod driver;
 mod elf;
+mod machine;
 mod ollama;
 mod procfs;

@@ -1,9 +1,9 @@
 //! The checks, as a table: what is looked at, in which order, under which name.
 
 use super::gpu_checks as gpu;
-use super::machine::Machine;
 use super::machine_checks as machine;
-use super::report::GpuReport;
+use crate::driver::report::GpuReport;
+use crate::machine::Machine;
 use serde::Serialize;
 use std::path::PathBuf;
 

@@ -2,7 +2,7 @@
 
 use super::checks::{Facts, Finding, Level};
 use super::probe::OLDEST_COMPUTE;
-use super::report::{Device, Event, Link};
+use crate::driver::report::{Device, Event, Link};
 use greenboost_contract::format_size;
 
 /// The oldest driver GreenBoost works with: `cuGetProcAddress` as of CUDA 12.0.
@@ -214,9 +214,9 @@ pub fn mig(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::tests::made_of;
-    use super::super::report::{GpuReport, Outcome};
     use super::*;
+    use crate::driver::report::{GpuReport, Outcome};
+    use crate::machine::tests::made_of;
 
     fn facts(events: Vec<Event>, outcome: Outcome) -> Facts {
         let (_gone, machine) = made_of(&[]);

@@ -137,10 +137,10 @@ pub fn ollama(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::machine::Machine;
-    use super::super::machine::tests::made_of;
-    use super::super::report::{GpuReport, Outcome};
     use super::*;
+    use crate::driver::report::{GpuReport, Outcome};
+    use crate::machine::Machine;
+    use crate::machine::tests::made_of;
 
     fn judged(check: fn(&Facts) -> Vec<Finding>, files: &[(&str, &str)], change: impl FnOnce(&mut Machine)) -> Finding {
         let (_keep, mut machine) = made_of(files);

@@ -1,27 +1,27 @@
 //! `greenboost doctor`: what this machine can do, what it cannot, and what to do about it.
 //!
-//! Everything that touches the driver runs in a child process (`driver_child` starts it, `probe` is it), because a
-//! driver can hang or crash. What it reports and what the machine says (`machine`) are the facts, and a table of checks
-//! (`checks`) turns facts into findings.
+//! Everything that touches the driver runs in a child process (`crate::driver` starts it, `probe` is it), because a
+//! driver can hang or crash. What it reports and what the machine says (`crate::machine`) are the facts, and a table of
+//! checks (`checks`) turns facts into findings.
 
 mod checks;
-pub(crate) mod cuda;
-pub(crate) mod driver_child;
 mod gpu_checks;
-pub(crate) mod machine;
 mod machine_checks;
-pub(crate) mod nvml;
-pub(crate) mod probe;
-pub(crate) mod report;
+mod probe;
 
 pub use probe::run as run_probe;
 
+use crate::driver::child;
+use crate::machine::Machine;
 use checks::{CHECKS, Facts, Finding, Level};
 use clap::Args;
-use machine::Machine;
 use serde::Serialize;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// A driver that has not answered by then hangs.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// Options of `greenboost doctor`.
 #[derive(Debug, Args)]
@@ -42,7 +42,8 @@ struct Row {
 
 /// Runs every check. The exit code is 1 when one of them failed.
 pub fn run(options: &Options) -> ExitCode {
-    let facts = Facts { machine: Machine::here(), gpu: driver_child::ask(), hook: crate::launch::find_hook() };
+    let facts =
+        Facts { machine: Machine::here(), gpu: child::run(&["probe"], TIME_LIMIT), hook: crate::launch::find_hook() };
     let rows: Vec<Row> = CHECKS
         .iter()
         .flat_map(|check| {

@@ -3,34 +3,21 @@
 //! That the driver says it supports a backing proves little: kernels could not read HOST_NUMA memory on one board that
 //! did. So each backing is made as the hook makes it, and a kernel reads and writes it.
 
-use super::cuda::{self, Access, Basics, Calls, CudaError, Properties};
-use super::nvml::Nvml;
-use super::report::{Device, Event};
+use crate::driver::cuda::{self, Access, Basics, Calls, CudaError, Properties};
+use crate::driver::describe::{attribute, describe, not_loaded, report, step};
+use crate::driver::nvml::Nvml;
+use crate::driver::report::{Device, Event};
 use greenboost_contract::probe as kernel;
 use greenboost_contract::settings;
 use greenboost_kmod::{Access as PoolAccess, Device as Pool, Error as PoolError, Request};
 use libloading::Library;
 use std::ffi::{c_int, c_void};
-use std::io::Write;
 use std::process::ExitCode;
 
 /// What the probe kernel is written for.
 pub const OLDEST_COMPUTE: (i32, i32) = (7, 0);
 const WORDS: usize = 1024;
 const SIZE_2_MIB: usize = 2 << 20;
-
-/// Tells the parent.
-pub fn report(event: &Event) {
-    if let Ok(line) = serde_json::to_string(event) {
-        // When doctor is gone there is nobody left to tell.
-        let _ = writeln!(std::io::stdout(), "{line}").and_then(|()| std::io::stdout().flush());
-    }
-}
-
-/// Tells the parent what is tried next.
-pub fn step(doing: impl Into<String>) {
-    report(&Event::Step { doing: doing.into() });
-}
 
 /// Reports everything there is to know about the driver on standard output.
 pub fn run() -> ExitCode {
@@ -67,50 +54,6 @@ fn probe() -> Result<(), String> {
         try_backings(&calls, handle, &device).map_err(|error| format!("GPU {index}: {error}"))?;
     }
     Ok(())
-}
-
-/// The loader's own words, which name the file and the reason; the error's are only "dlopen failed".
-pub fn not_loaded(error: &libloading::Error) -> String {
-    let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_else(|| error.to_string());
-    if reason.contains(cuda::FILE) { reason } else { format!("{}: {reason}", cuda::FILE) }
-}
-
-/// Asks about a GPU: its handle, and what is said of it.
-pub fn describe(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(c_int, Device), CudaError> {
-    let mut handle = 0;
-    let mut name = [0u8; 128];
-    let mut uuid = [0u8; 16];
-    // SAFETY: every pointer is to a local of the size the call is told or documented to write.
-    unsafe {
-        calls.device(&mut handle, index)?;
-        calls.device_name(name.as_mut_ptr().cast(), name.len() as c_int, handle)?;
-        calls.device_uuid(&mut uuid, handle)?;
-    }
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-    let uuid = uuid_text(&uuid);
-    let device = Device {
-        index,
-        name: String::from_utf8_lossy(&name[..end]).into_owned(),
-        compute: (attribute(calls, cuda::COMPUTE_MAJOR, handle), attribute(calls, cuda::COMPUTE_MINOR, handle)),
-        vmm: attribute(calls, cuda::VMM, handle) > 0,
-        host_numa: attribute(calls, cuda::HOST_NUMA_VMM, handle) > 0,
-        link: nvml.and_then(|nvml| nvml.link(&uuid)),
-        mig: nvml.and_then(|nvml| nvml.mig(&uuid)),
-        uuid,
-    };
-    Ok((handle, device))
-}
-
-/// An attribute, 0 for one this driver does not know.
-pub fn attribute(calls: &Calls, attribute: c_int, device: c_int) -> c_int {
-    let mut value = 0;
-    // SAFETY: the value is written by the call.
-    unsafe { calls.attribute(&mut value, attribute, device) }.map_or(0, |()| value)
-}
-
-fn uuid_text(bytes: &[u8; 16]) -> String {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 fn try_backings(calls: &Calls, handle: c_int, device: &Device) -> Result<(), CudaError> {
@@ -321,15 +264,4 @@ fn map_memfd(address: u64) -> Result<&'static str, String> {
         return Ok(detail);
     }
     Err(format!("no memory for it: {last}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_is_written_as_nvml_writes_it() {
-        let bytes = std::array::from_fn(|at| at as u8);
-        assert_eq!(uuid_text(&bytes), "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f");
-    }
 }

@@ -3,7 +3,7 @@
 use super::facts::{Facts, KvTypes};
 use super::measure::Figures;
 use super::predict::{Asked, Setting, UBATCHES, Way, ring};
-use crate::doctor::machine::Machine;
+use crate::machine::Machine;
 use clap::Args;
 use greenboost_contract::{Assist, Settings, Stream, parse_size};
 

@@ -65,7 +65,7 @@ pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
 
 /// Memory to read, filled by so many threads.
 fn memory(threads: usize) -> Vec<u8> {
-    let memory = crate::doctor::machine::Machine::here().available().unwrap_or(MOST);
+    let memory = crate::machine::Machine::here().available().unwrap_or(MOST);
     let bytes = (memory / 8).min(MOST) as usize;
     // Zeroed pages come from the system one by one as each thread fills its part, near that thread.
     let mut buffer = vec![0u8; bytes];

@@ -1,9 +1,9 @@
 //! `greenboost measure`: the part of plan that talks to the driver. Runs as a child and reports as it goes.
 
 use super::together;
-use crate::doctor::cuda::{self, Basics, Calls, CudaError, Transfers};
-use crate::doctor::probe::{attribute, describe, not_loaded, report, step};
-use crate::doctor::report::Event;
+use crate::driver::cuda::{self, Basics, Calls, CudaError, Transfers};
+use crate::driver::describe::{attribute, describe, not_loaded, report, step};
+use crate::driver::report::Event;
 use clap::Args;
 use libloading::Library;
 use std::ffi::{c_int, c_void};
@@ -51,7 +51,7 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
     let missing = |symbol| format!("{} has no {symbol}", cuda::FILE);
     let basics = Basics::find(&library).map_err(missing)?;
     let said = |error: CudaError| error.to_string();
-    let nvml = crate::doctor::nvml::Nvml::load();
+    let nvml = crate::driver::nvml::Nvml::load();
     step("initialising the driver (cuInit)");
     let (mut version, mut count) = (0, 0);
     // SAFETY: the flags must be 0, and are; results are written by the calls.

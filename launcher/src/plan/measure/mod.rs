@@ -12,8 +12,8 @@ mod together;
 pub use gpu::{MeasureOptions, run as run_measurement};
 pub use together::Together;
 
-use crate::doctor::driver_child;
-use crate::doctor::report::{Event, GpuReport};
+use crate::driver::child;
+use crate::driver::report::{Event, GpuReport};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -160,7 +160,7 @@ pub enum When {
 pub fn figures(model: &Path, when: When) -> Figures {
     let mut figures = Figures::default();
     let mut started = Instant::now();
-    let report = driver_child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
+    let report = child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
     figures.gpu = described(&report);
     figures.gpus = report.devices().count();
     if let Some(problem) = gpu_problem(&report, figures.gpu.is_some()) {
@@ -178,7 +178,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
         started += begun.elapsed();
     }
     if let Some(gpu) = &mut figures.gpu {
-        let ask = |arguments: &[&str]| driver_child::run(arguments, GPU_LIMIT.saturating_sub(started.elapsed()));
+        let ask = |arguments: &[&str]| child::run(arguments, GPU_LIMIT.saturating_sub(started.elapsed()));
         gpu.rates = entry.rates.unwrap_or_default();
         if entry.rates.is_none() && when != When::Never {
             let report = ask(&["measure"]);

@@ -6,7 +6,7 @@
 
 use super::cpu;
 use super::gpu::Bench;
-use crate::doctor::report::{Event, GpuReport};
+use crate::driver::report::{Event, GpuReport};
 use serde::{Deserialize, Serialize};
 use std::ffi::c_void;
 use std::thread;

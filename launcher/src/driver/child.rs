@@ -1,4 +1,4 @@
-//! Asking the driver from a distance: `greenboost probe` runs as a child, and whatever happens to it, doctor goes on.
+//! Asking the driver from a distance: this program runs as a child, and whatever happens to it, its parent goes on.
 
 use super::report::{Event, GpuReport, Outcome};
 use greenboost_contract::settings;
@@ -8,20 +8,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const TIME_LIMIT: Duration = Duration::from_secs(20);
 /// How long a killed process may take to go; one that is stuck in the kernel never does.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// Runs the probe and collects what it says.
-pub fn ask() -> GpuReport {
-    run(&["probe"], TIME_LIMIT)
-}
 
 /// Runs this program with other arguments, as a child that talks to the driver, and collects what it says.
 pub fn run(arguments: &[&str], limit: Duration) -> GpuReport {
     // Not current_exe(): that path is gone when the file was replaced while running.
     let mut command = Command::new("/proc/self/exe");
-    // The driver is to be seen as it is, also when doctor itself runs under gb-launch.
+    // The driver is to be seen as it is, also when this program itself runs under gb-launch.
     command.args(arguments).env_remove("LD_PRELOAD").env(settings::DISABLE, "1");
     collect(command, limit)
 }
@@ -37,7 +31,7 @@ fn collect(mut command: Command, limit: Duration) -> GpuReport {
     };
     let (send, lines) = mpsc::channel();
     if let Some(stdout) = child.stdout.take() {
-        // Ends with the pipe; when a stuck child keeps that open, with doctor itself.
+        // Ends with the pipe; when a stuck child keeps that open, with this process.
         std::thread::spawn(move || {
             BufReader::new(stdout).lines().map_while(Result::ok).all(|line| send.send(line).is_ok());
         });
