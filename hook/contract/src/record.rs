@@ -1,12 +1,16 @@
 //! The status record: what a hooked process publishes about itself.
 //!
-//! The record is a memfd named [`NAME`] that the process keeps open and mapped. A reader finds it through
-//! `/proc/PID/fd`. Nothing has a name in a filesystem, so nothing is left behind however the process dies.
+//! The record is a memfd named [`NAME`] that the process keeps open and mapped, sealed against a change of its size. A
+//! reader finds it through `/proc/PID/fd` (`find` is that, and trusts nobody). Nothing has a name in a filesystem, so
+//! nothing is left behind however the process dies.
 //!
 //! Values are written with relaxed atomics and read the same way: each is right, a set of them is a snapshot
 //! that may be a microsecond apart.
 
-use std::fs::{self, File};
+mod find;
+
+pub use find::{Snapshot, all, of_process};
+
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -183,6 +187,9 @@ impl Record {
     }
 }
 
+/// What may not happen to a record any more.
+const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+
 /// A mapped record; unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapped {
@@ -211,13 +218,14 @@ impl Drop for Mapped {
 }
 
 impl Mapped {
-    /// Creates this process's record. The memfd is closed on exec.
+    /// Creates this process's record. The memfd is closed on exec, and keeps its size: nobody who reads it can fault.
     ///
     /// # Errors
-    /// The error of `memfd_create`, `ftruncate` or `mmap`.
+    /// The error of `memfd_create`, `ftruncate`, `fcntl` or `mmap`.
     pub fn create() -> io::Result<Self> {
         // SAFETY: the name is a C string literal; the result is checked.
-        let fd = unsafe { libc::memfd_create(c"greenboost-status".as_ptr(), libc::MFD_CLOEXEC) };
+        let fd =
+            unsafe { libc::memfd_create(c"greenboost-status".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -225,6 +233,10 @@ impl Mapped {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: plain system call on our own descriptor.
         if unsafe { libc::ftruncate(fd.as_raw_fd(), size_of::<Record>() as libc::off_t) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: as above.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } != 0 {
             return Err(io::Error::last_os_error());
         }
         let mut record = Self::map(&fd, libc::PROT_READ | libc::PROT_WRITE)?;
@@ -247,40 +259,6 @@ impl Mapped {
     }
 }
 
-/// The record of a live process, if it has one that this user may read.
-pub fn of_process(pid: u32) -> Option<Mapped> {
-    let wanted = format!("/memfd:{NAME}");
-    for entry in fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
-        let Ok(target) = fs::read_link(entry.path()) else { continue };
-        if !target.to_string_lossy().starts_with(&wanted) {
-            continue;
-        }
-        let Ok(file) = File::open(entry.path()) else { continue };
-        // A shorter file would fault when read: it is another version's.
-        if file.metadata().is_ok_and(|meta| meta.len() < size_of::<Record>() as u64) {
-            continue;
-        }
-        let Ok(record) = Mapped::map(&file, libc::PROT_READ) else { continue };
-        let ours = record.magic.load(Relaxed) == MAGIC && record.version.load(Relaxed) == VERSION;
-        if ours && record.pid.load(Relaxed) == pid {
-            return Some(record);
-        }
-    }
-    None
-}
-
-/// The records of all live processes that this user may read, by process id.
-pub fn all() -> Vec<(u32, Mapped)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut found: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter_map(|pid| of_process(pid).map(|record| (pid, record)))
-        .collect();
-    found.sort_by_key(|(pid, _)| *pid);
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,6 +273,9 @@ mod tests {
         let seen = of_process(pid).expect("own record");
         assert_eq!(seen.profile.get(), "llama-server");
         assert_eq!(seen.devices[0].vram_chunks.load(Relaxed), 7);
+        let all = all();
+        let (_, copy) = all.iter().find(|(owner, _)| *owner == pid).expect("own record among all");
+        assert_eq!((copy.profile.get().as_str(), copy.devices[0].vram_chunks.load(Relaxed)), ("llama-server", 7));
         drop((seen, record));
         assert!(of_process(pid).is_none());
     }
