@@ -2,10 +2,11 @@
 
 mod streamed;
 
+use crate::output;
 use crate::procfs::Process;
 use clap::Args;
-use greenboost_contract::format_size;
-use greenboost_contract::record::{self, BYPASS_NAMES, MAX_BACKINGS, Mapped};
+use greenboost_contract::record::{self, BYPASS_NAMES, MAX_BACKINGS, Record, Text};
+use greenboost_contract::{escaped, format_size};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -87,29 +88,14 @@ struct BackingStatus {
 pub fn run(options: &Options) -> ExitCode {
     loop {
         let processes = read_all();
-        if options.json {
-            let text = if options.watch {
-                serde_json::to_string(&processes)
-            } else {
-                serde_json::to_string_pretty(&processes)
-            };
-            match text {
-                Ok(text) => println!("{text}"),
-                Err(error) => {
-                    eprintln!("greenboost: cannot write the status as JSON: {error}");
-                    return ExitCode::FAILURE;
-                }
-            }
-        } else {
-            // Home and clear: the terminal shows one table, not a scroll of them.
-            let clear = if options.watch { "\x1b[H\x1b[2J" } else { "" };
-            print!("{clear}{}", table(&processes, options.verbose));
-        }
-        if !options.watch {
+        let is_written = match (options.json, options.watch) {
+            (true, watch) => output::json(&processes, watch),
+            (false, true) => output::redraw(&table(&processes, options.verbose)),
+            (false, false) => output::print(&table(&processes, options.verbose)),
+        };
+        if !options.watch || !is_written {
             return ExitCode::SUCCESS;
         }
-        // A pipe's buffer would hold the text back.
-        let _ = std::io::Write::flush(&mut std::io::stdout());
         std::thread::sleep(Duration::from_secs(1));
     }
 }
@@ -118,13 +104,15 @@ fn read_all() -> Vec<ProcessStatus> {
     record::all().iter().map(|(pid, record)| process_status(*pid, record)).collect()
 }
 
-fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
+fn process_status(pid: u32, record: &Record) -> ProcessStatus {
     let value = |cell: &AtomicU64| cell.load(Relaxed);
-    let names: [String; MAX_BACKINGS] = std::array::from_fn(|at| record.backings[at].get());
+    let words = Process::new(Path::new("/"), pid).arguments();
+    let words: Vec<_> = words.iter().map(|word| escaped(word)).collect();
+    let names: [String; MAX_BACKINGS] = std::array::from_fn(|at| text(&record.backings[at]));
     let devices = record.devices.iter().take(record.devices_used.load(Relaxed) as usize).enumerate();
     let devices = devices.map(|(index, device)| DeviceStatus {
         index,
-        uuid: device.uuid.get(),
+        uuid: text(&device.uuid),
         vram_budget_bytes: value(&device.vram_budget),
         vram_chunks_bytes: value(&device.vram_chunks),
         vram_plain_bytes: value(&device.vram_plain),
@@ -149,15 +137,15 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
     });
     ProcessStatus {
         pid,
-        command: Process::new(Path::new("/"), pid).arguments().join(" "),
-        profile: record.profile.get(),
-        layers: record.layers.get(),
-        backing_reason: record.backing_reason.get(),
+        command: words.join(" "),
+        profile: text(&record.profile),
+        layers: text(&record.layers),
+        backing_reason: text(&record.backing_reason),
         pressure: record.pressure().to_owned(),
         pressure_refused: value(&record.pressure_refused),
-        placement: record.placement.get(),
+        placement: text(&record.placement),
         tensors: value(&record.tensors),
-        plan: record.plan.get(),
+        plan: text(&record.plan),
         ram_budget_bytes: value(&record.ram_budget),
         ram_used_bytes: value(&record.ram_used),
         launches: value(&record.launches),
@@ -168,6 +156,11 @@ fn process_status(pid: u32, record: &Mapped) -> ProcessStatus {
         bypasses: BYPASS_NAMES.into_iter().zip(record.bypasses.iter().map(value)).filter(|(_, n)| *n > 0).collect(),
         devices: devices.collect(),
     }
+}
+
+/// What a process says of itself is its word, and may be meant for the terminal.
+fn text<const N: usize>(text: &Text<N>) -> String {
+    escaped(&text.get()).into_owned()
 }
 
 fn table(processes: &[ProcessStatus], verbose: bool) -> String {

@@ -5,6 +5,7 @@
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`value`]: single values as serde reads them;
+//! * [`escape`]: text of others before it is shown;
 //! * [`place`]: rules that say where a model's tensors should be;
 //! * [`kernel`]: rules that say how kernels read weights outside VRAM;
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
@@ -16,6 +17,7 @@
 
 pub mod choices;
 pub mod engine;
+pub mod escape;
 pub mod kernel;
 pub mod place;
 pub mod planned;
@@ -27,5 +29,6 @@ pub mod size;
 pub mod value;
 
 pub use choices::{Assist, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream};
+pub use escape::escaped;
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

@@ -8,6 +8,7 @@
 
 use crate::Settings;
 use crate::choices::Spill;
+use crate::escape::escaped;
 use crate::planned::is_allowed;
 use crate::settings::{ASSIST, DISABLE, STREAM};
 use std::ffi::OsString;
@@ -44,7 +45,7 @@ impl Answer {
     /// As [`Answer::from_text`] reads it.
     pub fn to_text(&self) -> String {
         let variables = self.variables.iter().map(|(name, value)| format!("{name}={}\n", one_line(value)));
-        format!("{}\n{}{END}\n", one_line(&self.line), variables.collect::<String>())
+        format!("{}\n{}{END}\n", escaped(&one_line(&self.line)), variables.collect::<String>())
     }
 
     /// The answer, if that is what the text is, and all of it.

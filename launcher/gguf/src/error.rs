@@ -1,5 +1,6 @@
 //! What can be wrong with a model file: where, what, and what to do about it.
 
+use greenboost_contract::escaped;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -17,7 +18,7 @@ pub struct Error {
 }
 
 fn name(file: &Option<PathBuf>) -> String {
-    file.as_deref().map_or("model".to_owned(), |path| path.display().to_string())
+    file.as_deref().map_or("model".to_owned(), |path| escaped(&path.to_string_lossy()).into_owned())
 }
 
 fn place(problem: &Problem, offset: u64) -> String {
@@ -56,7 +57,7 @@ pub enum Problem {
     #[error("its GGUF version is {0}, and versions 2 and 3 are known")]
     Version(u32),
     /// It ends inside its header.
-    #[error("{} needs {need} bytes and the file has {left} more", shown(.what))]
+    #[error("{} needs {need} bytes and the file has {left} more", escaped(.what))]
     Truncated {
         /// What was being read.
         what: String,
@@ -66,7 +67,7 @@ pub enum Problem {
         left: u64,
     },
     /// A number beyond what any model has.
-    #[error("{} is {count}, more than the {most} that any model needs", shown(.what))]
+    #[error("{} is {count}, more than the {most} that any model needs", escaped(.what))]
     TooMany {
         /// What was counted.
         what: String,
@@ -124,15 +125,6 @@ pub enum Problem {
     /// A part of a split model that does not fit the others.
     #[error("it is a part of a split model, and {0}")]
     Split(String),
-}
-
-/// Names come from the file: none may end the line, or speak to the terminal.
-fn shown(what: &str) -> String {
-    let mut shown = String::with_capacity(what.len());
-    for character in what.chars() {
-        if character.is_control() { shown.extend(character.escape_default()) } else { shown.push(character) }
-    }
-    shown
 }
 
 fn removed(kind: u32) -> String {

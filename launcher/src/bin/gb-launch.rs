@@ -1,16 +1,20 @@
 //! `gb-launch COMMAND ARGS...`: runs a program with GreenBoost.
 
-use clap::Parser;
-use greenboost_launcher::launch::{self, Options};
+use greenboost_launcher::{launch, output};
 use std::process::ExitCode;
 
+const NAME: &str = "gb-launch";
+
 fn main() -> ExitCode {
-    let refusal = launch::run(&Options::parse());
-    match refusal {
+    let options = match output::options::<launch::Options>(NAME) {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    match launch::run(&options) {
         // Only --dry-run comes back without a refusal: otherwise this process has become the command.
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => output::end(NAME, ExitCode::SUCCESS),
         Err(refusal) => {
-            eprintln!("gb-launch: {refusal}");
+            output::complain(NAME, &refusal);
             ExitCode::from(refusal.code)
         }
     }

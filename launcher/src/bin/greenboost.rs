@@ -1,8 +1,10 @@
 //! `greenboost status`, `doctor`, `plan`, `pool` and `module`.
 
 use clap::{Parser, Subcommand};
-use greenboost_launcher::{doctor, module, plan, pool, status};
+use greenboost_launcher::{doctor, module, output, plan, pool, status};
 use std::process::ExitCode;
+
+const NAME: &str = "greenboost";
 
 /// Look after GreenBoost: what runs with it, and what this machine can do.
 #[derive(Debug, Parser)]
@@ -38,13 +40,16 @@ enum Command {
 fn main() -> ExitCode {
     // SAFETY: no other thread runs yet. With the default action, `greenboost status | head` ends quietly.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    let command = Options::parse().command;
+    let command = match output::options::<Options>(NAME) {
+        Ok(options) => options.command,
+        Err(code) => return code,
+    };
     if matches!(command, Command::Probe | Command::Measure(_) | Command::Answer(_)) {
         // SAFETY: no pointers. These work for whoever started them and is waiting; without it they end, however
         // the driver or the disk holds them up.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     }
-    match command {
+    let code = match command {
         Command::Status(options) => status::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Plan(options) => plan::run(&options),
@@ -53,5 +58,6 @@ fn main() -> ExitCode {
         Command::Probe => doctor::run_probe(),
         Command::Answer(options) => plan::run_answer(&options),
         Command::Measure(options) => plan::run_measurement(&options),
-    }
+    };
+    output::end(NAME, code)
 }

@@ -13,6 +13,7 @@ pub use probe::run as run_probe;
 
 use crate::driver::child;
 use crate::machine::Machine;
+use crate::output;
 use checks::{CHECKS, Facts, Finding, Level};
 use clap::Args;
 use serde::Serialize;
@@ -52,10 +53,9 @@ pub fn run(options: &Options) -> ExitCode {
         .collect();
     let worst = rows.iter().map(|row| row.finding.level).max().unwrap_or(Level::Ok);
     if options.json {
-        let value = serde_json::json!({ "worst": worst, "checks": rows });
-        println!("{value:#}");
+        output::json(&serde_json::json!({ "worst": worst, "checks": rows }), false);
     } else {
-        print!("{}", text(&rows, worst));
+        output::print(&text(&rows, worst));
     }
     if worst == Level::Fail { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

@@ -19,7 +19,6 @@ use greenboost_contract::settings::MOST_UPLOAD_THREADS;
 use greenboost_contract::{Assist, PageCache, PlanFor, Settings, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
-use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -129,10 +128,8 @@ pub fn run(options: &Options) -> Result<(), Refusal> {
     let profiles = Profiles::load(&Profiles::folders(|name| user.get(name))).map_err(Refusal::usage)?;
     let launch = decide(options, &user, &profiles)?;
     if options.dry_run {
-        let text = dry_run::describe(&launch);
-        return std::io::stdout()
-            .write_all(text.as_bytes())
-            .map_err(|error| Refusal::usage(format!("cannot print: {error}")));
+        crate::output::print(&dry_run::describe(&launch));
+        return Ok(());
     }
     if let Some(trace) = &launch.settings.trace {
         trace_file::empty(trace)?;

@@ -23,6 +23,7 @@ pub use secure_boot::SecureBoot;
 pub use status::Status;
 pub use system::System;
 
+use crate::output;
 use clap::{Args, Subcommand};
 use std::process::ExitCode;
 
@@ -65,7 +66,7 @@ pub fn run(options: &Options) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
-            eprintln!("greenboost: {problem}");
+            output::complain("greenboost", &problem);
             ExitCode::FAILURE
         }
     }
@@ -74,22 +75,24 @@ pub fn run(options: &Options) -> ExitCode {
 fn run_install(system: &System, options: &InstallOptions) -> Result<(), Problem> {
     let plan = Plan::make(system, options)?;
     if options.dry_run {
-        plan.lines().iter().for_each(|line| println!("{line}"));
+        plan.lines().iter().for_each(|line| output::line(line));
         return Ok(());
     }
-    let installed = install(system, &plan, &mut |line| println!("{line}"))?;
-    plan.notes.iter().for_each(|note| println!("note: {note}"));
+    let installed = install(system, &plan, &mut |line| output::line(line))?;
+    plan.notes.iter().for_each(|note| output::line(&format!("note: {note}")));
     match installed {
-        Installed::Loaded => println!("The module is installed and loaded; `greenboost pool` shows it."),
-        Installed::NotLoaded(why) => println!("The module is installed, and not loaded yet.\n{why}"),
+        Installed::Loaded => output::line("The module is installed and loaded; `greenboost pool` shows it."),
+        Installed::NotLoaded(why) => output::line(&format!("The module is installed, and not loaded yet.\n{why}")),
     }
     Ok(())
 }
 
 fn run_remove(system: &System, dry_run: bool) -> Result<(), Problem> {
-    let kept = remove(system, dry_run, &mut |line| println!("{line}"))?;
+    let kept = remove(system, dry_run, &mut |line| output::line(line))?;
     for path in kept {
-        println!("kept: {path} was changed after it was installed; delete it yourself if it is not wanted");
+        output::line(&format!(
+            "kept: {path} was changed after it was installed; delete it yourself if it is not wanted"
+        ));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use super::manifest::Manifest;
 use super::plan::MODPROBE;
 use super::{SecureBoot, System, secure_boot};
+use crate::output;
 use serde::Serialize;
 
 /// The module, as JSON shows it.
@@ -72,29 +73,25 @@ impl Status {
 
     pub(super) fn print(&self, json: bool) {
         if json {
-            println!("{:#}", serde_json::json!(self));
-            return;
+            output::json(self, false);
+        } else {
+            output::print(&self.table());
         }
-        let loaded = if self.loaded { format!("yes, version {}", self.loaded_version) } else { "no".to_owned() };
-        println!("loaded       {loaded}");
+    }
+
+    /// For people.
+    fn table(&self) -> String {
         let installed = self.installed_version.as_deref();
-        println!(
-            "installed    {}",
-            installed.map_or("not by this command".to_owned(), |version| format!("version {version}"))
-        );
-        println!("kernel       {}", self.kernel);
-        for line in &self.dkms {
-            println!("DKMS         {line}");
-        }
-        for line in &self.options {
-            println!("options      {line}");
-        }
-        for path in &self.changed_files {
-            println!("changed      {path} (`remove` keeps it)");
-        }
-        println!("Secure Boot  {}", format!("{:?}", self.secure_boot).to_lowercase());
-        if !self.advice.is_empty() {
-            println!("{}", self.advice);
-        }
+        let mut rows = vec![
+            ("loaded", if self.loaded { format!("yes, version {}", self.loaded_version) } else { "no".to_owned() }),
+            ("installed", installed.map_or("not by this command".to_owned(), |version| format!("version {version}"))),
+            ("kernel", self.kernel.clone()),
+        ];
+        rows.extend(self.dkms.iter().map(|line| ("DKMS", line.clone())));
+        rows.extend(self.options.iter().map(|line| ("options", line.clone())));
+        rows.extend(self.changed_files.iter().map(|path| ("changed", format!("{path} (`remove` keeps it)"))));
+        rows.push(("Secure Boot", format!("{:?}", self.secure_boot).to_lowercase()));
+        let rows: String = rows.iter().map(|(name, words)| format!("{name:<12} {words}\n")).collect();
+        if self.advice.is_empty() { rows } else { format!("{rows}{}\n", self.advice) }
     }
 }

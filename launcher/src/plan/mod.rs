@@ -37,14 +37,16 @@ pub use commands::Argument;
 pub use measure::{MeasureOptions, When, run_measurement};
 pub use wishes::Wishes;
 
+use crate::output;
 use clap::Args;
 use facts::{Class, Facts};
+use greenboost_contract::escaped;
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -112,8 +114,8 @@ impl Plan {
             Class::ALL.iter().map(|class| (*class, facts.class_bytes(*class))).filter(|(_, bytes)| *bytes > 0);
         Ok(Self {
             path: path.to_owned(),
-            name: facts.name.clone(),
-            architecture: facts.architecture.clone(),
+            name: escaped(&facts.name).into_owned(),
+            architecture: escaped(&facts.architecture).into_owned(),
             file_bytes: facts.file_bytes,
             layers: facts.layers.len() as u64,
             experts: (facts.experts, facts.experts_used),
@@ -256,12 +258,14 @@ pub fn run(options: &Options) -> ExitCode {
     let plan = match planned {
         Ok(plan) => plan,
         Err(problem) => {
-            eprintln!("greenboost plan: {problem}");
+            output::complain("greenboost plan", &problem);
             return ExitCode::from(2);
         }
     };
-    let text = if options.json { format!("{:#}\n", report::json(&plan)) } else { report::text(&plan) };
-    // A reader that has gone away is no failure of the plan.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    if options.json {
+        output::json(&report::json(&plan), false);
+    } else {
+        output::print(&report::text(&plan));
+    }
     if plan.winner().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

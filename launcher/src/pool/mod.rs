@@ -13,6 +13,7 @@ pub use problem::Problem;
 pub use state::State;
 pub use watch::{Ended, Line, Source, follow, text_line};
 
+use crate::output;
 use clap::{Args, Subcommand};
 use greenboost_contract::parse_size;
 use greenboost_kmod::Device;
@@ -100,9 +101,9 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             if options.json {
-                println!("{}", json!({ "loaded": problem.is_loaded(), "problem": problem.to_string() }));
+                output::json(&json!({ "loaded": problem.is_loaded(), "problem": problem.to_string() }), true);
             } else {
-                eprintln!("greenboost: {problem}");
+                output::complain("greenboost", &problem);
             }
             ExitCode::FAILURE
         }
@@ -114,7 +115,7 @@ fn set_and_show(options: &Options, knob: Knob, bytes: u64) -> Result<(), Problem
     if options.json {
         state.print(true);
     } else {
-        knob.outcome(&state, bytes).iter().for_each(|line| println!("{line}"));
+        knob.outcome(&state, bytes).iter().for_each(|line| output::line(line));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What the pool is like now, from the module's files; and why the level is what it is, where the device may be asked.
 
 use super::{Paths, Problem};
+use crate::output;
 use greenboost_contract::format_size;
 use greenboost_kmod::{Causes, Device};
 use serde::Serialize;
@@ -84,9 +85,9 @@ impl State {
 
     pub(super) fn print(&self, json: bool) {
         if json {
-            println!("{:#}", serde_json::json!(self));
+            output::json(self, false);
         } else {
-            print!("{}", self.table());
+            output::print(&self.table());
         }
     }
 

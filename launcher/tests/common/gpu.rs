@@ -36,7 +36,14 @@ pub fn driver() -> &'static Path {
 
 /// A mixture of experts of 1.75 GiB, most of it a hole on the disk.
 pub fn model(place: &Place) -> PathBuf {
-    let mut writer = Writer::default().text("general.architecture", "qwen3moe").text("general.name", "little moe");
+    let path = place.path("little moe.gguf");
+    writer("little moe").save(&path).expect("written");
+    path
+}
+
+/// The same under another name of its own.
+pub fn writer(name: &str) -> Writer {
+    let mut writer = Writer::default().text("general.architecture", "qwen3moe").text("general.name", name);
     for (key, value) in [
         ("block_count", 16),
         ("context_length", 32768),
@@ -65,9 +72,7 @@ pub fn model(place: &Place) -> PathBuf {
             .tensor(&name("ffn_up_exps"), &[1024, 512, 64], "Q8_0")
             .tensor(&name("ffn_down_exps"), &[512, 1024, 64], "Q8_0");
     }
-    let path = place.path("little moe.gguf");
-    writer.save(&path).expect("written");
-    path
+    writer
 }
 
 /// greenboost with a cache of its own and no GPU.
