@@ -27,7 +27,7 @@ class Hooked:
     def __init__(self, bench, vram=None, stream='off', assist='off', trace=None, more=(), env=None):
         self.bench, self.env = bench, dict(env or {})
         self.log = os.path.join(bench.results, 'hook-running.log')
-        self.options = ['--no-plan', '--stream', stream, '--assist', assist, '--log', self.log,
+        self.options = ['--no-plan', '--stream', stream, '--host-copy-prefetch', assist, '--log', self.log,
                         *([] if '--page-cache' in more else ['--page-cache', 'on']),
                         *(['--vram', str(vram)] if vram else []), *(['--trace', trace] if trace else []), *more]
 

@@ -5,7 +5,7 @@ from speed import CAPS, MODELS, layer_bytes, on_gpu, prepare, round_to
 from ways import TESTS, ask_plan
 
 # What was measured, and what `greenboost plan` calls it.
-WAYS = {'stream': 'extend_streaming', 'extend': 'extend_by_tensor', 'llama.cpp-best': 'offload', 'assist': 'assist',
+WAYS = {'stream': 'extend', 'extend': 'extend-in-place', 'llama.cpp-best': 'offload', 'assist': 'host-copy-prefetch',
         'combined': 'combined'}
 TRIES = 4
 
@@ -62,7 +62,7 @@ def like(bench, name, model, config, ubatch, row):
 
 
 def of_way(plan, wanted):
-    found = [prediction for prediction in plan['predictions'] if prediction['way'].replace('-', '_') == wanted]
+    found = [prediction for prediction in plan['predictions'] if prediction['strategy'] == wanted]
     if not found:
         raise Skip('it says nothing of %s' % wanted)
     return found[0]

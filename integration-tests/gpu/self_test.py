@@ -111,7 +111,7 @@ def the_table(folder):
            and len({(row['model'], row['test'], row['ubatch'], row['config']) for row in whole}) == len(whole), rest)
     expect('without a plan for a way by name, that way is skipped with a reason', len(whole) == len(wanted) - 10 and not any(
         'combined' in row['config'] for row in whole) and 'SKIP dense-32b-q4_k_m, combined, ubatch 512: greenboost plan '
-        "--way combined: error: unexpected argument" in rest.stdout, rest)
+        "--strategy combined: error: unexpected argument" in rest.stdout, rest)
     ran, _, _ = run(folder, 'faults', ['table'], fault='unserved default tokens')
     for words in ('assist, ubatch 512, is what its name says', 'extend, ubatch 512, is what its name says',
                   'combined, says the same as combined-unhooked'):

@@ -12,7 +12,7 @@ GIB = 1 << 30
 FAULTS = os.environ.get('STAND_IN_FAULT', '').split()
 HOOKED = 'STAND_IN_HOOKED' in os.environ
 CAP = int(os.environ.get('STAND_IN_HOOKED') or 0)
-# What gb-launch was told, if it was: `--stream`, `--assist`, `--log`, `--trace`.
+# What gb-launch was told, if it was: `--stream`, `--host-copy-prefetch`, `--log`, `--trace`.
 TOLD = json.loads(os.environ.get('STAND_IN_TOLD', '{}'))
 STATUS = os.path.join(os.path.dirname(os.environ['GB_SELF_TEST_METER']), 'status')
 
@@ -34,8 +34,8 @@ def gb_launch(arguments):
     told, command = arguments[:arguments.index('--')], arguments[arguments.index('--') + 1:]
     assert '--no-plan' in told, told
     if 'llama-bench' in command[0]:
-        assert {'--stream', '--assist', '--log'} <= set(told), 'a row of speed leaves something to the profile: %s' % told
-    if 'llama-bench' in command[0] and 'on' in (option(told, '--stream'), option(told, '--assist')) and '--ring' in told:
+        assert {'--stream', '--host-copy-prefetch', '--log'} <= set(told), 'a row of speed leaves something to the profile: %s' % told
+    if 'llama-bench' in command[0] and 'on' in (option(told, '--stream'), option(told, '--host-copy-prefetch')) and '--ring' in told:
         assert option(told, '--ring') == '805306368', told
         assert option(told, '--stream') == 'off' or os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1', told
     os.environ['STAND_IN_HOOKED'] = option(told, '--vram', '')
@@ -49,7 +49,7 @@ class Counted:
 
     def __enter__(self):
         self.streamed = TOLD.get('--stream') == 'on' or TOLD.get('--stream') == 'off' and 'default' in FAULTS
-        self.served = TOLD.get('--assist') == 'on' and 'unserved' not in FAULTS
+        self.served = TOLD.get('--host-copy-prefetch') == 'on' and 'unserved' not in FAULTS
         if '--log' in TOLD:
             streamed = dict(bytes=5 * GIB * self.streamed, slot_hits=9 * self.streamed, slot_late=1, slot_misses=2, in_place=3,
                             captured_bytes=0)
@@ -101,9 +101,9 @@ def greenboost(arguments):
 
 
 def plan(arguments):
-    named = option(arguments, '--way')
+    named = option(arguments, '--strategy')
     if named == 'combined' and 'old' in FAULTS:
-        print("error: unexpected argument '--way' found\n\nUsage: greenboost plan <MODEL>", file=sys.stderr)
+        print("error: unexpected argument '--strategy' found\n\nUsage: greenboost plan <MODEL>", file=sys.stderr)
         sys.exit(2)
     vram, moe = int(option(arguments, '--vram')), 'moe' in arguments[1]
     layers = 48 if moe else 64
@@ -111,22 +111,22 @@ def plan(arguments):
     fits = int((vram - 0.95 * GIB) / (16 * GIB / layers)) - 2
     placement = dict(gpu_layers=layers + 1, cpu_moe=layers - fits) if moe else dict(gpu_layers=fits, cpu_moe=None)
     ways = []
-    for way in ('vram', 'extend_by_tensor', 'extend_streaming', 'offload', 'assist', 'combined'):
-        ways.append(dict(way=way, prefill=2000.0, decode=100.0, placement=placement))
-    answer = dict(predictions=ways, winner='extend_streaming' if named == 'extend' else named or 'offload')
+    for way in ('vram', 'extend-in-place', 'extend', 'offload', 'host-copy-prefetch', 'combined'):
+        ways.append(dict(strategy=way, prefill=2000.0, decode=100.0, placement=placement))
+    answer = dict(predictions=ways, winner=named or 'offload')
     if named:
         overrides = r'blk\.(1|3)\.ffn_.*=CPU,blk\.5\.ffn_up=CPU'
         words, variables = dict(
             extend=('-ngl 999', {}),
-            assist=('-ngl 999 -ncmoe 28' if moe else '-ngl %d' % fits, dict(LLAMA_ARG_LOAD_MODE='none', LLAMA_ARG_THREADS='2')),
+            prefetch=('-ngl 999 -ncmoe 28' if moe else '-ngl %d' % fits, dict(LLAMA_ARG_LOAD_MODE='none', LLAMA_ARG_THREADS='2')),
             combined=("-ot '%s'" % overrides, dict(LLAMA_ARG_OVERRIDE_TENSOR=overrides, LLAMA_ARG_LOAD_MODE='none',
-                                                   LLAMA_ARG_THREADS='2', LLAMA_ARG_N_GPU_LAYERS='999')))[named]
-        direct = {} if named == 'assist' else dict(GGML_CUDA_DISABLE_GRAPHS='1')
+                                                   LLAMA_ARG_THREADS='2', LLAMA_ARG_N_GPU_LAYERS='999')))[named.removeprefix('host-copy-')]
+        direct = {} if named == 'host-copy-prefetch' else dict(GGML_CUDA_DISABLE_GRAPHS='1')
         answer['commands'] = dict(
             llama_server='%sgb-launch --vram %d --ring 805306368 llama-server -m x -c 2048 -ub %s %s' % (
                 'GGML_CUDA_DISABLE_GRAPHS=1 ' if direct else '', vram, option(arguments, '--ubatch'), words),
-            llama_server_environment=dict(LLAMA_ARG_CTX_SIZE='2048', GREENBOOST_STREAM='off' if named == 'assist' else 'on',
-                                          GREENBOOST_ASSIST='off' if named == 'extend' else 'on', **variables, **direct))
+            llama_server_environment=dict(LLAMA_ARG_CTX_SIZE='2048', GREENBOOST_STREAM='off' if named == 'host-copy-prefetch' else 'on',
+                                          GREENBOOST_HOST_COPY_PREFETCH='off' if named == 'extend' else 'on', **variables, **direct))
     print(json.dumps(answer))
 
 

@@ -9,7 +9,7 @@ TESTS = {512: ('pp2048', 'tg64'), 2048: ('pp2048',)}
 OURS = ('stream', 'extend', 'assist', 'combined')
 CONFIGS = ('full-vram', 'llama.cpp-best', *OURS)
 # What the plan says how to run: what it is asked for, what it then answers, what gb-launch is told of streaming and assist.
-PLANNED = {'stream': ('extend', 'extend_streaming', 'on', 'off'), 'assist': ('assist', 'assist', 'off', 'on'),
+PLANNED = {'stream': ('extend', 'extend', 'on', 'off'), 'assist': ('host-copy-prefetch', 'host-copy-prefetch', 'off', 'on'),
            'combined': ('combined', 'combined', 'on', 'on')}
 # All layers in a plan; the rows of both sides have one number for it.
 ALL_LAYERS = '999'
@@ -95,11 +95,11 @@ def ask_plan(bench, model, vram, ubatch, way=None):
     if asked in PLANS:
         return PLANS[asked]
     ran = bench.run([os.path.join(bench.pack, 'greenboost'), 'plan', model, '--vram', str(vram), '--ctx', '2048', '--ubatch',
-                     str(ubatch), *(['--way', way] if way else []), '--json'], 60)
+                     str(ubatch), *(['--strategy', way] if way else []), '--json'], 60)
     # 1: no way is possible; what is expected of each is said all the same.
     if ran.code not in (0, 1) or not ran.out.strip():
         reason = ' '.join((ran.err or ran.out).split())[-300:]
-        raise (Skip if way else Failure)('greenboost plan%s: %s' % (' --way ' + way if way else '', reason))
+        raise (Skip if way else Failure)('greenboost plan%s: %s' % (' --strategy ' + way if way else '', reason))
     if not PLANS:
         print('      measured: %s' % json.dumps(json.loads(ran.out).get('machine')), flush=True)
     PLANS[asked] = json.loads(ran.out)

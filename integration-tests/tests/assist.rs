@@ -10,7 +10,7 @@ const TENSORS: u64 = 12;
 
 /// Tensors of about 5 MiB in all, served through `ring`.
 fn assisted(ring: &str) -> World {
-    World::new().vram("64MiB").env(settings::ASSIST, "on").env(settings::RING, ring).hooked()
+    World::new().vram("64MiB").env(settings::HOST_COPY_PREFETCH, "on").env(settings::RING, ring).hooked()
 }
 
 #[track_caller]
@@ -147,7 +147,7 @@ fn not_noticing_that_pinned_weights_go_or_change_is_noticed() {
 
 #[test]
 fn nothing_is_served_unless_it_is_asked_for() {
-    let world = assisted("2MiB").env(settings::ASSIST, "off");
+    let world = assisted("2MiB").env(settings::HOST_COPY_PREFETCH, "off");
     let counters = counted(&world, &["3", "3"]);
     assert_eq!((counters.served, counters.file_bytes, counters.ring), (0, 0, 0), "{counters:?}");
 }
@@ -326,7 +326,7 @@ fn a_driver_that_registers_no_files_is_left_to_copy_them() {
 fn there_is_no_second_copy_of_the_model_in_ram() {
     let field = |outcome: &Outcome, name| -> i64 { outcome.field(name).expect(name).parse().expect("a number") };
     let arguments = ["14", "4", "large"];
-    let plain = right(&assisted("4MiB").env(settings::ASSIST, "off"), &arguments);
+    let plain = right(&assisted("4MiB").env(settings::HOST_COPY_PREFETCH, "off"), &arguments);
     let served = right(&assisted("4MiB"), &arguments);
     let more = field(&served, "anonymous") - field(&plain, "anonymous");
     // The simulated VRAM is memory of the process, and the ring is part of it.

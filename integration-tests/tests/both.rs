@@ -29,7 +29,7 @@ fn both(seed: u64) -> World {
         .vram("64MiB")
         .env(settings::VRAM, "16MiB")
         .env(settings::STREAM, "on")
-        .env(settings::ASSIST, "on")
+        .env(settings::HOST_COPY_PREFETCH, "on")
         .env(settings::RING, "4MiB")
         .env(settings::THRESHOLD, "2MiB")
         .delays(seed)

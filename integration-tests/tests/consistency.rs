@@ -2,7 +2,7 @@
 //! the table is called by a fixture that checks what came of it. (That exactly the table's functions are exported,
 //! `hook/runtime/tests/loader.rs` shows.)
 
-use greenboost_contract::settings::{ASSIST, CALLS, PAGE_CACHE};
+use greenboost_contract::settings::{CALLS, HOST_COPY_PREFETCH, PAGE_CACHE};
 use greenboost_intercept::slot::{self, Library, Section, Slot};
 use integration_tests::World;
 use integration_tests::artefacts::artefacts;
@@ -118,7 +118,7 @@ fn every_function_of_the_driver_is_called_by_a_fixture() {
 
 #[test]
 fn every_function_of_another_library_is_called_by_a_fixture() {
-    let world = || World::new().vram("64MiB").hooked().env(PAGE_CACHE, "on").env(ASSIST, "on");
+    let world = || World::new().vram("64MiB").hooked().env(PAGE_CACHE, "on").env(HOST_COPY_PREFETCH, "on");
     let mut called = BTreeSet::new();
     for program in ["llama-like dense small", "llama-like dense small async", "mappings"] {
         called.extend(called_by(world(), program));
@@ -131,7 +131,7 @@ fn every_function_of_another_library_is_called_by_a_fixture() {
 
 #[test]
 fn functions_nobody_asked_for_are_left_alone() {
-    let world = World::new().hooked().env(PAGE_CACHE, "off").env(ASSIST, "off");
+    let world = World::new().hooked().env(PAGE_CACHE, "off").env(HOST_COPY_PREFETCH, "off");
     let called = called_by(world, "mappings");
     assert!(slot::section(Section::Mappings).all(|slot| !called.contains(&name(slot))), "{called:?}");
 }

@@ -58,7 +58,7 @@ fn a_runner_finds_the_plan_for_its_model_when_its_main_begins() {
     let expected: std::collections::BTreeMap<String, String> = serde_json::from_value(expected).expect("variables");
     let expected: Vec<_> = expected.iter().map(|(name, value)| format!("{name}={value}")).collect();
     assert_eq!(found(&outcome), expected.join("\n"), "{}", outcome.report());
-    assert!(outcome.log.contains("plan ") && outcome.log.contains("all in VRAM"), "{}", outcome.report());
+    assert!(outcome.log.contains("plan ") && outcome.log.contains(": vram, "), "{}", outcome.report());
 }
 
 #[test]
@@ -72,18 +72,18 @@ fn a_way_that_was_asked_for_reaches_the_runner_and_the_hook_in_it() {
         let cache = world.file("cache");
         world.env("XDG_CACHE_HOME", cache)
     };
-    let world = tight().env(settings::WAY, "combined");
+    let world = tight().env(settings::STRATEGY, "combined");
     let runner = called(&world, &variables(), "llama-server");
     let outcome = run(&world, &runner, &["-m", toy.file()]);
     let found = found(&outcome);
     assert!(found.contains(r"LLAMA_ARG_OVERRIDE_TENSOR=blk\.("), "{}", outcome.report());
     assert!(!found.contains("LLAMA_ARG_LOAD_MODE"), "a dense model is mapped: {found}");
     assert!(outcome.stdout.contains("GGML_CUDA_DISABLE_GRAPHS=1\n"), "{}", outcome.report());
-    for (name, value) in [(settings::STREAM, "on"), (settings::ASSIST, "on"), (settings::RING, "2097152")] {
+    for (name, value) in [(settings::STREAM, "on"), (settings::HOST_COPY_PREFETCH, "on"), (settings::RING, "2097152")] {
         assert!(outcome.stdout.contains(&format!("{name}={value}\n")), "{name}: {}", outcome.report());
     }
     // What the user fixed is asked about, and stays.
-    let world = tight().env(settings::WAY, "combined").env(settings::FIXED, settings::STREAM);
+    let world = tight().env(settings::STRATEGY, "combined").env(settings::FIXED, settings::STREAM);
     let runner = called(&world, &variables(), "llama-server");
     let outcome = run(&world, &runner, &["-m", toy.file()]);
     assert!(outcome.log.contains("you have turned streaming off"), "{}", outcome.report());
@@ -167,7 +167,7 @@ fn under_an_ollama_like_server_only_the_runner_with_the_model_is_planned_for() {
     let outcome = world.run_with("ollama-like", &arguments).ok();
     assert_eq!((&outcome.stdout, &outcome.stderr), (&expected.stdout, &expected.stderr), "{}", outcome.report());
     let plans: Vec<_> = outcome.log.lines().filter(|line| line.contains(": plan ")).collect();
-    assert!(plans.len() == 1 && plans[0].contains("all in VRAM"), "{plans:?}\n{}", outcome.report());
+    assert!(plans.len() == 1 && plans[0].contains(": vram, "), "{plans:?}\n{}", outcome.report());
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_plan_is_seen_in_the_log_and_the_status_of_the_process_it_was_made_for() {
     let mut running = world.start(runner.to_str().expect("UTF-8"), &["-m", toy.file(), "-n", "6", "--hold"]);
     running.until("ready");
     let plan = record::of_process(running.pid()).expect("a record").plan.get();
-    assert!(plan.contains("all in VRAM"), "{plan}");
+    assert!(plan.contains(": vram, "), "{plan}");
     assert!(running.log().contains(&format!("plan {plan}")), "{}", running.log());
     let status = world.run_outside(artefacts().program("greenboost").to_str().expect("UTF-8"), &["status"]).ok();
     assert!(status.stdout.contains(&format!("plan    {plan}")), "{}", status.report());

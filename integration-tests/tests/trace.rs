@@ -181,8 +181,12 @@ fn a_trace_that_cannot_be_written_costs_the_program_nothing() {
 #[test]
 fn copies_that_are_served_are_bars_behind_the_copies_they_read() {
     for form in [&["3", "5"][..], &["3", "5", "async"], &["3", "5", "per-thread"]] {
-        let world =
-            World::new().vram("64MiB").env(settings::ASSIST, "on").env(settings::RING, "2MiB").delays(8).hooked();
+        let world = World::new()
+            .vram("64MiB")
+            .env(settings::HOST_COPY_PREFETCH, "on")
+            .env(settings::RING, "2MiB")
+            .delays(8)
+            .hooked();
         let path = world.file("trace.json");
         let world = world.env(settings::TRACE, &path);
         let outcome = world.run_with("assist-like", form).ok();

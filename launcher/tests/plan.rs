@@ -26,7 +26,7 @@ fn json(command: &mut Command) -> Value {
 
 fn prediction<'a>(plan: &'a Value, way: &str) -> &'a Value {
     let all = plan["predictions"].as_array().expect("predictions");
-    all.iter().find(|prediction| prediction["way"] == way).unwrap_or_else(|| panic!("no {way} in {plan:#}"))
+    all.iter().find(|prediction| prediction["strategy"] == way).unwrap_or_else(|| panic!("no {way} in {plan:#}"))
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
         "little moe (qwen3moe)",
         "64 experts, 8 used",
         "KV cache 32 KiB a token",
-        "Chosen: extend, by tensor. No speed can be predicted",
+        "Chosen: extend-in-place. No speed can be predicted",
         "of VRAM, 1.46 GiB may be used",
         "gb-launch --vram 1572864000 --ram 8589934592 --stream off llama-server -m '",
         "-c 8192 -ub 512 -ngl 999",
@@ -61,7 +61,7 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     }
     let ctx = ["plan", path, "--vram", "1500MiB", "--json", "--ctx", "16384", "--parallel", "4", "--kv", "q8_0"];
     let plan = json(&mut greenboost(&place, &ctx));
-    let placement = &prediction(&plan, "extend_by_tensor")["placement"];
+    let placement = &prediction(&plan, "extend-in-place")["placement"];
     assert_eq!(placement["kv_inside"], 16384 * 16 * 2 * 512 / 32 * 34_u64);
     let environment = &plan["commands"]["llama_server_environment"];
     assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
@@ -140,32 +140,32 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
         let words = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB"];
         run(&mut on_gpu(&place, &[&words[..], more].concat(), "10"))
     };
-    let (status, text, _) = ask(&["--way", "combined"]);
+    let (status, text, _) = ask(&["--strategy", "combined"]);
     assert_eq!(status, Some(0), "{text}");
     for part in [
-        "* CPU and link together",
-        "Asked for: CPU and link together, ",
+        "* combined",
+        "Asked for: combined, ",
         "The CPU computes experts of ",
-        "\n  gb-launch --vram 1572864000 --ram 8589934592 --ring 109051904 --assist on llama-server -m '",
+        "\n  gb-launch --vram 1572864000 --ram 8589934592 --ring 109051904 --host-copy-prefetch on llama-server -m '",
         "-ot 'blk\\.(",
         ")\\.ffn_(up|down|gate|gate_up)_exps\\.=CPU' -lm none -t 4",
         "LLAMA_ARG_OVERRIDE_TENSOR='blk",
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    let (status, text, _) = ask(&["--way", "combined", "--stream", "off"]);
+    let (status, text, _) = ask(&["--strategy", "combined", "--stream", "off"]);
     assert_eq!(status, Some(1));
-    assert!(text.contains("CPU and link together was asked for: you have turned streaming off."), "{text}");
-    let (status, text, _) = ask(&["--way", "vram"]);
+    assert!(text.contains("combined was asked for: you have turned streaming off."), "{text}");
+    let (status, text, _) = ask(&["--strategy", "vram"]);
     assert_eq!(status, Some(1));
-    assert!(
-        text.contains("all in VRAM was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"),
-        "{text}"
-    );
-    let (status, _, stderr) = ask(&["--way", "fastest"]);
+    assert!(text.contains("vram was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"), "{text}");
+    let (status, _, stderr) = ask(&["--strategy", "fastest"]);
     assert_eq!(status, Some(2));
-    assert!(stderr.contains("allowed are vram, extend, extend-in-place, offload, assist, combined"), "{stderr}");
-    let (_, text, _) = ask(&["--way", "extend", "--ring", "64MiB"]);
+    assert!(
+        stderr.contains("allowed are vram, extend, extend-in-place, offload, host-copy-prefetch, combined"),
+        "{stderr}"
+    );
+    let (_, text, _) = ask(&["--strategy", "extend", "--ring", "64MiB"]);
     assert!(text.contains("ring 64 MiB") && text.contains(" --ring 67108864 "), "{text}");
     assert!(text.contains("GGML_CUDA_DISABLE_GRAPHS=1 gb-launch --vram "), "{text}");
 }
@@ -182,7 +182,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let command = plan["commands"]["llama_server"].as_str().expect("text");
     assert!(command.starts_with("llama-server -m '") && command.contains(" -ncmoe ") && command.contains(" -lm none"));
     let offload = prediction(&plan, "offload");
-    assert!(offload["decode"].as_f64() > prediction(&plan, "extend_by_tensor")["decode"].as_f64());
+    assert!(offload["decode"].as_f64() > prediction(&plan, "extend-in-place")["decode"].as_f64());
     let vram: u64 = ["kv_inside", "scratch"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
     let weights = &offload["placement"]["inside"];
     let weights =

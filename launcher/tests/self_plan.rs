@@ -31,7 +31,7 @@ fn on_a_gpu_the_command_gets_what_the_plan_says_is_best() {
     // Where the model does not fit: a slow link, and a slow CPU.
     for (link, cpu, vram, expected) in [
         (0.5, 40.0, Some("1500MiB"), "offload"),
-        (50.0, 5.0, Some("1500MiB"), "extend_by_tensor"),
+        (50.0, 5.0, Some("1500MiB"), "extend-in-place"),
         (5.0, 40.0, None, "vram"),
     ] {
         let (place, model) = place();
@@ -269,7 +269,7 @@ fn a_dry_run_shows_the_plan_and_whose_word_each_variable_is() {
     let (status, stdout, stderr) = run(&mut without_gpu(&place, place.launch(&words)));
     assert_eq!((status, stderr.as_str()), (Some(0), ""));
     for part in [
-        "plan         little moe: extend, by tensor, ",
+        "plan         little moe: extend-in-place, ",
         "    LLAMA_ARG_N_GPU_LAYERS=999\n",
         "    LLAMA_ARG_CTX_SIZE=8192\n",
         "    LLAMA_ARG_CTX_SIZE: the profile's 8192, the plan sets it",

@@ -10,7 +10,9 @@ use crate::values::{
 use greenboost_contract::kernel::{KernelRule, Read};
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
 use greenboost_contract::settings::threads;
-use greenboost_contract::{Assist, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream, size};
+use greenboost_contract::{
+    HostCopyPrefetch, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream, size,
+};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -78,7 +80,8 @@ struct Memory {
     stream: Option<Stream>,
     #[serde(default, deserialize_with = "at_least_granule")]
     ring: Option<u64>,
-    assist: Option<Assist>,
+    #[serde(alias = "assist")]
+    host_copy_prefetch: Option<HostCopyPrefetch>,
     page_cache: Option<PageCache>,
     #[serde(default, deserialize_with = "upload_threads")]
     upload_threads: Option<u32>,
@@ -212,7 +215,7 @@ impl File {
         set(&mut to.backings, &memory.backings);
         set(&mut to.spill, &memory.spill);
         set(&mut to.stream, &memory.stream);
-        set(&mut to.assist, &memory.assist);
+        set(&mut to.host_copy_prefetch, &memory.host_copy_prefetch);
         set(&mut to.page_cache, &memory.page_cache);
         set(&mut to.report_free, &report.free);
         set(&mut to.report_total, &report.total);

@@ -57,10 +57,27 @@ pub enum PlanFor {
     Runners,
 }
 
-/// Whether a framework's own copies of weights from its model file are served from VRAM that they were copied into
-/// ahead.
+/// How a model is run. `greenboost plan` shows what each would bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Everything in VRAM.
+    Vram,
+    /// One address over VRAM and RAM; weights outside VRAM are streamed.
+    Extend,
+    /// The same, and weights outside VRAM are read in place.
+    ExtendInPlace,
+    /// llama.cpp's own: the CPU computes with what is outside.
+    Offload,
+    /// The same, and the copies that llama.cpp makes for its prompts are prefetched.
+    HostCopyPrefetch,
+    /// The CPU computes with a part of what is outside, while the rest is streamed.
+    Combined,
+}
+
+/// Whether the copies that a framework makes of weights it keeps in host memory are served from VRAM, where they were
+/// prefetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Assist {
+pub enum HostCopyPrefetch {
     /// They are made as the program asks.
     #[default]
     Off,
@@ -80,7 +97,7 @@ pub enum PageCache {
 
 /// Gives an enum its written names, once, for the environment, profiles and messages alike.
 macro_rules! written {
-    ($type:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
+    ($type:ident { $($variant:ident = $text:literal $(| $alias:literal)*),+ $(,)? }) => {
         impl $type {
             /// The allowed spellings.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
@@ -90,9 +107,9 @@ macro_rules! written {
                 match self { $(Self::$variant => $text),+ }
             }
 
-            /// The value of a spelling, if it is one.
+            /// The value of a spelling, if it is one, or of one that it had before.
             pub fn from_name(text: &str) -> Option<Self> {
-                match text { $($text => Some(Self::$variant),)+ _ => None }
+                match text { $($text $(| $alias)* => Some(Self::$variant),)+ _ => None }
             }
         }
 
@@ -120,7 +137,15 @@ pub(crate) use written;
 
 written!(ReportFree { Extended = "extended", Clamped = "clamped", Vram = "vram" });
 written!(ReportTotal { Physical = "physical", Budget = "budget" });
-written!(Assist { Off = "off", On = "on" });
+written!(HostCopyPrefetch { Off = "off", On = "on" });
+written!(Strategy {
+    Vram = "vram",
+    Extend = "extend",
+    ExtendInPlace = "extend-in-place",
+    Offload = "offload",
+    HostCopyPrefetch = "host-copy-prefetch" | "assist",
+    Combined = "combined",
+});
 written!(PageCache { Off = "off", On = "on" });
 written!(Stream { Off = "off", On = "on" });
 written!(PlanFor { Never = "never", Command = "command", Runners = "runners" });

@@ -28,7 +28,7 @@ pub mod settings;
 pub mod size;
 pub mod value;
 
-pub use choices::{Assist, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Stream};
+pub use choices::{HostCopyPrefetch, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Strategy, Stream};
 pub use escape::escaped;
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

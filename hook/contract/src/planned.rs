@@ -2,8 +2,8 @@
 //! believed of an answer, whoever wrote it: a variable can change how a program is loaded.
 
 use crate::Settings;
-use crate::choices::{Assist, Stream};
-use crate::settings::{ASSIST, PLANNED, RING, STREAM};
+use crate::choices::{HostCopyPrefetch, Stream};
+use crate::settings::{HOST_COPY_PREFETCH, PLANNED, RING, STREAM};
 use crate::size::parse_size;
 
 /// What llama.cpp's variables begin with, each of which stands for one of its options.
@@ -39,7 +39,9 @@ impl Settings {
     fn take(&mut self, name: &str, value: &str) -> bool {
         match name {
             STREAM => Stream::from_name(value).map(|stream| self.stream = stream).is_some(),
-            ASSIST => Assist::from_name(value).map(|assist| self.assist = assist).is_some(),
+            HOST_COPY_PREFETCH => {
+                HostCopyPrefetch::from_name(value).map(|assist| self.host_copy_prefetch = assist).is_some()
+            }
             RING => parse_size(value).map(|bytes| self.ring = Some(bytes)).is_ok(),
             _ => false,
         }
@@ -56,19 +58,22 @@ mod tests {
 
     #[test]
     fn settings_are_taken_over_unless_fixed_and_the_rest_comes_back() {
-        let plan = owned(&[(STREAM, "on"), ("LLAMA_ARG_UBATCH", "512"), (ASSIST, "on"), (RING, "64MiB")]);
+        let plan = owned(&[(STREAM, "on"), ("LLAMA_ARG_UBATCH", "512"), (HOST_COPY_PREFETCH, "on"), (RING, "64MiB")]);
         let mut open = Settings::default();
         assert_eq!(open.adopt(plan.clone()), owned(&[("LLAMA_ARG_UBATCH", "512")]));
-        assert_eq!((open.stream, open.assist, open.ring), (Stream::On, Assist::On, Some(64 << 20)));
+        assert_eq!(
+            (open.stream, open.host_copy_prefetch, open.ring),
+            (Stream::On, HostCopyPrefetch::On, Some(64 << 20))
+        );
         let mut fixed = Settings { fixed: vec![STREAM.to_owned(), RING.to_owned()], ..Settings::default() };
         assert_eq!(fixed.adopt(plan).len(), 1);
-        assert_eq!((fixed.stream, fixed.assist, fixed.ring), (Stream::Off, Assist::On, None));
+        assert_eq!((fixed.stream, fixed.host_copy_prefetch, fixed.ring), (Stream::Off, HostCopyPrefetch::On, None));
     }
 
     #[test]
     fn a_plan_changes_these_settings_and_no_others() {
         for (name, value) in
-            [(STREAM, "off"), (ASSIST, "on"), (RING, "1GiB"), (DISABLE_GRAPHS, "1"), ("LLAMA_ARG_X", "")]
+            [(STREAM, "off"), (HOST_COPY_PREFETCH, "on"), (RING, "1GiB"), (DISABLE_GRAPHS, "1"), ("LLAMA_ARG_X", "")]
         {
             assert!(is_allowed(name, value), "{name}={value}");
         }

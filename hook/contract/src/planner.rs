@@ -10,7 +10,7 @@ use crate::Settings;
 use crate::choices::Spill;
 use crate::escape::escaped;
 use crate::planned::is_allowed;
-use crate::settings::{ASSIST, DISABLE, STREAM};
+use crate::settings::{DISABLE, HOST_COPY_PREFETCH, STREAM};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -89,12 +89,13 @@ impl Question<'_> {
         for (option, bytes) in [("--vram", settings.vram), ("--ram", settings.ram), ("--ring", settings.ring)] {
             command.args(bytes.map(|bytes| format!("{option}={bytes}")));
         }
-        for (option, variable, word) in
-            [("--stream", STREAM, settings.stream.name()), ("--assist", ASSIST, settings.assist.name())]
-        {
+        for (option, variable, word) in [
+            ("--stream", STREAM, settings.stream.name()),
+            ("--host-copy-prefetch", HOST_COPY_PREFETCH, settings.host_copy_prefetch.name()),
+        ] {
             command.args(settings.is_fixed(variable).then(|| format!("{option}={word}")));
         }
-        command.args(settings.way.as_ref().map(|way| format!("--way={way}")));
+        command.args(settings.strategy.map(|strategy| format!("--strategy={}", strategy.name())));
         command.args((settings.spill == Spill::Never).then_some("--no-spill"));
         command.args((!self.measure).then_some("--known"));
         command.arg("--").args(self.arguments);
@@ -166,7 +167,7 @@ fn stop(child: &mut Child) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::choices::Stream;
+    use crate::choices::{Strategy, Stream};
 
     fn shell(script: &str, limit: Duration) -> Answer {
         let mut command = Command::new("sh");
@@ -216,11 +217,11 @@ mod tests {
             vram: Some(1),
             ring: Some(2),
             fixed: vec![STREAM.to_owned()],
-            way: Some("vram".to_owned()),
+            strategy: Some(Strategy::Vram),
             spill: Spill::Never,
             ..Settings::default()
         };
-        assert_eq!(asked(&fixed), "answer --vram=1 --ring=2 --stream=off --way=vram --no-spill -- -m");
+        assert_eq!(asked(&fixed), "answer --vram=1 --ring=2 --stream=off --strategy=vram --no-spill -- -m");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 mod read;
 
-use crate::choices::{Assist, Layers, PageCache, ReportFree, ReportTotal, Spill, Stream};
+use crate::choices::{HostCopyPrefetch, Layers, PageCache, ReportFree, ReportTotal, Spill, Strategy, Stream};
 use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
 use crate::size;
@@ -73,12 +73,12 @@ pub const RING: &str = "GREENBOOST_RING";
 pub const PLAN: &str = "GREENBOOST_PLAN";
 /// The `greenboost` program that a llama-server among the target's children asks for a plan; without it none does.
 pub const PLANNER: &str = "GREENBOOST_PLANNER";
-/// The way to run a model that the user asked for, from [`WAYS`]; without it the plan takes the fastest.
-pub const WAY: &str = "GREENBOOST_WAY";
+/// The strategy that the user asked for: see [`Strategy`]; without it the plan takes the fastest.
+pub const STRATEGY: &str = "GREENBOOST_STRATEGY";
 /// Comma-separated variables of [`PLANNED`] that the user fixed, so that no plan changes them.
 pub const FIXED: &str = "GREENBOOST_FIXED";
-/// Whether a framework's own copies of weights are served ahead: see [`Assist`].
-pub const ASSIST: &str = "GREENBOOST_ASSIST";
+/// Whether the copies a framework makes of weights in host memory are prefetched: see [`HostCopyPrefetch`].
+pub const HOST_COPY_PREFETCH: &str = "GREENBOOST_HOST_COPY_PREFETCH";
 /// Whether weights outside VRAM stay in the page cache of their file: see [`PageCache`].
 pub const PAGE_CACHE: &str = "GREENBOOST_PAGE_CACHE";
 /// How many threads copy weights that are uploaded; 0 leaves uploads to the driver.
@@ -100,9 +100,9 @@ pub const RING_SHARE: u64 = 16;
 pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 
 /// The settings that a plan may change, unless the user has fixed them.
-pub const PLANNED: [&str; 3] = [STREAM, ASSIST, RING];
-/// The ways to run a model that a user can ask for by name; `greenboost plan` shows what each would bring.
-pub const WAYS: [&str; 6] = ["vram", "extend", "extend-in-place", "offload", "assist", "combined"];
+pub const PLANNED: [&str; 3] = [STREAM, HOST_COPY_PREFETCH, RING];
+/// Names that variables had before, and those they have now.
+pub const RENAMED: [(&str, &str); 2] = [("GREENBOOST_WAY", STRATEGY), ("GREENBOOST_ASSIST", HOST_COPY_PREFETCH)];
 
 /// What the hook does, as decided by a profile and the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -156,8 +156,8 @@ pub struct Settings {
     pub map: Option<PathBuf>,
     /// Whether weights outside VRAM are streamed.
     pub stream: Stream,
-    /// Whether a framework's own copies of weights are served from VRAM.
-    pub assist: Assist,
+    /// Whether the copies a framework makes of weights in host memory are served from VRAM.
+    pub host_copy_prefetch: HostCopyPrefetch,
     /// Whether weights outside VRAM stay in the page cache of their file.
     pub page_cache: PageCache,
     /// Threads that copy weights which are uploaded; `None`: half of the processors, up to 8.
@@ -170,9 +170,8 @@ pub struct Settings {
     pub plan: String,
     /// The program that plans for a llama-server among the children, if they are to ask.
     pub planner: Option<PathBuf>,
-    /// The way that plans have to take, from [`WAYS`]; `None`: the fastest.
-    #[serde(deserialize_with = "read::way")]
-    pub way: Option<String>,
+    /// The strategy that plans have to take; `None`: the fastest.
+    pub strategy: Option<Strategy>,
     /// Variables of [`PLANNED`] that plans have to leave as they are.
     #[serde(deserialize_with = "read::fixed")]
     pub fixed: Vec<String>,
@@ -203,13 +202,13 @@ impl Default for Settings {
             kernels: Vec::new(),
             map: None,
             stream: Stream::default(),
-            assist: Assist::default(),
+            host_copy_prefetch: HostCopyPrefetch::default(),
             page_cache: PageCache::default(),
             upload_threads: None,
             ring: None,
             plan: String::new(),
             planner: None,
-            way: None,
+            strategy: None,
             fixed: Vec::new(),
             trace: None,
         }
@@ -236,7 +235,7 @@ impl Settings {
             (PLACE, place::to_text(&self.place)),
             (KERNELS, kernel::to_text(&self.kernels)),
             (STREAM, self.stream.name().to_owned()),
-            (ASSIST, self.assist.name().to_owned()),
+            (HOST_COPY_PREFETCH, self.host_copy_prefetch.name().to_owned()),
             (PAGE_CACHE, self.page_cache.name().to_owned()),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
@@ -244,7 +243,7 @@ impl Settings {
         env.extend(self.kmod_device.as_ref().map(|path| (KMOD_DEVICE, path.to_string_lossy().into_owned())));
         env.extend(Some(&self.plan).filter(|plan| !plan.is_empty()).map(|plan| (PLAN, plan.clone())));
         env.extend(self.planner.as_ref().map(|path| (PLANNER, path.to_string_lossy().into_owned())));
-        env.extend(self.way.as_ref().map(|way| (WAY, way.clone())));
+        env.extend(self.strategy.map(|strategy| (STRATEGY, strategy.name().to_owned())));
         env.extend(Some(self.fixed.join(",")).filter(|fixed| !fixed.is_empty()).map(|fixed| (FIXED, fixed)));
         env.extend(self.trace.as_ref().map(|path| (TRACE, path.to_string_lossy().into_owned())));
         env.extend(self.vram.map(|bytes| (VRAM, bytes.to_string())));
@@ -279,13 +278,13 @@ impl Settings {
         KERNELS,
         MAP,
         STREAM,
-        ASSIST,
+        HOST_COPY_PREFETCH,
         PAGE_CACHE,
         UPLOAD_THREADS,
         RING,
         PLAN,
         PLANNER,
-        WAY,
+        STRATEGY,
         FIXED,
         TRACE,
     ];
@@ -340,13 +339,13 @@ mod tests {
             kernels: vec![KernelRule { name: "gemm".to_owned(), tensor: String::new(), read: kernel::Read::Stream }],
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
-            assist: Assist::On,
+            host_copy_prefetch: HostCopyPrefetch::On,
             page_cache: PageCache::On,
             upload_threads: Some(6),
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
             planner: Some("/usr/bin/greenboost".into()),
-            way: Some("combined".to_owned()),
+            strategy: Some(Strategy::Combined),
             fixed: vec![STREAM.to_owned(), RING.to_owned()],
             trace: Some("/tmp/trace.json".into()),
         };
@@ -372,10 +371,10 @@ mod tests {
             (PLACE, "ffn", "five fields"),
             (KERNELS, "ffn", "three fields"),
             (STREAM, "perhaps", "on"),
-            (ASSIST, "perhaps", "on"),
+            (HOST_COPY_PREFETCH, "perhaps", "on"),
             (PAGE_CACHE, "perhaps", "on"),
             (UPLOAD_THREADS, "65", "0 to 64"),
-            (WAY, "fastest", "extend-in-place"),
+            (STRATEGY, "fastest", "extend-in-place"),
         ] {
             let error = read(&[(name, value.to_owned())]).expect_err(name).to_string();
             assert!(error.contains(name) && error.contains(hint), "{error}");

@@ -13,7 +13,7 @@ mod tally;
 use crate::runtime::{Called, RUNTIME};
 use crate::{exit, follow, ggml, pressure};
 use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
-use greenboost_contract::{Assist, Layers, PageCache, Settings};
+use greenboost_contract::{HostCopyPrefetch, Layers, PageCache, Settings};
 use greenboost_intercept::inject::still::Gate;
 use greenboost_intercept::slot::Library;
 use greenboost_intercept::{guard, inject, slot};
@@ -92,7 +92,7 @@ fn start(executable: &str) {
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);
     ggml::install(settings.page_cache);
-    if settings.assist == Assist::On || settings.page_cache == PageCache::On {
+    if settings.host_copy_prefetch == HostCopyPrefetch::On || settings.page_cache == PageCache::On {
         follow::install();
     }
     let (standing, wanted) = (inject::standing().names(), settings.layers.names());

@@ -7,7 +7,7 @@
 //! The file itself is never written.
 
 use crate::runtime::Core;
-use greenboost_contract::{Assist, PageCache, Stream};
+use greenboost_contract::{HostCopyPrefetch, PageCache, Stream};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_memory::admission::Admission;
@@ -35,7 +35,9 @@ impl Core {
     /// Whether it matters what is written at all.
     pub fn wants_to_know_writes(&self) -> bool {
         let settings = self.memory.settings;
-        settings.stream == Stream::On || settings.assist == Assist::On || settings.page_cache == PageCache::On
+        settings.stream == Stream::On
+            || settings.host_copy_prefetch == HostCopyPrefetch::On
+            || settings.page_cache == PageCache::On
     }
 
     /// Begins to write to ranges.

@@ -36,7 +36,7 @@ pub mod upload;
 
 use engine::Engines;
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
-use greenboost_contract::{Assist, Stream, format_size};
+use greenboost_contract::{HostCopyPrefetch, Stream, format_size};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_memory::Memory;
@@ -146,7 +146,8 @@ impl Streaming {
     /// Bytes of VRAM that will be asked for when the first weight is copied a second time, and that a program which fills
     /// what is free should leave.
     pub fn kept_free(&self, device: &Device) -> u64 {
-        let later = self.memory.settings.assist == Assist::On && !self.engines.has(device.ordinal);
+        let later =
+            self.memory.settings.host_copy_prefetch == HostCopyPrefetch::On && !self.engines.has(device.ordinal);
         if later { self.ring_bytes(device) } else { 0 }
     }
 

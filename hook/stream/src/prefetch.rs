@@ -14,7 +14,7 @@ use super::index::Weight;
 use super::rules::NOT_FOR_KERNELS;
 use crate::Streaming;
 use crate::engine::session::Session;
-use greenboost_contract::Assist;
+use greenboost_contract::HostCopyPrefetch;
 use greenboost_cuda::RelaxedCapture;
 use greenboost_cuda::abi::*;
 use greenboost_memory::device::Device;
@@ -63,7 +63,7 @@ impl Streaming {
         stream: CUstream,
         wait: bool,
     ) -> Option<Status> {
-        if self.memory.settings.assist == Assist::Off || bytes < LEAST || self.may_capture() {
+        if self.memory.settings.host_copy_prefetch == HostCopyPrefetch::Off || bytes < LEAST || self.may_capture() {
             return None;
         }
         let part = Origin::of(self.memory, self.tensors, src, bytes)?;

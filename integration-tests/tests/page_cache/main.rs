@@ -169,8 +169,10 @@ fn a_private_mapping_serves_as_well_and_a_context_that_is_reset_or_a_model_that_
 #[test]
 fn copies_that_are_served_ahead_do_not_write_to_a_file() {
     let model = Model::new(1);
-    let world =
-        world("40MiB", "on").env(settings::STREAM, "on").env(settings::ASSIST, "on").env(settings::RING, "24MiB");
+    let world = world("40MiB", "on")
+        .env(settings::STREAM, "on")
+        .env(settings::HOST_COPY_PREFETCH, "on")
+        .env(settings::RING, "24MiB");
     let mut loaded = Loaded::start(&world, "mapped-like", &model, &["reload"]);
     assert!(bytes_in(&loaded.map(), HOME) > 16 << 20, "{}", loaded.target.log());
     loaded.until("ready");

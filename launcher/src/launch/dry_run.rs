@@ -3,7 +3,7 @@
 use super::Launch;
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
-use greenboost_contract::{Assist, PageCache, Settings, Stream, format_size};
+use greenboost_contract::{HostCopyPrefetch, PageCache, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 use std::path::Path;
@@ -103,11 +103,13 @@ fn kernels(settings: &Settings) -> String {
 
 fn streaming(settings: &Settings) -> String {
     let ring = settings.ring.map_or("a share of the VRAM".to_owned(), format_size);
-    match (settings.stream, settings.assist) {
-        (Stream::Off, Assist::Off) => "off: weights outside VRAM are read in place".to_owned(),
-        (Stream::On, Assist::Off) => format!("weights outside VRAM, through {ring}"),
-        (Stream::Off, Assist::On) => format!("llama.cpp's own copies, through {ring}"),
-        (Stream::On, Assist::On) => format!("weights outside VRAM and llama.cpp's own copies, through {ring}"),
+    match (settings.stream, settings.host_copy_prefetch) {
+        (Stream::Off, HostCopyPrefetch::Off) => "off: weights outside VRAM are read in place".to_owned(),
+        (Stream::On, HostCopyPrefetch::Off) => format!("weights outside VRAM, through {ring}"),
+        (Stream::Off, HostCopyPrefetch::On) => format!("llama.cpp's own copies, through {ring}"),
+        (Stream::On, HostCopyPrefetch::On) => {
+            format!("weights outside VRAM and llama.cpp's own copies, through {ring}")
+        }
     }
 }
 

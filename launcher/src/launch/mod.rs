@@ -12,11 +12,10 @@ mod settings;
 mod trace_file;
 mod variables;
 
-use crate::plan::predict::Way;
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::MOST_UPLOAD_THREADS;
-use greenboost_contract::{Assist, PageCache, PlanFor, Settings, Stream, parse_size};
+use greenboost_contract::{HostCopyPrefetch, PageCache, PlanFor, Settings, Strategy, Stream, parse_size};
 use greenboost_profiles::{Profile, Profiles};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -57,9 +56,9 @@ pub struct Options {
     /// VRAM that they are copied into, out of what --vram allows [default: the plan's, else a sixteenth of it].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ring: Option<u64>,
-    /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are served ahead: on or off.
-    #[arg(long, value_name = "ON|OFF")]
-    pub assist: Option<Assist>,
+    /// Whether the copies that llama.cpp makes of the layers it keeps in RAM are prefetched into VRAM: on or off.
+    #[arg(long, value_name = "ON|OFF", alias = "assist")]
+    pub host_copy_prefetch: Option<HostCopyPrefetch>,
     /// Whether weights outside VRAM stay in the page cache of the model file, rather than in a copy in RAM: on or off.
     #[arg(long, value_name = "ON|OFF")]
     pub page_cache: Option<PageCache>,
@@ -68,11 +67,12 @@ pub struct Options {
     /// 0 leaves that to the driver, which copies with one thread.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_UPLOAD_THREADS)))]
     pub upload_threads: Option<u32>,
-    /// Run the model this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined.
+    /// Run the model with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
+    /// host-copy-prefetch or combined.
     ///
     /// `greenboost plan MODEL` shows what each would bring.
-    #[arg(long, value_name = "WAY", value_parser = Way::from_name, conflicts_with = "no_plan")]
-    pub way: Option<Way>,
+    #[arg(long, value_name = "STRATEGY", alias = "way", conflicts_with = "no_plan")]
+    pub strategy: Option<Strategy>,
     /// Do not plan for the model: set no variables of llama.cpp but the profile's.
     #[arg(long)]
     pub no_plan: bool,
@@ -166,9 +166,9 @@ fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) 
         }
     }
     let hook = hook_file::find(user.own.get(std::ffi::OsStr::new(hook_file::VARIABLE)).map(OsString::as_os_str))?;
-    if options.way.is_some() && profile.plan == PlanFor::Never {
+    if options.strategy.is_some() && profile.plan == PlanFor::Never {
         return Err(Refusal::usage(format!(
-            "--way is the plan's, and nothing is planned for what the profile {} is for: leave it out, or place by hand",
+            "--strategy is the plan's, and nothing is planned for what the profile {} is for: leave it out, or place by hand",
             profile.name
         )));
     }

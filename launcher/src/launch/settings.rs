@@ -9,10 +9,10 @@ use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
-use greenboost_contract::{Assist, Settings, Stream, format_size};
+use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +41,12 @@ impl Environment {
             if own.get(&name).is_some_and(|value| fingerprint(&value.to_string_lossy()) == mark) {
                 own.remove(&name);
                 outer.push(name);
+            }
+        }
+        // A name of before means what its new one means, where that is not set.
+        for (before, now) in settings::RENAMED {
+            if let Some(value) = own.remove(OsStr::new(before)) {
+                own.entry(OsString::from(now)).or_insert(value);
             }
         }
         Self { own, outer }
@@ -88,11 +94,11 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     }
     merged.stream = options.stream.unwrap_or(merged.stream);
     merged.ring = options.ring.or(merged.ring);
-    merged.assist = options.assist.unwrap_or(merged.assist);
+    merged.host_copy_prefetch = options.host_copy_prefetch.unwrap_or(merged.host_copy_prefetch);
     merged.page_cache = options.page_cache.unwrap_or(merged.page_cache);
     merged.upload_threads = options.upload_threads.or(merged.upload_threads);
     merged.fixed = fixed(options, user, &profile.settings);
-    merged.way = options.way.and_then(|way| way.row().asked_as).map(str::to_owned).or(merged.way);
+    merged.strategy = options.strategy.or(merged.strategy);
     if let Some(path) = options.log.clone().or_else(|| merged.log.clone()) {
         merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
     }
@@ -123,7 +129,10 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
 fn fixed(options: &Options, user: &Environment, profile: &Settings) -> Vec<String> {
     let said = [
         (settings::STREAM, options.stream.is_some() || profile.stream == Stream::Off),
-        (settings::ASSIST, options.assist.is_some() || profile.assist == Assist::On),
+        (
+            settings::HOST_COPY_PREFETCH,
+            options.host_copy_prefetch.is_some() || profile.host_copy_prefetch == HostCopyPrefetch::On,
+        ),
         (settings::RING, options.ring.is_some()),
     ];
     let said = said.into_iter().filter(|(name, said)| *said || user.get(name).is_some());

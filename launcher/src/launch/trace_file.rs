@@ -2,7 +2,7 @@
 
 use super::refusal::Refusal;
 use super::settings::writable;
-use greenboost_contract::{Assist, Settings, Stream};
+use greenboost_contract::{HostCopyPrefetch, Settings, Stream};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// When it cannot be written, is something else than a trace, or when nothing would be traced.
 pub fn check(path: &Path, settings: &Settings) -> Result<PathBuf, Refusal> {
-    if settings.stream == Stream::Off && settings.assist == Assist::Off {
+    if settings.stream == Stream::Off && settings.host_copy_prefetch == HostCopyPrefetch::Off {
         return Err(Refusal::usage("--trace shows what is streamed, and streaming is off: add --stream on"));
     }
     let absolute = writable("trace", "--trace", path, true)?;

@@ -95,8 +95,8 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
     let ring = plan.wishes.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
     // Streaming is what the profiles start from.
     let switches = row.sets.iter().filter(|set| **set != (STREAM, "on"));
-    let switches =
-        switches.map(|(name, value)| format!("{} {value} ", if *name == STREAM { "--stream" } else { "--assist" }));
+    let switches = switches
+        .map(|(name, value)| format!("{} {value} ", if *name == STREAM { "--stream" } else { "--host-copy-prefetch" }));
     let direct = if prediction.direct { format!("{DISABLE_GRAPHS}=1 ") } else { String::new() };
     format!(
         "{direct}gb-launch {}{}{}{}",

@@ -5,7 +5,7 @@ use super::measure::Figures;
 use super::predict::{Asked, Setting, UBATCHES, Way, ring};
 use crate::machine::Machine;
 use clap::Args;
-use greenboost_contract::{Assist, Settings, Stream, parse_size};
+use greenboost_contract::{HostCopyPrefetch, Settings, Stream, parse_size};
 
 /// The context of the shipped llama-server profile: see there.
 const CONTEXT: u64 = 8192;
@@ -35,9 +35,9 @@ pub struct Wishes {
     /// Type of the KV cache: f16, q8_0, q4_0 and others [default: f16].
     #[arg(long, value_name = "TYPE", value_parser = kv_types)]
     pub kv: Option<KvTypes>,
-    /// Run it this way, also where another is faster: vram, extend, extend-in-place, offload, assist or combined
-    /// [default: the fastest].
-    #[arg(long, value_name = "WAY", value_parser = Way::from_name)]
+    /// Run it with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
+    /// host-copy-prefetch or combined [default: the fastest].
+    #[arg(long = "strategy", value_name = "STRATEGY", alias = "way", value_parser = Way::from_name)]
     pub way: Option<Way>,
     /// Whether weights outside VRAM are streamed: on or off [default: as suits the way].
     #[arg(long, value_name = "ON|OFF")]
@@ -46,10 +46,10 @@ pub struct Wishes {
     /// most].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ring: Option<u64>,
-    /// Whether the copies that llama.cpp makes of what it keeps in RAM are served ahead: on or off [default: as suits
-    /// the way].
-    #[arg(long, value_name = "ON|OFF")]
-    pub assist: Option<Assist>,
+    /// Whether the copies that llama.cpp makes of what it keeps in RAM are prefetched into VRAM: on or off [default: as
+    /// suits the strategy].
+    #[arg(long, value_name = "ON|OFF", alias = "assist")]
+    pub host_copy_prefetch: Option<HostCopyPrefetch>,
     /// Nothing may leave VRAM, as with `spill = "never"` in a profile.
     #[arg(long)]
     pub no_spill: bool,
@@ -62,7 +62,7 @@ fn kv_types(name: &str) -> Result<KvTypes, String> {
 impl Wishes {
     /// What is decided about the way.
     pub fn asked(&self) -> Asked {
-        Asked { way: self.way, stream: self.stream, assist: self.assist }
+        Asked { way: self.way, stream: self.stream, host_copy_prefetch: self.host_copy_prefetch }
     }
 
     /// Every choice made for this model on this machine, and the micro-batches to try.

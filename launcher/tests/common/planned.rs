@@ -8,15 +8,14 @@ use std::process::Command;
 pub type Variables = BTreeMap<String, String>;
 
 /// A program that prints what it got of the plan.
-pub const SHOW: &str =
-    "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GGML_|GREENBOOST_(PLAN|STREAM|ASSIST|RING)=)' | sort\necho end\n";
+pub const SHOW: &str = "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GGML_|GREENBOOST_(PLAN|STREAM|HOST_COPY_PREFETCH|RING)=)' | sort\necho end\n";
 
 pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// What every command gets that a plan may change, whatever the plan says.
-pub const STREAMING: [(&str, &str); 2] = [("GREENBOOST_STREAM", "on"), ("GREENBOOST_ASSIST", "off")];
+pub const STREAMING: [(&str, &str); 2] = [("GREENBOOST_STREAM", "on"), ("GREENBOOST_HOST_COPY_PREFETCH", "off")];
 
 /// What is set where nothing was planned.
 pub fn only_the_profile() -> Variables {

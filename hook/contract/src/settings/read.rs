@@ -1,6 +1,6 @@
 //! How the variables are read: each value by serde, and what is wrong with it under its variable's name.
 
-use super::{BACKING_NAMES, GRANULE, MOST_UPLOAD_THREADS, PLANNED, WAYS};
+use super::{BACKING_NAMES, GRANULE, MOST_UPLOAD_THREADS, PLANNED};
 use crate::{size, value};
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -45,12 +45,6 @@ pub(super) fn backings<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>
 pub(super) fn fixed<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     let known = |name: &String| PLANNED.contains(&name.as_str());
     value::text(from, |text| Ok(words(text).into_iter().filter(known).collect()))
-}
-
-pub(super) fn way<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
-    value::text(from, |name| {
-        if WAYS.contains(&name) { Ok(Some(name.to_owned())) } else { Err(format!("allowed are {}", WAYS.join(", "))) }
-    })
 }
 
 /// A variable whose value the hook cannot use.

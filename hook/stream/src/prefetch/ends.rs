@@ -2,7 +2,7 @@
 
 use super::origin;
 use crate::Streaming;
-use greenboost_contract::Assist;
+use greenboost_contract::HostCopyPrefetch;
 use greenboost_cuda::abi::CUcontext;
 use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_intercept::failpoint::{self, Fault};
@@ -40,7 +40,7 @@ impl Streaming {
 
     /// The driver is about to give back pinned memory, all that belongs to an address. On return nothing reads it any more.
     pub fn host_memory_goes(&self, at: u64) {
-        let is_off = self.memory.settings.assist == Assist::Off;
+        let is_off = self.memory.settings.host_copy_prefetch == HostCopyPrefetch::Off;
         if is_off || !self.knows_pinned() || failpoint::is(Fault::PinnedStays) {
             return;
         }

@@ -171,10 +171,10 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
         for (way, plan, vram, load, rules, stream) in [
             ("vram", &whole, kv + scratch + weights + (64 << 20), "tensors", &[][..], "off"),
             ("extend", &tight, room, "blind", &[], "off"),
-            ("extend_by_tensor", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "off"),
-            ("extend_streaming", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "on"),
+            ("extend-in-place", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "off"),
+            ("extend", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "on"),
         ] {
-            if way == "extend_by_tensor" && model.experts == 0 {
+            if way == "extend-in-place" && model.experts == 0 {
                 // Every token reads every weight: which of them are outside makes no difference.
                 continue;
             }
@@ -212,7 +212,7 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
 
 fn prediction<'a>(plan: &'a Value, way: &str) -> Result<&'a Value> {
     let mut all = plan["predictions"].as_array().into_iter().flatten();
-    all.find(|prediction| prediction["way"] == way).with_context(|| format!("no {way} in {plan}"))
+    all.find(|prediction| prediction["strategy"] == way).with_context(|| format!("no {way} in {plan}"))
 }
 
 fn print(rows: &[Row]) {

@@ -5,7 +5,7 @@ use super::tests::{h200, setting};
 use super::*;
 use crate::plan::measure::{Cpu, Figures, Rates, Together};
 use crate::plan::test_models::{dense, facts, moe};
-use greenboost_contract::{Assist, Stream};
+use greenboost_contract::{HostCopyPrefetch, Stream};
 
 /// The H200's GPU, with a CPU and a link of so many GB/s, and RAM that gives so much to both at once.
 fn machine(cpu: f64, link: f64, ram: f64) -> Rig {
@@ -202,7 +202,7 @@ fn what_the_user_turned_on_or_off_rules_ways_out() {
         [Way::ExtendStreaming, Way::Offload, Way::Assist, Way::Combined]
     );
     assert_eq!(
-        possible(Asked { assist: Some(Assist::On), ..none }),
+        possible(Asked { host_copy_prefetch: Some(HostCopyPrefetch::On), ..none }),
         [Way::ExtendByTensor, Way::Extend, Way::ExtendStreaming, Way::Assist, Way::Combined]
     );
     let both = Asked { way: Some(Way::Combined), stream: Some(Stream::Off), ..none };

@@ -27,6 +27,7 @@ pub const UBATCHES: [u64; 2] = [512, 2048];
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
     /// The way.
+    #[serde(rename = "strategy")]
     pub way: Way,
     /// Why it cannot be done here.
     pub problem: Option<String>,

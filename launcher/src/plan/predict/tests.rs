@@ -353,9 +353,12 @@ fn every_way_has_its_row() {
     for (index, row) in WAYS.iter().enumerate() {
         assert_eq!((row.way as usize, row.way.row().name), (index, row.name));
     }
-    let mut names: Vec<_> = WAYS.iter().filter_map(|row| row.asked_as).collect();
-    let mut known = greenboost_contract::settings::WAYS.to_vec();
-    names.sort_unstable();
-    known.sort_unstable();
-    assert_eq!(names, known, "what a setting may say is what there is");
+    for name in greenboost_contract::Strategy::NAMES {
+        let way = Way::from_name(name).expect("what a setting may say is what there is");
+        assert_eq!(way.row().name, *name);
+    }
+    for row in WAYS {
+        assert_eq!(serde_json::json!(row.way), row.name, "one name everywhere");
+    }
+    assert_eq!(Way::from_name("assist"), Ok(Way::Assist), "its name of before");
 }

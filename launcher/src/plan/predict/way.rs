@@ -1,25 +1,29 @@
 //! The ways to run a model, and what each needs to be set.
 
 use super::speed::{Decode, Prefill};
-use greenboost_contract::settings::{ASSIST, STREAM};
-use greenboost_contract::{Assist, Stream};
+use greenboost_contract::settings::{HOST_COPY_PREFETCH, STREAM};
+use greenboost_contract::{HostCopyPrefetch, Strategy, Stream};
 use serde::Serialize;
 
 /// A way to run a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// Everything in VRAM.
     Vram,
     /// One address over VRAM and RAM, read in place, with each tensor in its place: experts leave VRAM first.
+    #[serde(rename = "extend-in-place")]
     ExtendByTensor,
     /// The same where the program's ggml cannot be listened to: what does not fit is whatever came last.
+    #[serde(rename = "extend-blind")]
     Extend,
     /// By tensor, and weights outside are copied ahead of the kernels that use them.
+    #[serde(rename = "extend")]
     ExtendStreaming,
     /// The framework's own: the CPU computes with what is outside, tuned to fill VRAM.
     Offload,
     /// The framework's own, with the copies for its prompts made ahead by GreenBoost.
+    #[serde(rename = "host-copy-prefetch")]
     Assist,
     /// The CPU computes the feed-forward networks of some layers while the link brings weights of the others.
     Combined,
@@ -30,10 +34,10 @@ pub enum Way {
 pub struct Row {
     /// The way.
     pub way: Way,
-    /// In reports.
+    /// Its name, in reports, JSON and options.
     pub name: &'static str,
-    /// The name to ask for it by. Nobody can choose to be blind.
-    pub asked_as: Option<&'static str>,
+    /// What to ask for it by. Nobody can choose to be blind.
+    pub asked_as: Option<Strategy>,
     /// How decode reaches weights outside VRAM.
     pub decode: Decode,
     /// How a prompt does.
@@ -46,25 +50,25 @@ pub struct Row {
 
 const STREAMED: (&str, &str) = (STREAM, "on");
 const IN_PLACE: (&str, &str) = (STREAM, "off");
-const ASSISTED: (&str, &str) = (ASSIST, "on");
-const ALONE: (&str, &str) = (ASSIST, "off");
+const ASSISTED: (&str, &str) = (HOST_COPY_PREFETCH, "on");
+const ALONE: (&str, &str) = (HOST_COPY_PREFETCH, "off");
 
 /// The ways, in the enum's order. All have run on a real GPU: docs/benchmarks.
 #[rustfmt::skip]
 pub const WAYS: &[Row] = &[
-    Row { way: Way::Vram, name: "all in VRAM", asked_as: Some("vram"),
+    Row { way: Way::Vram, name: "vram", asked_as: Some(Strategy::Vram),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[] },
-    Row { way: Way::ExtendByTensor, name: "extend, by tensor", asked_as: Some("extend-in-place"),
+    Row { way: Way::ExtendByTensor, name: "extend-in-place", asked_as: Some(Strategy::ExtendInPlace),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::Extend, name: "extend, blind", asked_as: None,
+    Row { way: Way::Extend, name: "extend-blind", asked_as: None,
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::ExtendStreaming, name: "extend, streaming", asked_as: Some("extend"),
+    Row { way: Way::ExtendStreaming, name: "extend", asked_as: Some(Strategy::Extend),
           decode: Decode::Streamed, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED] },
-    Row { way: Way::Offload, name: "llama.cpp's CPU offload", asked_as: Some("offload"),
+    Row { way: Way::Offload, name: "offload", asked_as: Some(Strategy::Offload),
           decode: Decode::Cpu, prefill: Prefill::Copied, has_ring: false, sets: &[ALONE] },
-    Row { way: Way::Assist, name: "assisted CPU offload", asked_as: Some("assist"),
+    Row { way: Way::Assist, name: "host-copy-prefetch", asked_as: Some(Strategy::HostCopyPrefetch),
           decode: Decode::Cpu, prefill: Prefill::AheadInBlock, has_ring: true, sets: &[ASSISTED] },
-    Row { way: Way::Combined, name: "CPU and link together", asked_as: Some("combined"),
+    Row { way: Way::Combined, name: "combined", asked_as: Some(Strategy::Combined),
           decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED] },
 ];
 
@@ -87,8 +91,9 @@ impl Way {
     /// # Errors
     /// What is allowed.
     pub fn from_name(name: &str) -> Result<Self, String> {
-        let found = WAYS.iter().find(|row| row.asked_as == Some(name)).map(|row| row.way);
-        found.ok_or_else(|| format!("allowed are {}", greenboost_contract::settings::WAYS.join(", ")))
+        let strategy: Strategy = name.parse()?;
+        let found = WAYS.iter().find(|row| row.asked_as == Some(strategy)).map(|row| row.way);
+        found.ok_or_else(|| format!("{name} cannot be planned for"))
     }
 
     /// Whether the framework believes everything is on the GPU.
@@ -117,7 +122,7 @@ pub struct Asked {
     /// Whether weights are streamed.
     pub stream: Option<Stream>,
     /// Whether llama.cpp's copies are served.
-    pub assist: Option<Assist>,
+    pub host_copy_prefetch: Option<HostCopyPrefetch>,
 }
 
 impl Asked {
@@ -125,7 +130,7 @@ impl Asked {
     pub fn objection(&self, row: &Row) -> Option<String> {
         let fixed = |name: &str| match name {
             STREAM => self.stream.map(|stream| ("streaming", stream.name())),
-            ASSIST => self.assist.map(|assist| ("assist", assist.name())),
+            HOST_COPY_PREFETCH => self.host_copy_prefetch.map(|prefetch| ("host-copy prefetch", prefetch.name())),
             _ => None,
         };
         let mut set = row.sets.iter().filter_map(|(name, value)| fixed(name).filter(|(_, is)| is != value));

@@ -15,8 +15,8 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
         let words = [&budgets[..], options, &["./llama-server", "-m", &model], more].concat();
         with_gpu(&place, place.launch(&words), "40")
     };
-    let (combined, line) = got(launch(&["--way", "combined"], &[]));
-    assert!(line.contains("CPU and link together (the CPU computes in "), "{line}");
+    let (combined, line) = got(launch(&["--strategy", "combined"], &[]));
+    assert!(line.contains("combined (the CPU computes in "), "{line}");
     let pattern = &combined["LLAMA_ARG_OVERRIDE_TENSOR"];
     assert!(
         pattern.starts_with(r"blk\.(0|") && pattern.ends_with(r")\.ffn_(up|down|gate|gate_up)_exps\.=CPU"),
@@ -27,39 +27,47 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
         ("LLAMA_ARG_LOAD_MODE", "none"),
         ("LLAMA_ARG_THREADS", "4"),
         ("GREENBOOST_STREAM", "on"),
-        ("GREENBOOST_ASSIST", "on"),
+        ("GREENBOOST_HOST_COPY_PREFETCH", "on"),
     ] {
         assert_eq!(combined.get(name).map(String::as_str), Some(value), "{name}");
     }
     assert!(!combined.contains_key("GGML_CUDA_DISABLE_GRAPHS"), "of experts nothing is copied in answers");
     let mut by_variable = launch(&[], &[]);
-    by_variable.env("GREENBOOST_WAY", "combined");
+    by_variable.env("GREENBOOST_STRATEGY", "combined");
     assert_eq!(got(by_variable).0, combined);
-    let (assisted, line) = got(launch(&["--way", "assist"], &[]));
-    assert!(line.contains("assisted CPU offload") && assisted["GREENBOOST_ASSIST"] == "on", "{line}");
+    let (assisted, line) = got(launch(&["--strategy", "host-copy-prefetch"], &[]));
+    assert!(line.contains("host-copy-prefetch") && assisted["GREENBOOST_HOST_COPY_PREFETCH"] == "on", "{line}");
     assert!(assisted.contains_key("LLAMA_ARG_N_CPU_MOE") && !assisted.contains_key("GGML_CUDA_DISABLE_GRAPHS"));
-    let (streamed, _) = got(launch(&["--way", "extend", "--ring", "64MiB"], &[]));
+    let (streamed, _) = got(launch(&["--strategy", "extend", "--ring", "64MiB"], &[]));
     assert_eq!((&*streamed["GREENBOOST_STREAM"], &*streamed["GREENBOOST_RING"]), ("on", "67108864"));
     assert_eq!(streamed["GGML_CUDA_DISABLE_GRAPHS"], "1");
 
     // The user's own words stay.
-    let mut command = launch(&["--way", "combined"], &["-t", "2"]);
+    let mut command = launch(&["--strategy", "combined"], &["-t", "2"]);
     command.env("LLAMA_ARG_LOAD_MODE", "mmap");
     let mut own = combined.clone();
     own.remove("LLAMA_ARG_THREADS");
     own.extend(variables(&[("LLAMA_ARG_LOAD_MODE", "mmap")]));
     assert_eq!(got(command).0, own);
-    let mut command = launch(&["--way", "extend"], &[]);
+    let mut command = launch(&["--strategy", "extend"], &[]);
     command.env("GGML_CUDA_DISABLE_GRAPHS", "0");
     assert_eq!(got(command).0["GGML_CUDA_DISABLE_GRAPHS"], "0");
     // What cannot be had stops nobody, and a name that is none is refused.
-    let (none, line) = got(launch(&["--way", "combined", "--stream", "off"], &[]));
-    assert_eq!(line, "none: CPU and link together was asked for: you have turned streaming off");
+    let (none, line) = got(launch(&["--strategy", "combined", "--stream", "off"], &[]));
+    assert_eq!(line, "none: combined was asked for: you have turned streaming off");
     assert_eq!(none["GREENBOOST_STREAM"], "off");
-    refused(&mut launch(&["--way", "fastest"], &[]), 2, &["--way", "allowed are vram, extend, extend-in-place"]);
-    refused(&mut place.launch(&["--way", "extend", "env"]), 2, &["--way", "nothing is planned for", "generic"]);
+    refused(
+        &mut launch(&["--strategy", "fastest"], &[]),
+        2,
+        &["--strategy", "allowed are vram, extend, extend-in-place"],
+    );
+    refused(
+        &mut place.launch(&["--strategy", "extend", "env"]),
+        2,
+        &["--strategy", "nothing is planned for", "generic"],
+    );
     // Each variable is set once.
-    let (_, shown, _) = run(&mut launch(&["--dry-run", "--way", "extend"], &[]));
+    let (_, shown, _) = run(&mut launch(&["--dry-run", "--strategy", "extend"], &[]));
     for name in ["GREENBOOST_STREAM", "GREENBOOST_RING", "GGML_CUDA_DISABLE_GRAPHS"] {
         assert_eq!(shown.matches(&format!("    {name}=")).count(), 1, "{name} in\n{shown}");
     }
@@ -74,19 +82,19 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
         with_gpu(&place, place.launch(&words), "50")
     };
     let (open, line) = got(launch(&[]));
-    assert!(line.contains("extend, by tensor") && open["GREENBOOST_STREAM"] == "off", "the profile said on: {line}");
+    assert!(line.contains("extend-in-place") && open["GREENBOOST_STREAM"] == "off", "the profile said on: {line}");
     let (fixed, line) = got(launch(&["--stream", "on"]));
-    assert!(line.contains("extend, streaming") && fixed["GREENBOOST_STREAM"] == "on", "{line}");
+    assert!(line.contains(": extend, ") && fixed["GREENBOOST_STREAM"] == "on", "{line}");
 
     // A faster way that streams is not taken where it is off.
     known_machine(&place, 5.0, 40.0);
-    let (open, line) = got(launch(&["--way", "extend"]));
-    assert!(line.contains("extend, streaming") && open["GREENBOOST_STREAM"] == "on", "{line}");
+    let (open, line) = got(launch(&["--strategy", "extend"]));
+    assert!(line.contains(": extend, ") && open["GREENBOOST_STREAM"] == "on", "{line}");
     for off in ["--stream", "variable", "profile"] {
         let options = match off {
-            "--stream" => vec!["--way", "extend", "--stream", "off"],
-            "profile" => vec!["--way", "extend", "--profile", "mine"],
-            _ => vec!["--way", "extend"],
+            "--stream" => vec!["--strategy", "extend", "--stream", "off"],
+            "profile" => vec!["--strategy", "extend", "--profile", "mine"],
+            _ => vec!["--strategy", "extend"],
         };
         place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nstream = 'off'");
         let mut command = launch(&options);
@@ -123,5 +131,30 @@ fn a_model_that_may_not_leave_vram_and_does_not_fit_fails_and_is_not_slow_in_sil
     command.env("LLAMA_ARG_FIT", "on");
     assert_eq!(got(command).0["LLAMA_ARG_FIT"], "on");
     let (set, line) = got(launch("3500MiB", &[]));
-    assert!(line.contains("all in VRAM") && !set.contains_key("LLAMA_ARG_FIT"), "{line}");
+    assert!(line.contains(": vram, ") && !set.contains_key("LLAMA_ARG_FIT"), "{line}");
+}
+
+#[test]
+fn names_of_before_are_taken_for_what_they_are_called_now() {
+    let (place, model) = place();
+    known_machine(&place, 5.0, 40.0);
+    let launch = |options: &[&str]| {
+        let words = [&["--vram", "1500MiB", "--ram", "4GiB"], options, &["./llama-server", "-m", &model]].concat();
+        with_gpu(&place, place.launch(&words), "40")
+    };
+    let now = got(launch(&["--strategy", "host-copy-prefetch"]));
+    assert_eq!(got(launch(&["--way", "assist"])), now);
+    let mut by_variable = launch(&[]);
+    by_variable.env("GREENBOOST_WAY", "assist");
+    assert_eq!(got(by_variable), now);
+    let (off, _) = got(launch(&["--assist", "off"]));
+    assert_eq!(off["GREENBOOST_HOST_COPY_PREFETCH"], "off");
+    let mut by_variable = launch(&[]);
+    by_variable.env("GREENBOOST_ASSIST", "off");
+    assert_eq!(got(by_variable).0["GREENBOOST_HOST_COPY_PREFETCH"], "off");
+    place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nassist = 'on'");
+    let (on, _) = got(launch(&["--profile", "mine", "--no-plan"]));
+    assert_eq!(on["GREENBOOST_HOST_COPY_PREFETCH"], "on");
+    let (_, help, _) = run(&mut place.launch(&["--help"]));
+    assert!(help.contains("--strategy") && !help.contains("--way") && !help.contains("--assist"), "{help}");
 }
