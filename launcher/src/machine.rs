@@ -1,8 +1,9 @@
 //! What the system says about itself, read below a root folder so that tests can make machines up.
 
 use crate::procfs::processes;
+use greenboost_contract::ram;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A machine.
 #[derive(Debug, Clone)]
@@ -48,9 +49,10 @@ impl Machine {
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// Bytes of RAM that can be used without swapping.
+    /// Bytes of RAM that can be used without swapping and within the memory limits of this process, as the hook counts
+    /// them.
     pub fn available(&self) -> Option<u64> {
-        Some(self.meminfo("MemAvailable")? << 10)
+        ram::available(&self.root, 0)
     }
 
     /// The word in brackets of a file such as `always [madvise] never`.
@@ -75,25 +77,7 @@ impl Machine {
 
     /// The tightest memory limit of the cgroups this process is in, in bytes.
     pub fn cgroup_limit(&self) -> Option<u64> {
-        let groups = self.text("/proc/self/cgroup")?;
-        let limits = groups.lines().filter_map(|line| {
-            let mut fields = line.splitn(3, ':').skip(1);
-            let (controllers, group) = (fields.next()?, fields.next()?);
-            // Version 2 has one tree and an empty list of controllers; version 1 a tree for each.
-            let (tree, file) = match controllers {
-                "" => ("/sys/fs/cgroup", "memory.max"),
-                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-                _ => return None,
-            };
-            let tree = self.path(tree);
-            let inner = tree.join(group.trim_start_matches('/'));
-            inner
-                .ancestors()
-                .take_while(|folder| folder.starts_with(&tree))
-                .filter_map(|folder| limit(&folder.join(file)))
-                .min()
-        });
-        limits.min()
+        ram::cgroup_limit(&self.root)
     }
 
     /// Whether greenboost.ko is loaded.
@@ -110,11 +94,6 @@ impl Machine {
     }
 }
 
-/// A limit file's number; "max" and version 1's "9223372036854771712" are none.
-fn limit(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|bytes| *bytes < 1 << 60)
-}
-
 #[cfg(test)]
 pub mod tests {
     use super::*;
@@ -129,21 +108,6 @@ pub mod tests {
             fs::write(path, text).expect("file");
         }
         (folder, machine)
-    }
-
-    #[test]
-    fn the_tightest_limit_on_the_way_up_counts_in_both_versions() {
-        let (_keep, two) = made_of(&[
-            ("/proc/self/cgroup", "0::/a/b\n"),
-            ("/sys/fs/cgroup/a/b/memory.max", "max\n"),
-            ("/sys/fs/cgroup/a/memory.max", "1073741824\n"),
-        ]);
-        assert_eq!(two.cgroup_limit(), Some(1 << 30));
-        let (_keep, one) = made_of(&[
-            ("/proc/self/cgroup", "4:memory:/x\n1:cpu:/y\n"),
-            ("/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n"),
-        ]);
-        assert_eq!(one.cgroup_limit(), None);
     }
 
     #[test]

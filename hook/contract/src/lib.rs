@@ -11,6 +11,7 @@
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
 //! * [`planned`]: what such an answer may set;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
+//! * [`ram`]: how much system RAM may still be taken;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
 //!
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
@@ -23,6 +24,7 @@ pub mod place;
 pub mod planned;
 pub mod planner;
 pub mod probe;
+pub mod ram;
 pub mod record;
 pub mod settings;
 pub mod size;
