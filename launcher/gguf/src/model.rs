@@ -108,11 +108,12 @@ fn number_of_tensors(metadata: &Metadata) -> Option<u64> {
 
 fn header(path: &Path) -> Result<(File, Header), Error> {
     let failed = |error| Error::of(path, Problem::Io(error));
-    let source = fs::File::open(path).map_err(failed)?;
-    let about = source.metadata().map_err(failed)?;
+    // Before it is opened: a FIFO would be waited for.
+    let about = fs::metadata(path).map_err(failed)?;
     if !about.is_file() {
         return Err(failed(std::io::Error::other("it is not a file")));
     }
+    let source = fs::File::open(path).map_err(failed)?;
     let header = read(source, about.len()).map_err(|error| error.in_file(path))?;
     Ok((File { path: path.to_owned(), bytes: about.len() }, header))
 }

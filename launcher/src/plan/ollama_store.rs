@@ -23,7 +23,9 @@ struct Layer {
 
 /// The folders Ollama may keep models in: the one the user names, else the user's and the service's.
 pub fn folders(variable: impl Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    if let Some(folder) = variable("OLLAMA_MODELS").filter(|folder| !folder.is_empty()) {
+    // Ollama takes spaces and quotes away from what its variables hold.
+    let named = variable("OLLAMA_MODELS").map(|folder| folder.trim().trim_matches(['"', '\'']).to_owned());
+    if let Some(folder) = named.filter(|folder| !folder.is_empty()) {
         return vec![folder.into()];
     }
     let own = variable("HOME").map(|home| Path::new(&home).join(".ollama/models"));
@@ -38,7 +40,7 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     let manifest = manifest_path(name)?;
     let mut tried = Vec::new();
     for folder in folders {
-        let path = folder.join("manifests").join(&manifest);
+        let path = existing(&folder.join("manifests"), &manifest);
         match read(&path) {
             Ok(text) => return blob(&text, &path, folder),
             Err(error) => tried.push(format!("{}: {error}", path.display())),
@@ -50,8 +52,25 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
     ))
 }
 
+/// The path below `folder` as it is written there: Ollama folds the case of names.
+fn existing(folder: &Path, name: &Path) -> PathBuf {
+    name.iter().fold(folder.to_owned(), |folder, part| {
+        let exact = folder.join(part);
+        if exact.exists() {
+            return exact;
+        }
+        let same = |other: &std::ffi::OsStr| {
+            other.to_str().zip(part.to_str()).is_some_and(|(one, other)| one.to_lowercase() == other.to_lowercase())
+        };
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        // The first by name, so that the answer is the same each time.
+        entries.filter(|other| same(other)).min().map_or(exact, |other| folder.join(other))
+    })
+}
+
 /// Name and tag as a path: what is not said is Ollama's own registry, its library, and `latest`.
 fn manifest_path(name: &str) -> Result<PathBuf, String> {
+    let name = name.split_once("://").map_or(name, |(_, rest)| rest);
     let (path, tag) = match name.rsplit_once(':') {
         Some((path, tag)) if !tag.contains('/') => (path, tag),
         _ => (name, "latest"),
@@ -112,6 +131,8 @@ mod tests {
             ("me/mine:q4", "registry.ollama.ai/me/mine/q4"),
             ("hf.co/some/Repo-GGUF:Q4_K_M", "hf.co/some/Repo-GGUF/Q4_K_M"),
             ("host:5000/some/thing", "host:5000/some/thing/latest"),
+            ("https://registry.ollama.ai/library/llama3", "registry.ollama.ai/library/llama3/latest"),
+            ("http://localhost:5000/me/mine:v1", "localhost:5000/me/mine/v1"),
         ] {
             assert_eq!(manifest_path(name), Ok(PathBuf::from(path)), "{name}");
         }
@@ -153,6 +174,11 @@ mod tests {
         }
         let blob = store.join(format!("blobs/sha256-{digest}"));
         fs::write(&blob, "GGUF").expect("written");
+        assert_eq!(find(), Ok(blob.clone()));
+        // In any case of letters, and with a digest in its other spelling.
+        let other = super::find("Llama3:70B", std::slice::from_ref(&store));
+        assert_eq!(other, Ok(blob.clone()));
+        fs::write(&manifest, text(&format!("sha256-{digest}"))).expect("written");
         assert_eq!(find(), Ok(blob));
     }
 
@@ -160,6 +186,9 @@ mod tests {
     fn the_named_folder_is_the_only_one() {
         let variable = |name: &str| (name == "OLLAMA_MODELS").then(|| "/x".to_owned());
         assert_eq!(folders(variable), [PathBuf::from("/x")]);
+        for quoted in ["\"/x\"", " '/x' ", " /x "] {
+            assert_eq!(folders(|name| (name == "OLLAMA_MODELS").then(|| quoted.to_owned())), [PathBuf::from("/x")]);
+        }
         let home = |name: &str| (name == "HOME").then(|| "/home/me".to_owned());
         assert_eq!(folders(home)[0], PathBuf::from("/home/me/.ollama/models"));
         assert_eq!(folders(home).len(), 2);
