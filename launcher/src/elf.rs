@@ -1,15 +1,18 @@
 //! The few bytes of an ELF file that decide whether LD_PRELOAD can work on it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const PT_INTERP: u32 = 3;
+const LONGEST_PATH: usize = 4096;
 const ET_DYN: u16 = 3;
 
 /// What kind of file something that should be started is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// An ELF file.
     Elf(Elf),
@@ -20,14 +23,14 @@ pub enum Kind {
 }
 
 /// An ELF file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elf {
     /// `e_machine`.
     pub machine: u16,
     /// 64-bit and little-endian, as every machine with an NVIDIA driver of today is.
     pub little_64: bool,
-    /// Names a dynamic loader: the one part of a program that reads LD_PRELOAD.
-    pub has_loader: bool,
+    /// The dynamic loader it names, the one part of a program that reads LD_PRELOAD.
+    pub loader: Option<PathBuf>,
     /// Position-independent: a shared library or a modern executable.
     pub shared: bool,
 }
@@ -37,12 +40,12 @@ impl Elf {
     pub const OUR_MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
 
     /// Whether the hook, built as this program is, can be loaded into it.
-    pub fn is_ours(self) -> bool {
+    pub fn is_ours(&self) -> bool {
         self.little_64 && self.machine == Self::OUR_MACHINE
     }
 
     /// The architecture, for messages.
-    pub fn architecture(self) -> String {
+    pub fn architecture(&self) -> String {
         match (self.machine, self.little_64) {
             (3, _) => "32-bit x86".to_owned(),
             (40, _) => "32-bit ARM".to_owned(),
@@ -73,17 +76,33 @@ pub fn kind_of(path: &Path) -> io::Result<Kind> {
     let little_64 = head[4] == 2 && head[5] == 1;
     // The machine is a big-endian number in a big-endian file.
     let machine = if head[5] == 2 { half(&head, 18).swap_bytes() } else { half(&head, 18) };
-    let mut elf = Elf { machine, little_64, has_loader: false, shared: half(&head, 16) == ET_DYN };
+    let mut elf = Elf { machine, little_64, loader: None, shared: half(&head, 16) == ET_DYN };
     if little_64 && read == head.len() {
         let headers = u64::from_le_bytes(head[32..40].try_into().unwrap_or_default());
         let (size, count) = (half(&head, 54), half(&head, 56));
-        elf.has_loader = (0..u64::from(count)).any(|index| {
-            let mut kind = [0u8; 4];
-            let at = headers.saturating_add(index * u64::from(size));
-            file.read_exact_at(&mut kind, at).is_ok() && u32::from_le_bytes(kind) == PT_INTERP
-        });
+        let mut entries = (0..u64::from(count)).map(|index| headers.saturating_add(index * u64::from(size)));
+        elf.loader = entries.find_map(|at| loader(&file, at));
     }
     Ok(Kind::Elf(elf))
+}
+
+/// The loader that the program header at this place names, if it is of that kind.
+fn loader(file: &File, at: u64) -> Option<PathBuf> {
+    let mut entry = [0u8; 40];
+    file.read_exact_at(&mut entry, at).ok()?;
+    if u32::from_le_bytes(entry[..4].try_into().ok()?) != PT_INTERP {
+        return None;
+    }
+    let number = |at: usize| Some(u64::from_le_bytes(entry[at..at + 8].try_into().ok()?));
+    let (offset, length) = (number(8)?, number(32)?);
+    // A name that cannot be read is a loader all the same.
+    let mut name = vec![0u8; usize::try_from(length).ok().filter(|length| *length <= LONGEST_PATH).unwrap_or(0)];
+    if file.read_exact_at(&mut name, offset).is_err() {
+        name.clear();
+    }
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    name.truncate(end);
+    Some(PathBuf::from(OsString::from_vec(name)))
 }
 
 fn read_some(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
@@ -106,7 +125,13 @@ mod tests {
     #[test]
     fn this_test_is_a_dynamic_program_of_our_architecture() {
         let Ok(Kind::Elf(elf)) = kind_of(Path::new("/proc/self/exe")) else { panic!("not ELF") };
-        assert!(elf.is_ours() && elf.has_loader, "{elf:?}");
+        assert!(elf.is_ours(), "{elf:?}");
+        let loader = elf.loader.expect("a loader");
+        assert!(
+            loader.file_name().is_some_and(|name| name.to_string_lossy().starts_with("ld")),
+            "{}",
+            loader.display()
+        );
     }
 
     #[test]

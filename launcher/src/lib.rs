@@ -23,3 +23,4 @@ mod machine;
 mod ollama;
 pub mod output;
 mod procfs;
+mod progress;

@@ -272,6 +272,7 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
     place.shell_named("llama-server");
     let arguments = [
         "--dry-run",
+        "-v",
         "--vram",
         "12G",
         "--log",
@@ -296,7 +297,7 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
         "RAM          a share of what is available",
         "allocations  from 256 MiB on, in chunks of 64 MiB",
         "reported     free: extended, total: physical",
-        "new.log (info)",
+        "new.log (debug)",
         "placement    ram   50  x\n",
         "auto  10  ffn_(gate|up|down|gate_up)_(ch)?exps\\.",
         "tier map     /",
@@ -343,4 +344,18 @@ fn the_hook_is_found_beside_the_program_and_in_lib() {
         let expected = std::fs::canonicalize(library).expect("path");
         assert_eq!(value(&lines, "LD_PRELOAD"), expected.to_str(), "{at}");
     }
+}
+
+#[test]
+fn a_short_dry_run_is_what_a_person_decides_about_and_says_how_to_see_the_rest() {
+    let place = Place::new();
+    let short = run(&mut place.launch(&["--dry-run", "--vram", "12GiB", "env"])).1;
+    let long = run(&mut place.launch(&["--dry-run", "-v", "--vram", "12GiB", "env"])).1;
+    for part in ["program", "profile      generic", "VRAM         12 GiB", "RAM", "plan", "-v shows them"] {
+        assert!(short.contains(part), "{part:?} is not in\n{short}");
+    }
+    for part in ["GREENBOOST_CHUNK", "LD_PRELOAD", "allocations", "kernels"] {
+        assert!(long.contains(part) && !short.contains(part), "{part:?} in\n{short}\n{long}");
+    }
+    assert!(short.lines().count() < 15 && short.lines().count() < long.lines().count() / 2, "{short}");
 }

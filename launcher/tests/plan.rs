@@ -155,7 +155,7 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
     }
     let (status, text, _) = ask(&["--strategy", "combined", "--stream", "off"]);
     assert_eq!(status, Some(1));
-    assert!(text.contains("combined was asked for: you have turned streaming off."), "{text}");
+    assert!(text.contains("combined was asked for: you have turned streaming off; what can be had: "), "{text}");
     let (status, text, _) = ask(&["--strategy", "vram"]);
     assert_eq!(status, Some(1));
     assert!(text.contains("vram was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"), "{text}");

@@ -5,7 +5,7 @@ mod common;
 
 use common::gpu::{greenboost, known_machine, on_gpu, with_gpu, without_gpu};
 use common::planned::{SHOW, STREAMING, Variables, got, only_the_profile, place, variables};
-use common::{Place, run};
+use common::{Place, refused, run};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -151,17 +151,18 @@ fn a_model_that_cannot_be_read_is_the_commands_to_complain_about() {
     let whole = fs::read(&model).expect("model");
     fs::write(place.path("cut.gguf"), &whole[..100]).expect("written");
     fs::write(place.path("text.gguf"), "hello, world").expect("written");
-    for (file, words) in [
-        ("cut.gguf", "none: "),
-        ("text.gguf", "begins with \"hell\""),
-        ("none.gguf", "No such file"),
-        ("/", "none: "),
-        ("/dev/null", "none: "),
-    ] {
+    for (file, words) in [("cut.gguf", "none: "), ("text.gguf", "begins with \"hell\""), ("none.gguf", "No such file")]
+    {
         let command = place.launch(&["--vram", "4GiB", "./llama-server", "-m", file]);
         let (variables, line) = got(without_gpu(&place, command));
         assert_eq!(variables, only_the_profile(), "{file}");
         assert!(line.starts_with("none: ") && line.contains(words), "{file}: {line}");
+    }
+    // What is no file would be waited for, or is a slip.
+    assert!(std::process::Command::new("mkfifo").arg(place.path("fifo")).status().is_ok_and(|status| status.success()));
+    for (file, words) in [("/", "is a folder"), ("/dev/null", "is no regular file"), ("fifo", "is no regular file")] {
+        let command = place.launch(&["--vram", "4GiB", "./llama-server", "-m", file]);
+        refused(&mut without_gpu(&place, command), 2, &["the model", file, words, "give the .gguf file"]);
     }
 }
 

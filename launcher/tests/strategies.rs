@@ -52,9 +52,15 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
     let mut command = launch(&["--strategy", "extend"], &[]);
     command.env("GGML_CUDA_DISABLE_GRAPHS", "0");
     assert_eq!(got(command).0["GGML_CUDA_DISABLE_GRAPHS"], "0");
-    // What cannot be had stops nobody, and a name that is none is refused.
-    let (none, line) = got(launch(&["--strategy", "combined", "--stream", "off"], &[]));
-    assert_eq!(line, "none: combined was asked for: you have turned streaming off");
+    // What cannot be had is an error before anything starts, and so is a name that is none.
+    let impossible = &["--strategy", "combined", "--stream", "off"];
+    let said =
+        ["the strategy combined cannot be had: you have turned streaming off; what can be had: extend-in-place, "];
+    refused(&mut launch(impossible, &[]), 2, &said);
+    let mut by_variable = launch(&["--stream", "off"], &[]);
+    refused(by_variable.env("GREENBOOST_STRATEGY", "combined"), 2, &said);
+    let (none, line) = got(launch(&[&["--force"][..], impossible].concat(), &[]));
+    assert!(line.starts_with("none: combined was asked for: you have turned streaming off"), "{line}");
     assert_eq!(none["GREENBOOST_STREAM"], "off");
     refused(
         &mut launch(&["--strategy", "fastest"], &[]),
@@ -67,7 +73,7 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
         &["--strategy", "nothing is planned for", "generic"],
     );
     // Each variable is set once.
-    let (_, shown, _) = run(&mut launch(&["--dry-run", "--strategy", "extend"], &[]));
+    let (_, shown, _) = run(&mut launch(&["--dry-run", "-v", "--strategy", "extend"], &[]));
     for name in ["GREENBOOST_STREAM", "GREENBOOST_RING", "GGML_CUDA_DISABLE_GRAPHS"] {
         assert_eq!(shown.matches(&format!("    {name}=")).count(), 1, "{name} in\n{shown}");
     }
@@ -101,9 +107,7 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
         if off == "variable" {
             command.env("GREENBOOST_STREAM", "off");
         }
-        let (set, line) = got(command);
-        assert!(line.contains("you have turned streaming off"), "{off}: {line}");
-        assert_eq!(set["GREENBOOST_STREAM"], "off", "{off}");
+        refused(&mut command, 2, &["the strategy extend cannot be had", "you have turned streaming off"]);
     }
 }
 

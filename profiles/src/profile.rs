@@ -61,8 +61,15 @@ impl Variable {
         arguments
             .iter()
             .map(|argument| argument.split_once('=').map_or(argument.as_str(), |(option, _)| option))
-            .find(|option| self.unless.iter().any(|unless| unless == option))
+            .find(|option| self.unless.iter().any(|unless| is_same_option(unless, option)))
     }
+}
+
+/// llama.cpp takes `_` for `-` in a long option.
+fn is_same_option(one: &str, other: &str) -> bool {
+    let same = |one: u8, other: u8| one == other || matches!((one, other), (b'-', b'_') | (b'_', b'-'));
+    let is_long = one.starts_with("--") && one.len() == other.len();
+    one == other || (is_long && one.bytes().zip(other.bytes()).all(|(one, other)| same(one, other)))
 }
 
 /// How GreenBoost treats one framework.

@@ -50,6 +50,10 @@ fn commands_find_their_profile() {
         ("llama-server -m x.gguf", "llama-server"),
         (".llama-server-wrapped", "llama-server"),
         ("llama-cli", "llama-server"),
+        ("llama-server-cuda -m x.gguf", "llama-server"),
+        ("llama-server-b6123", "llama-server"),
+        ("llama-server_vulkan", "llama-server"),
+        ("llama-server.bin", "llama-server"),
         ("llama serve -m x.gguf", "llama-server"),
         ("llama bench", "llama-tools"),
         ("llama-bench -m x.gguf", "llama-tools"),
@@ -127,6 +131,8 @@ fn the_context_is_set_for_chat_programs_unless_given_and_not_for_measuring_ones(
     assert_eq!(given("-m x.gguf"), None);
     assert_eq!(given("-m x.gguf -c 4096").as_deref(), Some("-c"));
     assert_eq!(given("--ctx-size=4096").as_deref(), Some("--ctx-size"));
+    assert_eq!(given("--ctx_size 4096").as_deref(), Some("--ctx_size"));
+    assert_eq!(given("--ctx-sizes 4096"), None);
     assert!(profiles.find_by_name("llama-tools").expect("profile").environment.is_empty());
 }
 

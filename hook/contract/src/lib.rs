@@ -8,6 +8,7 @@
 //! * [`escape`]: text of others before it is shown;
 //! * [`place`]: rules that say where a model's tensors should be;
 //! * [`kernel`]: rules that say how kernels read weights outside VRAM;
+//! * [`loader`]: programs that are started by their loader;
 //! * [`planner`]: how a plan for a model is asked for, and how the answer is written;
 //! * [`planned`]: what such an answer may set;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
@@ -20,6 +21,7 @@ pub mod choices;
 pub mod engine;
 pub mod escape;
 pub mod kernel;
+pub mod loader;
 pub mod place;
 pub mod planned;
 pub mod planner;

@@ -42,6 +42,11 @@ impl Answer {
         Self { line: format!("none: {}", one_line(why)), variables: Vec::new() }
     }
 
+    /// Why there is no plan, where there is none.
+    pub fn no_plan(&self) -> Option<&str> {
+        self.line.strip_prefix("none: ")
+    }
+
     /// As [`Answer::from_text`] reads it.
     pub fn to_text(&self) -> String {
         let variables = self.variables.iter().map(|(name, value)| format!("{name}={}\n", one_line(value)));

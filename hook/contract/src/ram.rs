@@ -72,7 +72,8 @@ fn groups(root: &Path) -> Vec<Group> {
         let folders = version.into_iter().flat_map(|version| {
             let tree = root.join(version.tree);
             let leaf = tree.join(path.trim_start_matches('/'));
-            let up: Vec<_> = leaf.ancestors().take_while(|folder| folder.starts_with(&tree)).map(Path::to_owned).collect();
+            let up: Vec<_> =
+                leaf.ancestors().take_while(|folder| folder.starts_with(&tree)).map(Path::to_owned).collect();
             up.into_iter().map(move |folder| Group { folder, version })
         });
         folders.collect::<Vec<_>>()

@@ -22,7 +22,7 @@ pub const PREFIX: &str = "GREENBOOST_";
 
 /// Set to `1` by the launcher; without it the hook does nothing at all.
 pub const ACTIVE: &str = "GREENBOOST_ACTIVE";
-/// Set to `1` by a user to turn everything off, whatever else is set.
+/// Set by a user to turn everything off, whatever else is set: see [`is_disabled`].
 pub const DISABLE: &str = "GREENBOOST_DISABLE";
 /// Set to `1` by a launcher that is process 1, as the entry point of a container: its command is process 1 too,
 /// which otherwise is nobody's target.
@@ -89,6 +89,8 @@ pub const TRACE: &str = "GREENBOOST_TRACE";
 pub const CALLS: &str = "GREENBOOST_CALLS";
 /// File that the weight tensors known at the end of a process are written to, for tests.
 pub const TENSORS: &str = "GREENBOOST_TENSORS";
+/// Variables that are read for tests alone, and one of before that nothing reads any more.
+pub const FOR_TESTS: [&str; 4] = [CALLS, TENSORS, "GREENBOOST_PLANT", "GREENBOOST_PROBE_CACHE"];
 
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;
@@ -103,6 +105,12 @@ pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 pub const PLANNED: [&str; 3] = [STREAM, HOST_COPY_PREFETCH, RING];
 /// Names that variables had before, and those they have now.
 pub const RENAMED: [(&str, &str); 2] = [("GREENBOOST_WAY", STRATEGY), ("GREENBOOST_ASSIST", HOST_COPY_PREFETCH)];
+
+/// Whether a value of [`DISABLE`] turns everything off: every word does that is not a no.
+pub fn is_disabled(value: &str) -> bool {
+    const NOT: [&str; 6] = ["", "0", "no", "n", "false", "off"];
+    !NOT.contains(&value.trim().to_ascii_lowercase().as_str())
+}
 
 /// What the hook does, as decided by a profile and the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -352,6 +360,12 @@ mod tests {
         assert_eq!(read(&settings.to_env()), Ok(settings.clone()));
         let names: Vec<_> = settings.to_env().iter().map(|(name, _)| *name).collect();
         assert!(names.iter().all(|name| Settings::VARIABLES.contains(name)), "{names:?}");
+    }
+
+    #[test]
+    fn every_yes_turns_everything_off_and_no_no_does() {
+        assert!(["1", "yes", "true", "TRUE", "on", " y ", "2"].into_iter().all(is_disabled));
+        assert!(!["", "0", "no", "No", "false", "off"].into_iter().any(is_disabled));
     }
 
     #[test]

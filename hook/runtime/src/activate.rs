@@ -12,12 +12,13 @@ mod tally;
 
 use crate::runtime::{Called, RUNTIME};
 use crate::{exit, follow, ggml, pressure};
-use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS};
+use greenboost_contract::loader::is_loader;
+use greenboost_contract::settings::{ACTIVE, AS_INIT, CALLS, DISABLE, EXCLUDE, INCLUDE, TENSORS, is_disabled};
 use greenboost_contract::{HostCopyPrefetch, Layers, PageCache, Settings};
 use greenboost_intercept::inject::still::Gate;
 use greenboost_intercept::slot::Library;
 use greenboost_intercept::{guard, inject, slot};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::panic::catch_unwind;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -51,14 +52,28 @@ fn decide() {
 fn ours() -> Option<String> {
     // SAFETY: questions to the kernel and the auxiliary vector.
     let (secure, first) = unsafe { (libc::getauxval(libc::AT_SECURE) != 0, libc::getpid() == 1) };
-    if !is_one(ACTIVE) || is_one(DISABLE) || secure || (first && !is_one(AS_INIT)) {
+    if !is_one(ACTIVE) || secure || (first && !is_one(AS_INIT)) {
+        return None;
+    }
+    if std::env::var(DISABLE).is_ok_and(|value| is_disabled(&value)) {
         return None;
     }
     let executable = std::fs::read_link("/proc/self/exe").ok()?;
     let name = executable.file_name()?.to_str()?;
     let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+    let program = if is_loader(name) { program_name() } else { None };
+    let name = program.as_deref().unwrap_or(name);
     let variable = |name| std::env::var(name).unwrap_or_default();
     filter::admits(&variable(INCLUDE), &variable(EXCLUDE), name).then(|| name.to_owned())
+}
+
+/// What this process's program is called. Its loader, where that is the executable, has taken its own name out of the
+/// arguments before any constructor runs.
+fn program_name() -> Option<String> {
+    // SAFETY: the C library's own variable, set before constructors run, and a C string for as long as the process lives.
+    let name = unsafe { libc::program_invocation_short_name };
+    // SAFETY: as above.
+    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
 
 /// Whether an environment variable is `1`, without copying anything.

@@ -3,30 +3,53 @@
 use super::Launch;
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
+use greenboost_contract::settings::PREFIX;
 use greenboost_contract::{HostCopyPrefetch, PageCache, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 use std::path::Path;
 
-/// The text `--dry-run` prints.
-pub fn describe(launch: &Launch<'_>) -> String {
+/// The text `--dry-run` prints; `is_long` is all of it, else what a person decides about.
+pub fn describe(launch: &Launch<'_>, is_long: bool) -> String {
     let settings = &launch.settings;
     let or = |bytes: Option<u64>, otherwise: String| bytes.map_or(otherwise, format_size);
     let command: Vec<_> = launch.command.iter().map(|word| quoted(&word.to_string_lossy())).collect();
-    let mut rows = vec![("command", command.join(" ")), ("program", launch.program.path.display().to_string())];
-    rows.extend(launch.program.runs.iter().skip(1).map(|path| ("", format!("run by {}", path.display()))));
-    rows.extend(launch.program.all_names().iter().filter(|name| is_excluded(launch, name)).map(|name| {
+    let mut rows = vec![("command", command.join(" ")), ("program", launch.started.first().path.display().to_string())];
+    rows.extend(launch.started.runs().skip(1).map(|path| ("", format!("run by {}", path.display()))));
+    rows.extend(launch.started.all_names().iter().filter(|name| is_excluded(launch, name)).map(|name| {
         ("", format!("{name} itself is left alone, as the profile excludes it; what it starts is looked at by name"))
     }));
     rows.extend([
         ("profile", format!("{}: {} ({})", launch.profile.name, launch.profile.description, launch.profile.source)),
         ("", format!("because {}", launch.reason)),
-        ("hook", launch.hook.display().to_string()),
         (
             "VRAM",
             or(settings.vram, format!("what is free, less {} for the driver", format_size(settings.vram_reserve))),
         ),
         ("RAM", or(settings.ram, "a share of what is available".to_owned())),
+        ("streaming", streaming(settings)),
+        ("plan", plan(settings)),
+    ]);
+    // A file that was asked for is worth a line.
+    let asked = [("tier map", &settings.map), ("trace", &settings.trace), ("log", &settings.log)];
+    let asked = asked.iter().filter(|(_, path)| path.is_some()).map(|(label, _)| *label);
+    let asked: Vec<_> = asked.collect();
+    rows.extend(details(launch).into_iter().filter(|(label, _)| is_long || asked.contains(label)));
+    let mut text = String::new();
+    for (label, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{label:<12} {value}");
+    }
+    variables(&mut text, launch, is_long);
+    text
+}
+
+/// What hardly anybody has to decide.
+fn details(launch: &Launch<'_>) -> Vec<(&'static str, String)> {
+    let settings = &launch.settings;
+    let log = settings.log.as_ref().map(|path| format!("{} ({})", path.display(), settings.log_level));
+    vec![
+        ("hook", launch.hook.display().to_string()),
         ("spill", format!("{} (RAM backings: {})", settings.spill.name(), settings.backings.join(", "))),
         (
             "allocations",
@@ -36,30 +59,31 @@ pub fn describe(launch: &Launch<'_>) -> String {
         ("layers", settings.layers.names()),
         ("placement", placement(settings)),
         ("kernels", kernels(settings)),
-        ("streaming", streaming(settings)),
         ("page cache", page_cache(settings).to_owned()),
         ("uploads", uploads(settings)),
-        ("plan", plan(settings)),
         ("tier map", file(settings.map.as_deref())),
         ("trace", file(settings.trace.as_deref())),
-        (
-            "log",
-            settings
-                .log
-                .as_ref()
-                .map_or("none".to_owned(), |path| format!("{} ({})", path.display(), settings.log_level)),
-        ),
-    ]);
-    let mut text = String::new();
-    for (label, value) in rows {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{label:<12} {value}");
-    }
+        ("log", log.unwrap_or("none".to_owned())),
+    ]
+}
+
+/// The variables; where it is short, those that are not ours.
+fn variables(text: &mut String, launch: &Launch<'_>, is_long: bool) {
+    let is_shown = |name: &str| is_long || !(name.starts_with(PREFIX) || name == "LD_PRELOAD");
+    let (shown, hidden): (Vec<_>, Vec<_>) = launch.variables.set.iter().partition(|(name, _)| is_shown(name));
+    // Writing to a String cannot fail.
     let _ = writeln!(text, "set");
-    for (name, value) in &launch.variables.set {
+    for (name, value) in shown {
         let _ = writeln!(text, "    {name}={}", quoted(&value.to_string_lossy()));
     }
-    if !launch.variables.removed.is_empty() {
+    if !hidden.is_empty() {
+        let _ = writeln!(
+            text,
+            "    and {} variables of GreenBoost's own (-v shows them and everything else)",
+            hidden.len()
+        );
+    }
+    if !launch.variables.removed.is_empty() && is_long {
         let names: Vec<_> = launch.variables.removed.iter().map(|name| name.to_string_lossy()).collect();
         let _ = writeln!(text, "removed (an outer launcher's)\n    {}", names.join("\n    "));
     }
@@ -69,7 +93,6 @@ pub fn describe(launch: &Launch<'_>) -> String {
             let _ = writeln!(text, "    {name}: {why}");
         }
     }
-    text
 }
 
 fn file(path: Option<&Path>) -> String {

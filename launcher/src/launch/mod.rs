@@ -1,16 +1,22 @@
 //! From a command line to `exec` with the hook preloaded.
 //!
-//! On success nothing is printed and this process becomes the command: same process id, so exit code, signals and
+//! On success nothing is printed but, on a terminal, the plan in one line, and this process becomes the command: same process id, so exit code, signals and
 //! descriptors are the command's own. Whatever would make GreenBoost do nothing is refused, with what to do instead.
 
+mod client;
 mod dry_run;
 mod hook_file;
+mod output_file;
 mod plan;
 mod program;
 mod refusal;
 mod settings;
+mod shell;
+mod started;
 mod trace_file;
+mod unknown;
 mod variables;
+mod wrapper;
 
 use clap::Parser;
 use greenboost_contract::place::PlaceRule;
@@ -22,9 +28,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use program::Program;
 pub use refusal::Refusal;
 use settings::Environment;
+use started::Started;
 use variables::Variables;
 
 /// Run a CUDA program with more memory than the GPU has.
@@ -82,9 +88,12 @@ pub struct Options {
     /// Write a trace of what is streamed to this file, for ui.perfetto.dev or chrome://tracing.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Print what would happen and start nothing.
+    /// Print what would happen and start nothing; with -v all of it.
     #[arg(long)]
     pub dry_run: bool,
+    /// Print nothing before the command starts: on a terminal that would be the plan in one line.
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Append GreenBoost's log to this file; without it there is no log.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
@@ -111,7 +120,7 @@ pub fn find_hook() -> Result<PathBuf, String> {
 #[derive(Debug)]
 struct Launch<'a> {
     command: &'a [OsString],
-    program: Program,
+    started: Started,
     profile: &'a Profile,
     reason: String,
     hook: PathBuf,
@@ -125,31 +134,52 @@ struct Launch<'a> {
 /// [`Refusal`], when the command is not started.
 pub fn run(options: &Options) -> Result<(), Refusal> {
     let user = Environment::new(std::env::vars_os());
-    let profiles = Profiles::load(&Profiles::folders(|name| user.get(name))).map_err(Refusal::usage)?;
-    let launch = decide(options, &user, &profiles)?;
+    unknown::name(&user);
+    let profiles = Profiles::load(&Profiles::folders(|name| user.get(name))).map_err(Refusal::usage);
+    let launch = match profiles.as_ref().map_err(Clone::clone).and_then(|profiles| decide(options, &user, profiles)) {
+        Ok(launch) => launch,
+        // Turned off, it stands in nobody's way.
+        Err(_) if user.is_disabled() => return start_plainly(options, &user),
+        Err(refusal) => return Err(refusal),
+    };
     if options.dry_run {
-        crate::output::print(&dry_run::describe(&launch));
+        crate::output::print(&dry_run::describe(&launch, options.verbose > 0));
         return Ok(());
     }
     if let Some(trace) = &launch.settings.trace {
         trace_file::empty(trace)?;
     }
-    let mut command = Command::new(&launch.program.path);
+    let mut command = Command::new(&launch.started.first().path);
     command.arg0(&options.command[0]).args(&options.command[1..]);
     for name in &launch.variables.removed {
         command.env_remove(name);
     }
     command.envs(launch.variables.set.iter().map(|(name, value)| (name, value)));
     let error = command.exec();
-    Err(Refusal::cannot_start(format!("{}: cannot be started: {error}", launch.program.path.display())))
+    Err(Refusal::cannot_start(format!("{}: cannot be started: {error}", launch.started.first().path.display())))
+}
+
+/// Becomes the command as it would be without us.
+fn start_plainly(options: &Options, user: &Environment) -> Result<(), Refusal> {
+    let search = user.own.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
+    let program = program::Program::find(&options.command[0], search)?;
+    if options.dry_run {
+        let name = greenboost_contract::settings::DISABLE;
+        crate::output::line(&format!("off: {name} is set, {} starts without GreenBoost", program.path.display()));
+        return Ok(());
+    }
+    let mut command = Command::new(&program.path);
+    let error = command.arg0(&options.command[0]).args(&options.command[1..]).exec();
+    Err(Refusal::cannot_start(format!("{}: cannot be started: {error}", program.path.display())))
 }
 
 fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) -> Result<Launch<'a>, Refusal> {
     let command = &options.command;
-    let arguments: Vec<String> = command[1..].iter().map(|word| word.to_string_lossy().into_owned()).collect();
     let search = user.own.get(std::ffi::OsStr::new("PATH")).map(OsString::as_os_str);
-    let program = Program::find(&command[0], search)?;
-    let names = program.names();
+    let started = Started::find(command, search)?;
+    // What is set on the way to the program is the user's word as well.
+    let user = &user.with(&started.variables);
+    let (names, arguments) = (started.last().names(), started.arguments());
     let (profile, reason) = choose(options, user, profiles, &names, &arguments)?;
     if !options.force {
         let ollama = names.iter().any(|name| matches!(name.as_str(), "ollama" | ".ollama-wrapped"));
@@ -161,7 +191,7 @@ fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) 
         if let Some(objection) = objection {
             return Err(Refusal::usage(objection).unless_forced());
         }
-        if let Some(obstacle) = program.obstacle() {
+        if let Some(obstacle) = started.obstacle() {
             return Err(obstacle);
         }
     }
@@ -172,10 +202,10 @@ fn decide<'a>(options: &'a Options, user: &Environment, profiles: &'a Profiles) 
             profile.name
         )));
     }
-    let mut settings = settings::merge(profile, options, user, &program.all_names())?;
-    let planned = plan::make(profile, options, user, &mut settings, &arguments);
+    let mut settings = settings::merge(profile, options, user, &started.all_names())?;
+    let planned = plan::make(profile, options, user, &mut settings, &started.words[1..])?;
     let variables = Variables::new(&hook, &settings, profile, user, &arguments, planned);
-    Ok(Launch { command, program, profile, reason, hook, settings, variables })
+    Ok(Launch { command, started, profile, reason, hook, settings, variables })
 }
 
 /// The profile: named in an option, named in the environment, or found by the command.

@@ -2,6 +2,7 @@
 
 use super::refusal::Refusal;
 use crate::elf::{Elf, Kind, kind_of};
+use greenboost_contract::loader::is_loader;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io::{self, BufRead, Read};
@@ -41,9 +42,12 @@ impl Program {
         Ok(Self { path, runs })
     }
 
-    /// The base names the command goes by: as typed, and as the file is called behind links. Profiles match on these.
+    /// The base names the command goes by: as typed, and as the file is called behind links; of an AppDir also the
+    /// program that it says it is. Profiles match on these.
     pub fn names(&self) -> Vec<String> {
-        names_of(&self.path)
+        let mut names = names_of(&self.path);
+        names.extend(app_program(&self.path));
+        names
     }
 
     /// The base names of everything that runs: the command's own and its interpreters'.
@@ -76,6 +80,19 @@ fn names_of(path: &Path) -> Vec<String> {
         [base(path), fs::canonicalize(path).ok().as_deref().and_then(base)].into_iter().flatten().collect();
     names.dedup();
     names
+}
+
+/// What an AppDir's `AppRun` starts, by the .desktop file beside it.
+fn app_program(path: &Path) -> Option<String> {
+    if path.file_name()? != "AppRun" {
+        return None;
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    let desktop = entries.filter(|path| path.extension() == Some(OsStr::new("desktop"))).find(|path| path.is_file())?;
+    let text = fs::read_to_string(desktop).ok()?;
+    let program = text.lines().find_map(|line| line.strip_prefix("Exec="))?.split_whitespace().next()?;
+    Some(Path::new(program.trim_matches('"')).file_name()?.to_string_lossy().into_owned())
 }
 
 fn locate(command: &OsStr, search: Option<&OsStr>) -> Result<PathBuf, Refusal> {
@@ -181,7 +198,7 @@ fn first_line(path: &Path) -> io::Result<Vec<u8>> {
 fn ignores_preload(path: &Path) -> Option<String> {
     if let Ok(Kind::Elf(elf)) = kind_of(path) {
         if !elf.is_ours() {
-            let ours = Elf { machine: Elf::OUR_MACHINE, little_64: true, ..elf };
+            let ours = Elf { machine: Elf::OUR_MACHINE, little_64: true, ..elf.clone() };
             return Some(
                 format!(
                     "is a {} program, and this GreenBoost is built for {}: use a build of the program for {} ",
@@ -193,8 +210,17 @@ fn ignores_preload(path: &Path) -> Option<String> {
                 .to_owned(),
             );
         }
-        if !elf.has_loader {
-            return Some("is statically linked, so no library can be loaded into it: use a dynamically linked build (for llama.cpp: without -static; for Go programs: CGO_ENABLED=1)".to_owned());
+        let is_name = |name: &str| is_loader(name);
+        let own = path.file_name().and_then(OsStr::to_str);
+        match &elf.loader {
+            // The loader itself is statically linked, and reads LD_PRELOAD.
+            None if own.is_some_and(is_name) => {}
+            None if own.is_some_and(|name| name.starts_with("ld-musl")) => return Some(other_library("itself")),
+            None => {
+                return Some("is statically linked, so no library can be loaded into it: use a dynamically linked build (for llama.cpp: without -static; for Go programs: CGO_ENABLED=1)".to_owned());
+            }
+            Some(loader) if loader.file_name().and_then(OsStr::to_str).is_some_and(is_name) => {}
+            Some(loader) => return Some(other_library(&loader.display().to_string())),
         }
     }
     let meta = fs::metadata(path).ok()?;
@@ -210,6 +236,13 @@ fn ignores_preload(path: &Path) -> Option<String> {
         return Some("carries file capabilities, so the system ignores LD_PRELOAD for it: remove them with `sudo setcap -r FILE`, and raise limits with ulimit or the service file instead".to_owned());
     }
     None
+}
+
+/// What is said of a program for another C library than the hook's.
+fn other_library(loader: &str) -> String {
+    format!(
+        "is built for another C library than glibc (its loader is {loader}, as on Alpine), and GreenBoost's library needs glibc: use a glibc build of the program, such as one of Debian or Ubuntu, or of a container image based on them"
+    )
 }
 
 fn has_capabilities(path: &Path) -> bool {

@@ -5,6 +5,7 @@
 //! value are dropped. So a launcher inside a launcher starts afresh, and what is set by hand in between counts.
 
 use super::Options;
+use super::output_file::{writable, writable_beside};
 use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
@@ -13,8 +14,6 @@ use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::OpenOptions;
-use std::path::{Path, PathBuf};
 
 /// Names the variables a launcher set: `NAME:fingerprint,...`.
 pub const LAUNCHED: &str = "GREENBOOST_LAUNCHED";
@@ -50,6 +49,18 @@ impl Environment {
             }
         }
         Self { own, outer }
+    }
+
+    /// The same with variables that are set on the way to the program.
+    pub fn with(&self, variables: &[(OsString, OsString)]) -> Self {
+        let mut with = self.clone();
+        with.own.extend(variables.iter().cloned());
+        with
+    }
+
+    /// Whether the user has turned GreenBoost off.
+    pub fn is_disabled(&self) -> bool {
+        self.get(settings::DISABLE).is_some_and(|value| settings::is_disabled(&value))
     }
 
     /// The user's value of a variable; an empty one counts as not set.
@@ -103,7 +114,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
         merged.log = Some(writable("log", "--log", &path, options.dry_run)?);
     }
     if let Some(path) = options.map.clone().or_else(|| merged.map.clone()) {
-        merged.map = Some(writable_map(&path)?);
+        merged.map = Some(writable_beside("tier map", "--map", &path)?);
     }
     if let Some(path) = options.trace.clone().or_else(|| merged.trace.clone()) {
         merged.trace = Some(trace_file::check(&path, &merged)?);
@@ -112,6 +123,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
     merged.place.splice(..0, options.place.iter().cloned());
     merged.log_level = match options.verbose {
         0 => merged.log_level,
+        _ if merged.log.is_none() && options.dry_run => merged.log_level,
         _ if merged.log.is_none() => {
             return Err(Refusal::usage("-v needs --log FILE: GreenBoost never writes to the command's own output"));
         }
@@ -186,6 +198,16 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
             format_size(bytes)
         )));
     }
+    if let (Some(ring), Some(vram)) = (settings.ring, settings.vram)
+        && ring >= vram
+    {
+        let which = source(options.ring, settings::RING, "--ring");
+        return Err(Refusal::usage(format!(
+            "{which} {}: must be less than the VRAM that it is a part of, {}; leave it out to have it chosen",
+            format_size(ring),
+            format_size(vram)
+        )));
+    }
     if settings.threshold < GRANULE {
         return Err(Refusal::usage(format!(
             "{} {}: must be at least {least}",
@@ -213,40 +235,6 @@ fn check_place(rules: &[PlaceRule]) -> Result<(), Refusal> {
         })?;
     }
     Ok(())
-}
-
-/// The map is replaced whole, by a file beside it: its folder must be writable, and what is there a file. Nothing is
-/// left, since an empty file is no JSON.
-fn writable_map(path: &Path) -> Result<PathBuf, Refusal> {
-    let absolute = writable("tier map", "--map", path, true)?;
-    let mut beside = absolute.clone().into_os_string();
-    beside.push(format!(".{}", std::process::id()));
-    writable("tier map", "--map", Path::new(&beside), true)?;
-    Ok(absolute)
-}
-
-/// Opens a file once, so that a bad path is an error here and not silence in the target. Its absolute path.
-///
-/// # Errors
-/// When it cannot be written; the message names `what` it was to be and the `option` that says it.
-pub(super) fn writable(what: &str, option: &str, path: &Path, leave_nothing: bool) -> Result<PathBuf, Refusal> {
-    let explain = |reason: &dyn std::fmt::Display| {
-        Refusal::usage(format!(
-            "cannot write the {what} {}: {reason}: choose another file with {option}",
-            path.display()
-        ))
-    };
-    // The target may change its folder before the hook opens the file.
-    let absolute = std::path::absolute(path).map_err(|error| explain(&error))?;
-    if absolute.to_str().is_none() {
-        return Err(explain(&"its name is not UTF-8"));
-    }
-    let existed = absolute.exists();
-    OpenOptions::new().append(true).create(true).open(&absolute).map_err(|error| explain(&error))?;
-    if leave_nothing && !existed {
-        std::fs::remove_file(&absolute).map_err(|error| explain(&error))?;
-    }
-    Ok(absolute)
 }
 
 #[cfg(test)]

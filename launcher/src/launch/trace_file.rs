@@ -1,7 +1,7 @@
 //! The file of `--trace`: it must be writable, and what it holds from an earlier run must be a trace.
 
+use super::output_file::writable;
 use super::refusal::Refusal;
-use super::settings::writable;
 use greenboost_contract::{HostCopyPrefetch, Settings, Stream};
 use std::fs::File;
 use std::io::Read;

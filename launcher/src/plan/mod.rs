@@ -40,9 +40,9 @@ pub use wishes::Wishes;
 use crate::output;
 use clap::Args;
 use facts::{Class, Facts};
-use greenboost_contract::escaped;
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
+use greenboost_contract::{Strategy, escaped};
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};
@@ -171,7 +171,14 @@ impl Plan {
         let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
         match self.wishes.way {
             Some(way) => {
-                format!("{} was asked for: {}", way.row().name, problem(way).unwrap_or_default())
+                let possible = self.predictions.iter().filter(|prediction| prediction.is_possible());
+                let possible = possible.filter_map(|prediction| prediction.way.row().asked_as).map(Strategy::name);
+                let possible: Vec<_> = possible.collect();
+                let rest = match possible.as_slice() {
+                    [] => "; nothing else fits either".to_owned(),
+                    names => format!("; what can be had: {}", names.join(", ")),
+                };
+                format!("{} was asked for: {}{rest}", way.row().name, problem(way).unwrap_or_default())
             }
             None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
             None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),
