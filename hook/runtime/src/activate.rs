@@ -70,8 +70,11 @@ fn ours() -> Option<String> {
 /// What this process's program is called. Its loader, where that is the executable, has taken its own name out of the
 /// arguments before any constructor runs.
 fn program_name() -> Option<String> {
+    unsafe extern "C" {
+        static program_invocation_short_name: *const libc::c_char;
+    }
     // SAFETY: the C library's own variable, set before constructors run, and a C string for as long as the process lives.
-    let name = unsafe { libc::program_invocation_short_name };
+    let name = unsafe { program_invocation_short_name };
     // SAFETY: as above.
     (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
 }
