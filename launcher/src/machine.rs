@@ -14,6 +14,8 @@ pub struct Machine {
     pub memlock: Option<u64>,
     /// `CUDA_MPS_PIPE_DIRECTORY` is set.
     pub mps_variable: bool,
+    /// `CUDA_VISIBLE_DEVICES`, where it is set, also to nothing.
+    pub visible_devices: Option<String>,
 }
 
 impl Machine {
@@ -26,6 +28,7 @@ impl Machine {
             root: PathBuf::from("/"),
             memlock: Some(limit.rlim_cur).filter(|bytes| *bytes != libc::RLIM_INFINITY),
             mps_variable: std::env::var_os("CUDA_MPS_PIPE_DIRECTORY").is_some_and(|value| !value.is_empty()),
+            visible_devices: std::env::var_os("CUDA_VISIBLE_DEVICES").map(|value| value.to_string_lossy().into_owned()),
         }
     }
 
@@ -101,7 +104,8 @@ pub mod tests {
     /// A machine made of these files.
     pub fn made_of(files: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
         let folder = tempfile::tempdir().expect("folder");
-        let machine = Machine { root: folder.path().to_owned(), memlock: None, mps_variable: false };
+        let machine =
+            Machine { root: folder.path().to_owned(), memlock: None, mps_variable: false, visible_devices: None };
         for (path, text) in files {
             let path = machine.path(path);
             fs::create_dir_all(path.parent().expect("parent")).expect("folder");

@@ -1,5 +1,5 @@
 /* A libcuda.so.1 with just the calls that `greenboost probe` makes, working on ordinary memory. FAKE_DRIVER names one
- * fault: old, no-gpu, init, hang (a kernel never ends), unreadable (HOST_NUMA memory reads as zeros to kernels), no-numa, refuse (registering
+ * fault: no-chunks (of VRAM), no-pin (of 64 MiB), no-file (page cache cannot be registered), old, no-gpu, init, hang (a kernel never ends), unreadable (HOST_NUMA memory reads as zeros to kernels), no-numa, refuse (registering
  * fails). */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -15,7 +15,7 @@ typedef struct { int type, handles; Location location; void *win32; unsigned cha
 typedef struct { Location location; int flags; } Access;
 
 static u64 chunk_address, chunk_size;
-static int registered;
+static int registered, chunk_is_host;
 
 static int fault(const char *name) {
     const char *set = getenv("FAKE_DRIVER");
@@ -61,7 +61,8 @@ int cuMemGetAllocationGranularity(size_t *bytes, const Properties *p, int option
 }
 int cuMemCreate(u64 *handle, size_t bytes, const Properties *p, u64 flags) {
     *handle = bytes;
-    return p->location.type == 3 && p->location.id == 0 && !flags ? 0 : 1;
+    chunk_is_host = p->location.type == 3;
+    return (p->location.type == 3 || (p->location.type == 1 && !fault("no-chunks"))) && p->location.id == 0 && !flags ? 0 : 1;
 }
 int cuMemRelease(u64 handle) { return handle ? 0 : 1; }
 int cuMemAddressReserve(u64 *address, size_t bytes, size_t alignment, u64 at, u64 flags) {
@@ -86,24 +87,27 @@ int cuMemHostRegister_v2(void *address, size_t bytes, unsigned flags) {
     (void)address;
     if (fault("refuse")) return 801;
     registered = 1;
-    return bytes == 2 << 20 && flags == 3 ? 0 : 1;
+    if (flags == 11) return bytes == 4096 && !fault("no-file") ? 0 : (registered = 0, 801);
+    if (bytes == 64 << 20 && fault("no-pin")) return registered = 0, 2;
+    return (bytes == 2 << 20 || bytes == 64 << 20) && flags == 3 ? 0 : 1;
 }
 int cuMemHostUnregister(void *address) { registered = 0; return address ? 0 : 1; }
 int cuModuleLoadData(void **module, const void *image) { *module = &registered; return strstr(image, "gb_probe") ? 0 : 1; }
 int cuModuleUnload(void *module) { return module ? 0 : 1; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    *function = module;
-    return strcmp(name, "gb_probe") ? 1 : 0;
+    static int reader;
+    *function = strcmp(name, "gb_probe") ? &reader : module;
+    return strcmp(name, "gb_probe") && strcmp(name, "gb_probe_read") ? 1 : 0;
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, void *stream, void **parameters, void **extra) {
     if (!function || gx * gy * gz * bx * by * bz == 0 || shared || stream || extra) return 1;
     if (fault("hang")) sleep(600);
     uint32_t *source = *(uint32_t **)parameters[0], *target = *(uint32_t **)parameters[1];
-    int blind = fault("unreadable") && (u64)source == chunk_address && chunk_size;
+    int blind = fault("unreadable") && chunk_is_host && (u64)source == chunk_address && chunk_size;
     for (uint32_t i = 0; i < *(uint32_t *)parameters[2]; i++) {
         target[i] = (blind ? 0 : source[i]) ^ 0x5bd1e995;
-        source[i]++;
+        if (function == &registered) source[i]++;
     }
     return 0;
 }

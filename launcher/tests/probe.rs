@@ -44,9 +44,11 @@ fn a_driver_without_fault_passes_every_check_and_gets_everything_back() {
     assert_eq!(status, Some(0));
     expect(&checks, "driver", "ok", "CUDA 13.0");
     expect(&checks, "gpu", "ok", "Fake GPU, compute 9.0, VRAM 8 GiB, 7 GiB free");
-    expect(&checks, "vmm", "ok", "supported");
+    expect(&checks, "vmm", "ok", "supported, a kernel read and wrote a chunk of VRAM");
     expect(&checks, "host-numa", "ok", "supported");
     expect(&checks, "backing", "ok", "host-numa works; memfd works (");
+    expect(&checks, "pin", "ok", "64 MiB could be pinned");
+    expect(&checks, "file-pages", "ok", "a kernel read a file");
 }
 
 #[test]
@@ -72,6 +74,29 @@ fn a_kernel_module_that_cannot_be_used_is_named_with_the_reason() {
     });
     assert_eq!(status, Some(0), "it is optional");
     expect(&checks, "backing", "warn", "kmod failed (what is at that path is not the module's device)");
+}
+
+#[test]
+fn what_the_driver_says_it_supports_is_tried() {
+    let (status, checks) = doctor("no-chunks");
+    assert_eq!(status, Some(1));
+    expect(&checks, "vmm", "fail", "supported, but it does not work (cuMemCreate returned");
+    let (status, checks) = doctor("no-pin");
+    assert_eq!(status, Some(0));
+    expect(&checks, "pin", "warn", "64 MiB of RAM cannot be pinned");
+    let (status, checks) = doctor("no-file");
+    assert_eq!(status, Some(0));
+    expect(&checks, "file-pages", "note", "not usable (cuMemHostRegister_v2 returned CUDA_ERROR_NOT_SUPPORTED)");
+}
+
+#[test]
+fn the_memfd_s_pages_are_called_the_same_in_every_line() {
+    let (_, checks) = doctor("none");
+    let found = |id: &str| checks.iter().find(|check| check["id"] == id).expect(id)["found"].to_string();
+    let small = checks.iter().any(|check| {
+        check["id"] == "huge-pages" && check["meaning"].as_str().is_some_and(|text| text.contains("4 KiB pages"))
+    });
+    assert_eq!(found("backing").contains("4 KiB pages"), small, "{} {}", found("backing"), found("huge-pages"));
 }
 
 #[test]

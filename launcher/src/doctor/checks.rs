@@ -88,6 +88,8 @@ pub const CHECKS: &[Check] = &[
     Check { id: "vmm", title: "VMM", run: gpu::vmm },
     Check { id: "host-numa", title: "VMM on host memory", run: gpu::host_numa },
     Check { id: "backing", title: "RAM backing", run: gpu::backings },
+    Check { id: "pin", title: "pinned memory", run: gpu::pin },
+    Check { id: "file-pages", title: "pages of files", run: gpu::file_pages },
     Check { id: "mig", title: "MIG", run: gpu::mig },
     Check { id: "mps", title: "MPS", run: machine::mps },
     Check { id: "hook", title: "hook library", run: machine::hook },

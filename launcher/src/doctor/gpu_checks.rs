@@ -10,6 +10,9 @@ const OLDEST: i32 = 12_000;
 /// The first driver with VMM on host NUMA memory.
 const HOST_NUMA: i32 = 12_020;
 
+/// What a small model's cache and scratch take, and some of its weights.
+const LITTLE_VRAM: u64 = 1 << 30;
+
 fn cuda(version: i32) -> String {
     format!("CUDA {}.{}", version / 1000, version % 1000 / 10)
 }
@@ -22,6 +25,9 @@ pub fn driver(facts: &Facts) -> Vec<Finding> {
     });
     let Some((version, name)) = known else {
         let problem = facts.gpu.failure().unwrap_or_else(|| "it said nothing".to_owned());
+        if let Some(hidden) = hidden(facts) {
+            return vec![hidden];
+        }
         let action = "Install NVIDIA's driver (Debian: nvidia-driver, Ubuntu: `ubuntu-drivers install`); in a container, start it with --gpus all (NVIDIA Container Toolkit). Then run nvidia-smi to see that it works.";
         return vec![Finding::new(
             Level::Fail,
@@ -44,12 +50,27 @@ pub fn driver(facts: &Facts) -> Vec<Finding> {
     } else {
         Finding::ok(found)
     }];
-    if let Some(problem) = facts.gpu.failure() {
+    if let (Some(_), Some(hidden)) = (facts.gpu.failure(), hidden(facts)) {
+        findings.push(hidden);
+    } else if let Some(problem) = facts.gpu.failure() {
         let action =
             "Run nvidia-smi and look for NVRM or Xid lines with `sudo dmesg`. A restart helps after a driver update.";
         findings.push(Finding::new(Level::Fail, problem, "The driver is installed and does not work.", action));
     }
     findings
+}
+
+/// That the user has hidden every GPU, where that is so: then nothing is wrong with the driver.
+fn hidden(facts: &Facts) -> Option<Finding> {
+    let value = facts.machine.visible_devices.as_deref()?.trim();
+    let found = match value {
+        "" => "CUDA_VISIBLE_DEVICES is set and empty, which hides every GPU".to_owned(),
+        "-1" | "NoDevFiles" => format!("CUDA_VISIBLE_DEVICES={value} hides every GPU"),
+        _ => return None,
+    };
+    let meaning = "Programs that are started from here see no GPU: there is no GPU memory to extend.";
+    let action = "Unset CUDA_VISIBLE_DEVICES, or name a GPU that `nvidia-smi -L` lists.";
+    Some(Finding::new(Level::Fail, found, meaning, action))
 }
 
 /// A finding for each GPU, or one that says there is none to look at.
@@ -70,21 +91,33 @@ fn each(facts: &Facts, judge: impl Fn(&Device) -> Finding) -> Vec<Finding> {
 /// Which GPUs there are.
 pub fn devices(facts: &Facts) -> Vec<Finding> {
     if facts.gpu.devices().next().is_none() && facts.gpu.failure().is_none() {
+        if let Some(hidden) = hidden(facts) {
+            return vec![hidden];
+        }
         let action = "Unset CUDA_VISIBLE_DEVICES, or name a GPU that `nvidia-smi -L` lists.";
         return vec![Finding::new(Level::Fail, "the driver shows no GPU", "There is no GPU memory to extend.", action)];
     }
     each(facts, |device| {
         let memory = facts.gpu.events.iter().find_map(|event| match event {
-            Event::Memory { device: index, free, total } if *index == device.index => {
-                Some(format!(", VRAM {}, {} free", format_size(*total), format_size(*free)))
-            }
+            Event::Memory { device: index, free, total } if *index == device.index => Some((*free, *total)),
             _ => None,
         });
         let (major, minor) = device.compute;
-        let text = format!("{}, compute {major}.{minor}{}", device.name, memory.unwrap_or_default());
+        let vram = memory.map(|(free, total)| format!(", VRAM {}, {} free", format_size(total), format_size(free)));
+        let text = format!("{}, compute {major}.{minor}{}", device.name, vram.unwrap_or_default());
         if device.compute < OLDEST_COMPUTE {
             let meaning = "Older than Volta (compute 7.0): GreenBoost's kernels do not run on it.";
             return Finding::new(Level::Fail, text, meaning, "Use a newer GPU.");
+        }
+        if memory.is_some_and(|(free, _)| free < LITTLE_VRAM) {
+            let meaning =
+                format!("Less than {} of VRAM is free: hardly a model can be loaded now.", format_size(LITTLE_VRAM));
+            return Finding::new(
+                Level::Warn,
+                text,
+                meaning,
+                "End other programs that use the GPU: `nvidia-smi` lists them.",
+            );
         }
         Finding::ok(text)
     })
@@ -115,11 +148,30 @@ pub fn link(facts: &Facts) -> Vec<Finding> {
     })
 }
 
+/// What came of something that was tried on a GPU; `None` where it was not.
+fn tried<'a>(facts: &'a Facts, device: &Device, wanted: &str) -> Option<Result<(), &'a str>> {
+    facts.gpu.events.iter().find_map(|event| match event {
+        Event::Tried { device: index, what, problem } if *index == device.index && what == wanted => {
+            Some(problem.as_deref().map_or(Ok(()), Err))
+        }
+        _ => None,
+    })
+}
+
 /// Reservations made of chunks need the VMM calls.
 pub fn vmm(facts: &Facts) -> Vec<Finding> {
     each(facts, |device| {
         if device.vmm {
-            return Finding::ok("supported");
+            return match tried(facts, device, "vmm") {
+                None => Finding::ok("supported"),
+                Some(Ok(())) => Finding::ok("supported, a kernel read and wrote a chunk of VRAM"),
+                Some(Err(problem)) => Finding::new(
+                    Level::Fail,
+                    format!("supported, but it does not work ({problem})"),
+                    "An allocation cannot be made of chunks.",
+                    "End other programs that use the GPU; see `sudo dmesg` for NVRM lines; update the driver.",
+                ),
+            };
         }
         let meaning = "An allocation cannot be made of chunks: GreenBoost leaves this GPU alone.";
         Finding::new(
@@ -198,6 +250,34 @@ pub fn backings(facts: &Facts) -> Vec<Finding> {
             ),
             _ => Finding::ok(words.join("; ")),
         }
+    })
+}
+
+/// Memory pinned for copies, which limits from outside can forbid.
+pub fn pin(facts: &Facts) -> Vec<Finding> {
+    each(facts, |device| match tried(facts, device, "pin") {
+        None => Finding::new(Level::Note, "not tried", "The probe did not come that far.", "See the lines above."),
+        Some(Ok(())) => Finding::ok("64 MiB could be pinned"),
+        Some(Err(problem)) => Finding::new(
+            Level::Warn,
+            problem,
+            "Copies to the GPU are slow, and RAM may not be usable by it.",
+            "Raise the limit on locked memory (ulimit -l unlimited, LimitMEMLOCK=infinity in a service, --ulimit memlock=-1 for Docker) and the memory limit.",
+        ),
+    })
+}
+
+/// The page cache of model files, read where it is.
+pub fn file_pages(facts: &Facts) -> Vec<Finding> {
+    each(facts, |device| match tried(facts, device, "file-pages") {
+        None => Finding::new(Level::Note, "not tried", "The probe did not come that far.", "See the lines above."),
+        Some(Ok(())) => Finding::ok("a kernel read a file in the page cache"),
+        Some(Err(problem)) => Finding::new(
+            Level::Note,
+            format!("not usable ({problem})"),
+            "Weights outside VRAM are copied to RAM, rather than read in the model file's page cache: loading takes longer.",
+            "A newer driver may.",
+        ),
     })
 }
 
@@ -289,6 +369,44 @@ mod tests {
         let found = devices(&facts(vec![driver_event(13_000)], Outcome::Finished));
         assert_eq!(found[0].level, Level::Fail);
         assert!(found[0].action.contains("CUDA_VISIBLE_DEVICES"));
+    }
+
+    #[test]
+    fn hidden_gpus_are_not_the_drivers_fault() {
+        for (value, words) in [("", "set and empty"), ("-1", "CUDA_VISIBLE_DEVICES=-1")] {
+            let failed = Event::Failed { problem: "cuInit returned CUDA_ERROR_NO_DEVICE".to_owned() };
+            let mut hidden = facts(vec![driver_event(13_000), failed], Outcome::Finished);
+            hidden.machine.visible_devices = Some(value.to_owned());
+            let found = driver(&hidden);
+            assert!(found[1].level == Level::Fail && found[1].found.contains(words), "{found:?}");
+            assert!(found[1].action.contains("Unset CUDA_VISIBLE_DEVICES"));
+            hidden.gpu.events.pop();
+            assert!(devices(&hidden)[0].found.contains(words));
+        }
+    }
+
+    #[test]
+    fn what_was_tried_is_judged_and_what_does_not_work_is_not_supported_in_words_alone() {
+        let judged = |what: &str, problem: Option<&str>| {
+            let tried = Event::Tried { device: 0, what: what.to_owned(), problem: problem.map(str::to_owned) };
+            let facts = facts(vec![device(|_| {}), tried], Outcome::Finished);
+            let check = [("vmm", vmm as fn(&Facts) -> Vec<Finding>), ("pin", pin), ("file-pages", file_pages)];
+            let check = check.iter().find(|(name, _)| *name == what).expect("a check").1;
+            check(&facts).remove(0)
+        };
+        for (what, level) in [("vmm", Level::Fail), ("pin", Level::Warn), ("file-pages", Level::Note)] {
+            assert_eq!(judged(what, None).level, Level::Ok, "{what}");
+            let bad = judged(what, Some("it says no"));
+            assert!(bad.level == level && bad.found.contains("it says no"), "{bad:?}");
+            assert!(!bad.meaning.is_empty() && !bad.action.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_gpu_without_free_vram_is_not_ready() {
+        let memory = |free| Event::Memory { device: 0, free, total: 8 << 30 };
+        let judged = |free| devices(&facts(vec![device(|_| {}), memory(free)], Outcome::Finished)).remove(0).level;
+        assert_eq!((judged(4 << 30), judged(100 << 20)), (Level::Ok, Level::Warn));
     }
 
     #[test]

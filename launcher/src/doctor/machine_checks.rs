@@ -2,7 +2,7 @@
 
 use super::checks::{Facts, Finding, Level};
 use crate::ollama::{SERVICE_ADVICE, servers};
-use greenboost_contract::{engine, format_size};
+use greenboost_contract::{engine, format_size, ram};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -41,19 +41,24 @@ pub fn memory(facts: &Facts) -> Vec<Finding> {
     };
     if bytes < LITTLE {
         let meaning = "Too little to extend VRAM by anything useful.";
-        return vec![Finding::new(Level::Warn, format_size(bytes), meaning, "End other programs, or add RAM.")];
+        let action = "End other programs, add RAM, or raise the memory limit below.";
+        return vec![Finding::new(Level::Warn, format_size(bytes), meaning, action)];
     }
-    vec![Finding::ok(format_size(bytes))]
+    // What the hook grants where the user names no budget.
+    let budget = format_size(ram::budget(bytes));
+    vec![Finding::ok(format!("{}, of which {budget} may stand in for VRAM", format_size(bytes)))]
 }
 
 /// A limit set from outside, beyond which the OOM killer comes.
 pub fn cgroup(facts: &Facts) -> Vec<Finding> {
     let Some(limit) = facts.machine.cgroup_limit() else { return vec![Finding::ok("none")] };
     let meaning = "The RAM budget stays below it.";
-    let binds = facts.machine.available().is_some_and(|available| limit < available);
+    let machine = facts.machine.meminfo("MemAvailable").map(|kib| kib << 10);
+    let binds = machine.is_some_and(|available| limit < available);
+    let left = facts.machine.available().map(|left| format!(", {} left", format_size(left))).unwrap_or_default();
     let action = "Raise it (docker run --memory, systemd MemoryMax=) if models should use more.";
     vec![if binds {
-        Finding::new(Level::Note, format!("{} (cgroup)", format_size(limit)), meaning, action)
+        Finding::new(Level::Note, format!("{} (cgroup){left}", format_size(limit)), meaning, action)
     } else {
         Finding::ok(format!("{} (cgroup), above what is available", format_size(limit)))
     }]
@@ -91,9 +96,14 @@ pub fn memlock(facts: &Facts) -> Vec<Finding> {
 pub fn container(facts: &Facts) -> Vec<Finding> {
     let Some(kind) = facts.machine.container() else { return vec![Finding::ok("none")] };
     let meaning = "GreenBoost must be inside the container, next to the program; the limits above are the container's.";
+    let limit = facts
+        .machine
+        .cgroup_limit()
+        .map_or("no memory limit".to_owned(), |limit| format!("memory limit {}", format_size(limit)));
+    let locked = facts.machine.memlock.map_or("unlimited".to_owned(), format_size);
     vec![Finding::new(
         Level::Note,
-        kind,
+        format!("{kind}, {limit}, locked memory {locked}"),
         meaning,
         "Mount GreenBoost's folder, and use gb-launch in the container's command.",
     )]
@@ -168,11 +178,14 @@ mod tests {
     #[test]
     fn memory_limits_and_locked_memory_are_judged() {
         let memory_file = ("/proc/meminfo", "MemAvailable: 67108864 kB\n");
-        assert_eq!(judged(memory, &[memory_file], |_| {}).found, "64 GiB");
+        assert_eq!(judged(memory, &[memory_file], |_| {}).found, "64 GiB, of which 48 GiB may stand in for VRAM");
         assert_eq!(judged(memory, &[("/proc/meminfo", "MemAvailable: 1048576 kB\n")], |_| {}).level, Level::Warn);
         let limited = |bytes| [memory_file, ("/proc/self/cgroup", "0::/\n"), ("/sys/fs/cgroup/memory.max", bytes)];
         assert_eq!(judged(cgroup, &limited("8589934592\n"), |_| {}).level, Level::Note);
         assert_eq!(judged(cgroup, &limited("max\n"), |_| {}).level, Level::Ok);
+        let mut full = limited("8589934592\n").to_vec();
+        full.push(("/sys/fs/cgroup/memory.current", "8000000000\n"));
+        assert_eq!(judged(memory, &full, |_| {}).level, Level::Warn, "no model could run in what is left");
         assert_eq!(judged(memlock, &[], |_| {}).level, Level::Ok);
         assert!(judged(memlock, &[], |machine| machine.memlock = Some(8 << 20)).found.contains("8 MiB"));
     }

@@ -31,6 +31,8 @@ const PINNED: c_int = 1;
 const READ_WRITE: c_int = 3;
 /// `CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP`.
 pub const REGISTER_PORTABLE_MAPPED: c_uint = 3;
+/// The same, and `CU_MEMHOSTREGISTER_READ_ONLY`.
+pub const REGISTER_READ_ONLY: c_uint = REGISTER_PORTABLE_MAPPED | 8;
 
 /// `CUmemLocation`.
 #[repr(C)]

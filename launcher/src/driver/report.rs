@@ -46,6 +46,15 @@ pub enum Event {
         /// How the memory was made, where there is a choice.
         detail: String,
     },
+    /// Something else that GreenBoost needs was tried on a GPU.
+    Tried {
+        /// The GPU's index.
+        device: i32,
+        /// What: `vmm`, `pin` or `file-pages`.
+        what: String,
+        /// Why it does not work; `None` when it does.
+        problem: Option<String>,
+    },
     /// What a GPU computes with, said when speeds are measured.
     Processor {
         /// Multiprocessors.
