@@ -1,11 +1,14 @@
 //! Ollama is two programs in one file: a server that loads models, and a client that talks to it. GreenBoost can only
 //! help the server, which is often already running as a service, without us.
 
+pub mod store;
+
 use crate::procfs::{Process, processes};
 use greenboost_contract::settings;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use store::folders;
 
 /// Subcommands that only talk to a server.
 const CLIENT: &[&str] =
@@ -99,6 +102,8 @@ pub struct Server {
     pub service: Option<String>,
     /// Whether it was started by gb-launch; `None` when this user may not know.
     pub boosted: Option<bool>,
+    /// The folders it may keep its models in.
+    pub stores: Vec<PathBuf>,
 }
 
 /// The Ollama servers on this machine.
@@ -115,6 +120,7 @@ pub fn servers(root: &Path) -> Vec<Server> {
             pid: process.pid,
             service: process.service().filter(|unit| unit.contains("ollama")),
             boosted: process.environment().map(|variables| variables.contains(&active)),
+            stores: folders(|name| process.variable(name)),
         })
         .collect()
 }

@@ -32,6 +32,12 @@ impl Process {
         fs::read(self.folder.join("environ")).ok().map(|bytes| split(&bytes))
     }
 
+    /// The value of a variable that it was started with, where it may be read.
+    pub fn variable(&self, name: &str) -> Option<String> {
+        let of = |line: String| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+        self.environment()?.into_iter().find_map(of)
+    }
+
     /// The systemd unit it belongs to, when that is a service.
     pub fn service(&self) -> Option<String> {
         let groups = fs::read_to_string(self.folder.join("cgroup")).ok()?;

@@ -1,7 +1,8 @@
 //! Checks of everything but the GPU.
 
 use super::checks::{Facts, Finding, Level};
-use crate::ollama::{SERVICE_ADVICE, servers};
+use crate::machine::Machine;
+use crate::ollama::{SERVICE_ADVICE, servers, store};
 use greenboost_contract::{engine, format_size, ram};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
@@ -142,7 +143,36 @@ pub fn ollama(facts: &Facts) -> Vec<Finding> {
             ),
         }
     };
-    servers.iter().map(judge).collect()
+    let mut findings: Vec<_> = servers.iter().map(judge).collect();
+    findings.extend(servers.iter().filter_map(|server| several_models(&facts.machine, server)));
+    findings
+}
+
+/// Models for which advice is given one by one.
+const MOST_MODELS: usize = 8;
+
+/// What is said to `ollama serve` counts for all of its models, and what is right for one is wrong for another.
+fn several_models(machine: &Machine, server: &crate::ollama::Server) -> Option<Finding> {
+    // A made-up machine has its stores below its root.
+    let stores: Vec<_> =
+        server.stores.iter().filter_map(|store| Some(machine.root.join(store.strip_prefix("/").ok()?))).collect();
+    let names = store::names(&stores);
+    if names.len() < 2 {
+        return None;
+    }
+    let found = format!("{} models are served by process {}", names.len(), server.pid);
+    let meaning = "LLAMA_ARG_ variables and options of `ollama serve` count for all of them. Under gb-launch each is planned for by itself;\nwhat you set, set for each, in its Modelfile:";
+    let advice = |name: &String| {
+        format!(
+            "ollama show --modelfile {name}: add what `greenboost plan ollama:{name}` says, and PARAMETER use_mmap true"
+        )
+    };
+    let mut lines: Vec<_> = names.iter().take(MOST_MODELS).map(advice).collect();
+    if names.len() > MOST_MODELS {
+        lines.push(format!("and so on for {} more", names.len() - MOST_MODELS));
+    }
+    lines.push("(Ollama turns mmap off where much memory is free, and RAM counts as free under gb-launch: weights would be read into RAM.)".to_owned());
+    Some(Finding::new(Level::Note, found, meaning, lines.join("\n")))
 }
 
 #[cfg(test)]
@@ -214,6 +244,34 @@ mod tests {
         assert_eq!(judged(ollama, &server("GREENBOOST_ACTIVE=1\0"), |_| {}).level, Level::Ok);
         let hidden = judged(ollama, &server("")[..3], |_| {});
         assert_eq!(hidden.level, Level::Note);
+    }
+
+    #[test]
+    fn several_models_of_a_server_get_advice_of_their_own() {
+        let store = "/data/models/manifests/registry.ollama.ai/library";
+        let (one, two) = (format!("{store}/llama3/latest"), format!("{store}/qwen3/30b"));
+        let server = |environ| {
+            [
+                ("/proc/9/comm", "ollama\n"),
+                ("/proc/9/cmdline", "/usr/bin/ollama\0serve\0"),
+                ("/proc/9/environ", environ),
+                (one.as_str(), "{}"),
+                (two.as_str(), "{}"),
+            ]
+        };
+        let facts = |files: &[(&str, &str)]| {
+            let (keep, machine) = made_of(files);
+            let gpu = GpuReport { events: Vec::new(), outcome: Outcome::Finished };
+            (keep, Facts { machine, gpu, hook: Err(String::new()) })
+        };
+        let (_keep, several) = facts(&server("GREENBOOST_ACTIVE=1\0OLLAMA_MODELS=\"/data/models\"\0"));
+        let found = ollama(&several);
+        assert_eq!((found.len(), found[1].level), (2, Level::Note));
+        for part in ["greenboost plan ollama:llama3`", "greenboost plan ollama:qwen3:30b`", "PARAMETER use_mmap true"] {
+            assert!(found[1].action.contains(part), "{}", found[1].action);
+        }
+        let (_keep, one) = facts(&server("GREENBOOST_ACTIVE=1\0OLLAMA_MODELS=/data/models\0")[..4]);
+        assert_eq!(ollama(&one).len(), 1);
     }
 
     #[test]

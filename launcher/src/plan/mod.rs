@@ -25,7 +25,6 @@ pub mod predict;
 mod answer;
 mod command_line;
 mod commands;
-mod ollama_store;
 mod report;
 #[cfg(test)]
 mod test_models;
@@ -37,6 +36,7 @@ pub use commands::Argument;
 pub use measure::{MeasureOptions, When, run_measurement};
 pub use wishes::Wishes;
 
+use crate::ollama::store;
 use crate::output;
 use clap::Args;
 use facts::{Class, Facts};
@@ -247,7 +247,7 @@ fn read(model: &Path) -> Result<(PathBuf, Facts), String> {
 /// Why there is none.
 pub fn locate(model: &str) -> Result<PathBuf, String> {
     match model.strip_prefix("ollama:") {
-        Some(name) => ollama_store::find(name, &ollama_store::folders(|name| std::env::var(name).ok())),
+        Some(name) => store::find(name, &store::folders(|name| std::env::var(name).ok())),
         None => Ok(PathBuf::from(model)),
     }
 }

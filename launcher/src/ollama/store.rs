@@ -1,5 +1,6 @@
 //! Where Ollama keeps a model: a manifest by name, and in it the digest of the file with the weights.
 
+use greenboost_contract::escaped;
 use serde::Deserialize;
 use std::fs;
 use std::io;
@@ -50,6 +51,34 @@ pub fn find(name: &str, folders: &[PathBuf]) -> Result<PathBuf, String> {
         "Ollama has no model {name:?} here.\n{}\nPull it with `ollama pull {name}`, or set OLLAMA_MODELS to the folder Ollama keeps its models in.",
         tried.join("\n")
     ))
+}
+
+/// The models in these folders, as `ollama list` names them.
+pub fn names(folders: &[PathBuf]) -> Vec<String> {
+    let below = |folder: &PathBuf| -> Vec<PathBuf> {
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    };
+    let mut level: Vec<_> = folders.iter().map(|folder| folder.join("manifests")).collect();
+    for _ in ["host", "namespace", "model", "tag"] {
+        level = level.iter().flat_map(below).collect();
+    }
+    let mut names: Vec<_> = level.iter().filter(|path| path.is_file()).filter_map(|path| name(path)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// The name of a manifest's model, without what goes without saying.
+fn name(manifest: &Path) -> Option<String> {
+    let mut parts = manifest.iter().rev().map(|part| part.to_str());
+    let (tag, model, space, host) = (parts.next()??, parts.next()??, parts.next()??, parts.next()??);
+    let tag = if tag == "latest" { String::new() } else { format!(":{tag}") };
+    let name = match (host, space) {
+        ("registry.ollama.ai", "library") => model.to_owned(),
+        ("registry.ollama.ai", space) => format!("{space}/{model}"),
+        (host, space) => format!("{host}/{space}/{model}"),
+    };
+    Some(escaped(&(name + &tag)).into_owned())
 }
 
 /// The path below `folder` as it is written there: Ollama folds the case of names.
@@ -180,6 +209,18 @@ mod tests {
         assert_eq!(other, Ok(blob.clone()));
         fs::write(&manifest, text(&format!("sha256-{digest}"))).expect("written");
         assert_eq!(find(), Ok(blob));
+    }
+
+    #[test]
+    fn the_models_of_a_store_are_listed_as_ollama_names_them() {
+        let folder = tempfile::tempdir().expect("folder");
+        for path in ["registry.ollama.ai/library/llama3/latest", "registry.ollama.ai/me/mine/v1", "hf.co/a/b/Q4_K_M"] {
+            let path = folder.path().join("manifests").join(path);
+            fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+            fs::write(path, "{}").expect("written");
+        }
+        let found = names(&[folder.path().to_owned(), folder.path().join("nowhere")]);
+        assert_eq!(found, ["hf.co/a/b:Q4_K_M", "llama3", "me/mine:v1"]);
     }
 
     #[test]
