@@ -170,9 +170,25 @@ fn a_ring_that_is_no_part_of_the_vram_is_refused() {
         refused(
             &mut place.launch(&["--vram", "1GiB", "--ring", ring, "env"]),
             2,
-            &["--ring", "must be less than the VRAM", "1 GiB"],
+            &["--ring", "has to be less than the VRAM", "1 GiB"],
         );
     }
     let mut command = place.launch(&["--vram", "1GiB", "env"]);
     refused(command.env("GREENBOOST_RING", "4GiB"), 2, &["GREENBOOST_RING 4 GiB"]);
+}
+
+#[test]
+fn the_vram_is_what_profile_and_card_leave_and_never_more_than_the_card_has() {
+    let (place, model) = common::planned::place();
+    common::gpu::known_machine(&place, 5.0, 40.0);
+    place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nvram_reserve = '128MiB'");
+    for (options, vram) in [
+        (&["--ring", "4GiB"][..], "of 3.5 GiB"),
+        (&["--profile", "mine", "--ring", "4GiB"], "of 3.88 GiB"),
+        (&["--vram", "100GiB", "--ring", "99GiB"], "of 4 GiB"),
+    ] {
+        let command = place.launch(&[options, &["./llama-server", "-m", &model]].concat());
+        let parts = ["--ring has to be less than the VRAM", vram, "Leave --ring out"];
+        refused(&mut common::gpu::with_gpu(&place, command, "40"), 2, &parts);
+    }
 }

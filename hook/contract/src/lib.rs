@@ -13,6 +13,7 @@
 //! * [`planned`]: what such an answer may set;
 //! * [`probe`]: the kernel by which hook and doctor judge memory;
 //! * [`ram`]: how much system RAM may still be taken;
+//! * [`vram`]: how much VRAM a program may take;
 //! * [`record`]: the status record a hooked process publishes and `greenboost status` reads.
 //!
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
@@ -31,6 +32,7 @@ pub mod record;
 pub mod settings;
 pub mod size;
 pub mod value;
+pub mod vram;
 
 pub use choices::{HostCopyPrefetch, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Strategy, Stream};
 pub use escape::escaped;

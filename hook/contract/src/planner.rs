@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const END: &str = "end";
 /// llama-server's options for its model: a command without one is never planned for.
 pub const MODEL_OPTIONS: [&str; 2] = ["-m", "--model"];
+/// Why there is no plan where slots would take all VRAM: that is an error, not a plan less.
+pub const RING_IS_NO_PART: &str = "--ring has to be less than the VRAM that it is a part of";
 /// Far more than an answer has.
 const MOST: usize = 64 << 10;
 /// How long a killed planner may take to go; one that is stuck in the kernel never does.
@@ -90,9 +92,12 @@ impl Question<'_> {
     pub fn command(&self) -> Command {
         let Self { settings, .. } = self;
         let mut command = Command::new(self.planner);
-        command.arg("answer");
+        command.args(["answer", "--here"]);
         for (option, bytes) in [("--vram", settings.vram), ("--ram", settings.ram), ("--ring", settings.ring)] {
             command.args(bytes.map(|bytes| format!("{option}={bytes}")));
+        }
+        if settings.vram.is_none() {
+            command.arg(format!("--vram-reserve={}", settings.vram_reserve));
         }
         for (option, variable, word) in [
             ("--stream", STREAM, settings.stream.name()),
@@ -217,7 +222,8 @@ mod tests {
             let words: Vec<_> = question.command().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
             words.join(" ")
         };
-        assert_eq!(asked(&Settings { stream: Stream::On, ..Settings::default() }), "answer -- -m");
+        let open = Settings { stream: Stream::On, vram_reserve: 7, ..Settings::default() };
+        assert_eq!(asked(&open), "answer --here --vram-reserve=7 -- -m");
         let fixed = Settings {
             vram: Some(1),
             ring: Some(2),
@@ -226,7 +232,7 @@ mod tests {
             spill: Spill::Never,
             ..Settings::default()
         };
-        assert_eq!(asked(&fixed), "answer --vram=1 --ring=2 --stream=off --strategy=vram --no-spill -- -m");
+        assert_eq!(asked(&fixed), "answer --here --vram=1 --ring=2 --stream=off --strategy=vram --no-spill -- -m");
     }
 
     #[test]

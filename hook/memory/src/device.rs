@@ -3,7 +3,7 @@
 use crate::backing::HostBacking;
 use crate::budget::Budget;
 use greenboost_contract::record::{DeviceRecord, Record};
-use greenboost_contract::{Settings, format_size};
+use greenboost_contract::{Settings, format_size, vram};
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::{CUcontext, CUdevice, Status};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,9 +11,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 const ATTRIBUTE_VMM: u32 = 102;
-
-/// The reserve is never more than this part of what is free: a small card is not given away whole.
-const MAX_RESERVE_SHARE: u64 = 8;
 
 /// What VRAM is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,16 +60,14 @@ impl Device {
             driver.cuDeviceGetUuid(&mut uuid, ordinal)?;
             driver.cuDeviceGetAttribute(&mut can_map, ATTRIBUTE_VMM, ordinal)?;
         }
-        let limit = match settings.vram {
-            Some(wanted) => wanted.min(total as u64),
-            None => {
-                let (mut free, mut installed) = (0usize, 0usize);
-                // SAFETY: as above.
-                unsafe { driver.cuMemGetInfo_v2(&mut free, &mut installed) }?;
-                let free = free as u64;
-                free - settings.vram_reserve.min(free / MAX_RESERVE_SHARE)
-            }
-        };
+        let mut free = 0usize;
+        // What was asked for does not depend on what is free.
+        if settings.vram.is_none() {
+            let mut installed = 0usize;
+            // SAFETY: as above.
+            unsafe { driver.cuMemGetInfo_v2(&mut free, &mut installed) }?;
+        }
+        let limit = vram::budget(settings.vram, free as u64, total as u64, settings.vram_reserve);
         let uuid = uuid_text(&uuid);
         record.uuid.set(&uuid);
         record.vram_budget.store(limit, Relaxed);

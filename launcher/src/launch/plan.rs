@@ -73,6 +73,9 @@ pub fn make(
             {
                 return Err(refused(strategy, why));
             }
+            if let Some(why) = answer.no_plan().filter(|why| why.starts_with(planner::RING_IS_NO_PART)) {
+                return Err(Refusal::usage(why));
+            }
             // To a person who looks on. What the command itself prints, it prints on pipes too.
             if answer.no_plan().is_none() && !options.quiet && !options.dry_run && std::io::stderr().is_terminal() {
                 crate::output::complain("gb-launch", &answer.line);

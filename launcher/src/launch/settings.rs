@@ -203,7 +203,7 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
     {
         let which = source(options.ring, settings::RING, "--ring");
         return Err(Refusal::usage(format!(
-            "{which} {}: must be less than the VRAM that it is a part of, {}; leave it out to have it chosen",
+            "{which} {}: has to be less than the VRAM that it is a part of, {}; leave it out to have it chosen",
             format_size(ring),
             format_size(vram)
         )));

@@ -5,7 +5,8 @@ use super::measure::Figures;
 use super::predict::{Asked, Setting, UBATCHES, Way, ring};
 use crate::machine::Machine;
 use clap::Args;
-use greenboost_contract::{HostCopyPrefetch, Settings, Stream, parse_size};
+use greenboost_contract::planner::RING_IS_NO_PART;
+use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size, parse_size, vram};
 
 /// The context of the shipped llama-server profile: see there.
 const CONTEXT: u64 = 8192;
@@ -20,6 +21,12 @@ pub struct Wishes {
     /// The most VRAM the model may take [default: what is free, less a reserve].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub vram: Option<u64>,
+    /// VRAM that is left to the driver where --vram is not given, as a profile says it.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, hide = true)]
+    pub vram_reserve: Option<u64>,
+    /// The model is about to run here: no more VRAM than the card has.
+    #[arg(long, hide = true)]
+    pub here: bool,
     /// The most system RAM that may stand in for VRAM [default: three quarters of what is available].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub ram: Option<u64>,
@@ -70,8 +77,11 @@ impl Wishes {
     /// # Errors
     /// When nobody says how much VRAM there is.
     pub fn setting(&self, facts: &Facts, figures: &Figures) -> Result<(Setting, Vec<u64>), String> {
-        let free = figures.gpu.as_ref().map(|gpu| gpu.free.saturating_sub(Settings::default().vram_reserve));
-        let vram = self.vram.or(free).ok_or_else(|| {
+        let reserve = self.vram_reserve.unwrap_or_else(|| Settings::default().vram_reserve);
+        let budget = figures.gpu.as_ref().map(|gpu| vram::budget(self.vram, gpu.free, gpu.total, reserve));
+        // Who only asks may ask about a larger card than there is.
+        let asked = self.vram.filter(|_| !self.here);
+        let vram = asked.or(budget).or(self.vram).ok_or_else(|| {
             let why = figures.missing.iter().find(|line| line.starts_with("GPU")).map_or("", String::as_str);
             format!(
                 "no GPU was found ({why}).\nSay how much VRAM to plan for: --vram 24GiB; or see `greenboost doctor`."
@@ -92,6 +102,10 @@ impl Wishes {
         };
         let ram = if self.no_spill { 0 } else { self.ram.unwrap_or((ram as f64 * RAM_SHARE) as u64) };
         let ring = self.ring.unwrap_or_else(|| ring(facts, vram));
+        if self.ring.is_some_and(|ring| ring >= vram) {
+            let (ring, vram) = (format_size(ring), format_size(vram));
+            return Err(format!("{RING_IS_NO_PART}: {ring} of {vram}.\nLeave --ring out to have it chosen."));
+        }
         let ring_is_fixed = self.ring.is_some();
         Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, ring_is_fixed, kv }, ubatches))
     }
