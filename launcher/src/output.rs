@@ -5,9 +5,10 @@ use clap::Parser;
 use greenboost_contract::escape::{escaped_lines, is_hostile};
 use serde::Serialize;
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use terminal_size::Width;
 
 /// The exit code where the output could not be written.
 const UNWRITTEN: u8 = 2;
@@ -15,9 +16,13 @@ const UNWRITTEN: u8 = 2;
 /// Why something could not be written, the first time.
 static FAILURE: OnceLock<String> = OnceLock::new();
 
-/// Prints lines; false where that failed.
+/// Prints lines, those that a terminal is too narrow for on several; false where that failed.
 pub fn print(text: &str) -> bool {
-    write(&escaped_lines(text))
+    let text = escaped_lines(text);
+    match terminal_size::terminal_size_of(io::stdout()) {
+        Some((Width(columns), _)) if io::stdout().is_terminal() => write(&wrapped(&text, columns.into())),
+        _ => write(&text),
+    }
 }
 
 /// Prints one line.
@@ -75,6 +80,43 @@ pub fn options<T: Parser>(program: &str) -> Result<T, ExitCode> {
     })
 }
 
+/// The lines, broken between words. What goes on stands below the words that it goes on from, behind a label. Lines that are
+/// set in by two are commands, to be copied as they are.
+fn wrapped(text: &str, columns: usize) -> String {
+    let mut all = String::with_capacity(text.len() + 64);
+    for line in text.split_inclusive('\n') {
+        let is_command = line.starts_with("  ") && !line.starts_with("   ");
+        if is_command || line.trim_end().chars().count() <= columns {
+            all.push_str(line);
+            continue;
+        }
+        let indent = " ".repeat(indent(line).min(columns / 2));
+        let mut length = 0;
+        for (at, word) in line.trim_end().split(' ').enumerate() {
+            let wide = word.chars().count();
+            if at > 0 && length + 1 + wide > columns && length > indent.len() {
+                all.push('\n');
+                all.push_str(&indent);
+                length = indent.len();
+            } else if at > 0 {
+                all.push(' ');
+                length += 1;
+            }
+            all.push_str(word);
+            length += wide;
+        }
+        all.push('\n');
+    }
+    all
+}
+
+/// Where the words of a line begin, behind a label and the spaces after it.
+fn indent(line: &str) -> usize {
+    let own = line.len() - line.trim_start().len();
+    let label = line[own..].find("  ").filter(|label| own == 0 && *label < 24);
+    label.map_or(own, |label| label + line[label..].len() - line[label..].trim_start().len())
+}
+
 fn write(text: &str) -> bool {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -105,6 +147,16 @@ fn json_escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_are_broken_between_words_below_the_words_they_go_on_from() {
+        let text =
+            "Model    a name that is long\nshort\n  gb-launch a command that is copied\n   set in by three and long\n";
+        let expected = "Model    a name that\n         is long\nshort\n  gb-launch a command that is copied\n   set in by three\n   and long\n";
+        assert_eq!(wrapped(text, 20), expected);
+        assert_eq!(wrapped(text, 80), text);
+        assert_eq!(wrapped("averyveryverylongword\n", 5), "averyveryverylongword\n");
+    }
 
     #[test]
     fn json_says_the_same_and_speaks_to_no_terminal() {

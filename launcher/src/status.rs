@@ -229,7 +229,7 @@ fn table(processes: &[ProcessStatus], verbose: bool) -> String {
 fn device_rows(text: &mut String, device: &DeviceStatus) {
     let own = device.vram_chunks_bytes + device.vram_plain_bytes + device.vram_mapped_bytes;
     let slots = if device.vram_ring_bytes > 0 {
-        format!(", slots {}", format_size(device.vram_ring_bytes))
+        format!(", staging slots {}", format_size(device.vram_ring_bytes))
     } else {
         String::new()
     };
@@ -340,7 +340,7 @@ mod tests {
             "memory pressure critical, RAM refused 2 times",
             "placed  by tensor, 291 weight tensors known",
             "plan    a model: all in VRAM",
-            "VRAM  10.25 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, slots 768 MiB; peak 11 GiB",
+            "VRAM  10.25 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, staging slots 768 MiB; peak 11 GiB",
             "        streamed 12 GiB through 768 MiB",
             "page cache  6 GiB of weights, no copy in RAM",
             "files   1 CHANGED while weights were read",

@@ -7,7 +7,7 @@ use crate::refusal::{self, refusal};
 use crate::values::{
     self, Environment, Line, at_least_granule, backings, chunk, expression, matchers, pattern, priority,
 };
-use greenboost_contract::kernel::{KernelRule, Read};
+use greenboost_contract::kernel::{AccessMode, KernelRule};
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
 use greenboost_contract::settings::threads;
 use greenboost_contract::{
@@ -122,7 +122,7 @@ struct Kernel {
     name: String,
     #[serde(default, deserialize_with = "expression")]
     tensor: String,
-    read: Read,
+    read: AccessMode,
 }
 
 fn place_rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Place>, D::Error> {

@@ -1,6 +1,6 @@
 //! Profiles of the system and the user: overriding, inheritance, and what is said about bad files.
 
-use greenboost_contract::kernel::{KernelRule, Read};
+use greenboost_contract::kernel::{AccessMode, KernelRule};
 use greenboost_contract::place::{PlaceRule, Tier};
 use greenboost_contract::{PlanFor, ReportFree, Spill};
 use greenboost_profiles::{Profile, Profiles, Source};
@@ -114,7 +114,7 @@ fn rules_for_kernels_come_before_those_that_are_inherited() {
     let (_keep, user) = folder(&[("mine.toml", text)]);
     let profiles = Profiles::load(&[user]).expect("valid");
     let (mine, parent) = (named(&profiles, "mine"), named(&profiles, "llama-server"));
-    let rule = KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: Read::Stream };
+    let rule = KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: AccessMode::Stream };
     assert_eq!((&mine.settings.kernels[0], &mine.settings.kernels[1..]), (&rule, parent.settings.kernels.as_slice()));
 }
 

@@ -1,6 +1,6 @@
 //! The profiles that are compiled in.
 
-use greenboost_contract::kernel::Read;
+use greenboost_contract::kernel::AccessMode;
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule};
 use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings};
 use greenboost_profiles::{Profiles, pattern};
@@ -184,7 +184,7 @@ fn llama_cpps_tensors_keep_vram_in_the_order_of_what_their_bytes_are_worth() {
 }
 
 /// How the shipped rules have a kernel read a tensor.
-fn read(profile: &str, kernel: &str, tensor: &str) -> Option<Read> {
+fn read(profile: &str, kernel: &str, tensor: &str) -> Option<AccessMode> {
     let profiles = built_in();
     let rules = &profiles.find_by_name(profile).expect(profile).settings.kernels;
     let fits = |pattern: &str, name: &str| pattern::compile(pattern).expect("pattern").is_match(name.as_bytes());
@@ -196,18 +196,18 @@ fn kernels_of_llama_cpp_and_cublas_read_copies_unless_they_touch_a_part() {
     let (dense, experts) = ("blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight");
     let vector = "_Z13mul_mat_vec_qIL9ggml_type12ELi1ELb0ELb0EEvPKvS2_PKi";
     for (kernel, tensor, expected) in [
-        (vector, dense, Some(Read::Stream)),
-        (vector, experts, Some(Read::InPlace)),
-        ("_Z13mul_mat_vec_fIffLi1ELi256EEvPKT_PKfPKi", experts, Some(Read::InPlace)),
-        ("_Z9mul_mat_qIL9ggml_type12ELi128ELb0EEvPKcPKi", experts, Some(Read::Stream)),
-        ("_Z9mul_mat_fI6__halfLi32ELi1ELi4ELb0EEvPKT_", dense, Some(Read::Stream)),
-        ("_Z21dequantize_block_q4_KIfEvPKvPT_", dense, Some(Read::Stream)),
-        ("_Z13convert_unaryIf6__halfEvPKvPT0_", dense, Some(Read::Stream)),
-        ("_Z10k_get_rowsILi32ELi2EXadL_Z15dequantize_q4_0", "token_embd.weight", Some(Read::InPlace)),
-        ("_Z22k_compute_batched_ptrsPK6__halfS1_Pc", dense, Some(Read::InPlace)),
-        ("nvjet_hsh_128x128_64x6_2x1_v_bz_TNN", dense, Some(Read::Stream)),
-        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", dense, Some(Read::Stream)),
-        ("_ZN7cutlass7Kernel2I58cutlass_80_wmma_tensorop", dense, Some(Read::Stream)),
+        (vector, dense, Some(AccessMode::Stream)),
+        (vector, experts, Some(AccessMode::InPlace)),
+        ("_Z13mul_mat_vec_fIffLi1ELi256EEvPKT_PKfPKi", experts, Some(AccessMode::InPlace)),
+        ("_Z9mul_mat_qIL9ggml_type12ELi128ELb0EEvPKcPKi", experts, Some(AccessMode::Stream)),
+        ("_Z9mul_mat_fI6__halfLi32ELi1ELi4ELb0EEvPKT_", dense, Some(AccessMode::Stream)),
+        ("_Z21dequantize_block_q4_KIfEvPKvPT_", dense, Some(AccessMode::Stream)),
+        ("_Z13convert_unaryIf6__halfEvPKvPT0_", dense, Some(AccessMode::Stream)),
+        ("_Z10k_get_rowsILi32ELi2EXadL_Z15dequantize_q4_0", "token_embd.weight", Some(AccessMode::InPlace)),
+        ("_Z22k_compute_batched_ptrsPK6__halfS1_Pc", dense, Some(AccessMode::InPlace)),
+        ("nvjet_hsh_128x128_64x6_2x1_v_bz_TNN", dense, Some(AccessMode::Stream)),
+        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize128x128x64", dense, Some(AccessMode::Stream)),
+        ("_ZN7cutlass7Kernel2I58cutlass_80_wmma_tensorop", dense, Some(AccessMode::Stream)),
         ("a_kernel_of_tomorrow", dense, None),
     ] {
         for profile in ["llama-server", "llama-tools", "ollama", "rpc-server"] {

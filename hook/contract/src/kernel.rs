@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// How a kernel reads a weight outside VRAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum AccessMode {
     /// From a copy in VRAM, made ahead of the launch where the order is known.
     Stream,
     /// Where it is, over the link: right for a kernel that touches a small part of a tensor.
@@ -19,7 +19,7 @@ pub enum Read {
     Never,
 }
 
-written!(Read { Stream = "stream", InPlace = "in-place", Never = "never" });
+written!(AccessMode { Stream = "stream", InPlace = "in-place", Never = "never" });
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct KernelRule {
     /// Regular expression found anywhere in the tensor's name; empty: any.
     pub tensor: String,
     /// What its launches do.
-    pub read: Read,
+    pub read: AccessMode,
 }
 
 /// A rule that cannot be read.
@@ -45,7 +45,7 @@ impl KernelRule {
         let fail = |problem| KernelError { rule: line.to_owned(), problem };
         let fields: Vec<_> = line.split('\t').collect();
         let [name, tensor, read] = fields[..] else { return Err(fail("it needs three fields")) };
-        let read = Read::from_name(read).ok_or_else(|| fail("it reads in no known way"))?;
+        let read = AccessMode::from_name(read).ok_or_else(|| fail("its access mode is unknown"))?;
         Ok(Self { name: name.to_owned(), tensor: tensor.to_owned(), read })
     }
 }
@@ -79,9 +79,9 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let rules = vec![
-            KernelRule { name: "mul_mat_vec|mmvq".into(), tensor: "_exps".into(), read: Read::InPlace },
-            KernelRule { name: "^x$".into(), tensor: String::new(), read: Read::Never },
-            KernelRule { name: "gemm".into(), tensor: String::new(), read: Read::Stream },
+            KernelRule { name: "mul_mat_vec|mmvq".into(), tensor: "_exps".into(), read: AccessMode::InPlace },
+            KernelRule { name: "^x$".into(), tensor: String::new(), read: AccessMode::Never },
+            KernelRule { name: "gemm".into(), tensor: String::new(), read: AccessMode::Stream },
         ];
         assert_eq!(from_text(&to_text(&rules)), Ok(rules));
         assert_eq!(from_text(""), Ok(vec![]));

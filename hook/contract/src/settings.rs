@@ -344,7 +344,11 @@ mod tests {
             kmod_device: Some("/run/greenboost".into()),
             spill: Spill::Never,
             place: vec![PlaceRule::from_argument("ffn=ram").expect("a rule")],
-            kernels: vec![KernelRule { name: "gemm".to_owned(), tensor: String::new(), read: kernel::Read::Stream }],
+            kernels: vec![KernelRule {
+                name: "gemm".to_owned(),
+                tensor: String::new(),
+                read: kernel::AccessMode::Stream,
+            }],
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
             host_copy_prefetch: HostCopyPrefetch::On,

@@ -4,7 +4,7 @@
 //! the place is right. Kernels are known by their (mangled) names, tensors by theirs; the rules are the profile's
 //! ([`greenboost_contract::kernel`]), and what they do not name has copies: a copy is never far from right.
 
-use greenboost_contract::kernel::{KernelRule, Read};
+use greenboost_contract::kernel::{AccessMode, KernelRule};
 use regex::bytes::{Regex, RegexBuilder};
 
 /// What a launch gets for a tensor outside VRAM.
@@ -17,11 +17,11 @@ pub enum Way {
 }
 
 /// Where no rules are given: what is right for any program that reads rows or chosen experts.
-const OWN: &[(&str, &str, Read)] = &[
-    ("get_rows", "", Read::InPlace),
-    ("compute_batched_ptrs", "", Read::InPlace),
-    ("mul_mat_vec|mmvq", "_exps", Read::InPlace),
-    ("", "", Read::Stream),
+const OWN: &[(&str, &str, AccessMode)] = &[
+    ("get_rows", "", AccessMode::InPlace),
+    ("compute_batched_ptrs", "", AccessMode::InPlace),
+    ("mul_mat_vec|mmvq", "_exps", AccessMode::InPlace),
+    ("", "", AccessMode::Stream),
 ];
 
 /// Which rules a name fits, a bit for each: names are long, and a launch has no time to read them.
@@ -35,7 +35,7 @@ const MOST: usize = Mask::BITS as usize - 1;
 struct Rule {
     kernel: Regex,
     tensor: Regex,
-    read: Read,
+    read: AccessMode,
 }
 
 /// The rules of a process.
@@ -71,7 +71,7 @@ impl Rules {
     /// Whether launches of such a kernel are not to be looked into, whatever tensors they name.
     pub fn is_never(&self, kernel: Mask) -> bool {
         let first = self.0.get(kernel.trailing_zeros() as usize);
-        first.is_some_and(|rule| rule.read == Read::Never && rule.tensor.as_str().is_empty())
+        first.is_some_and(|rule| rule.read == AccessMode::Never && rule.tensor.as_str().is_empty())
     }
 
     /// The rules that a tensor's name fits.
@@ -86,8 +86,8 @@ impl Rules {
             return Way::InPlace;
         }
         match self.0.get((kernel & tensor).trailing_zeros() as usize).map(|rule| rule.read) {
-            Some(Read::Stream) | None => Way::Slot,
-            Some(Read::InPlace | Read::Never) => Way::InPlace,
+            Some(AccessMode::Stream) | None => Way::Slot,
+            Some(AccessMode::InPlace | AccessMode::Never) => Way::InPlace,
         }
     }
 }
@@ -117,10 +117,10 @@ mod tests {
     fn the_first_rule_that_fits_decides_and_what_none_names_is_streamed() {
         let rule = |name: &str, tensor: &str, read| KernelRule { name: name.into(), tensor: tensor.into(), read };
         let rules = Rules::new(&[
-            rule("(", "", Read::Stream),
-            rule("mul_mat_vec", "_exps", Read::InPlace),
-            rule("mul_mat", "", Read::Stream),
-            rule("hidden", "", Read::Never),
+            rule("(", "", AccessMode::Stream),
+            rule("mul_mat_vec", "_exps", AccessMode::InPlace),
+            rule("mul_mat", "", AccessMode::Stream),
+            rule("hidden", "", AccessMode::Never),
         ]);
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up_exps.weight"), Way::InPlace);
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up.weight"), Way::Slot);

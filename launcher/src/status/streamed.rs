@@ -46,7 +46,7 @@ impl Streamed {
         // Rounded so that 100% and 0% mean all and none.
         if let Some(found) = (self.slot_hits * 100).checked_div(asked) {
             let late = (self.slot_late * 100).div_ceil(asked);
-            let _ = write!(line, ", {found}% found in a slot, {late}% late");
+            let _ = write!(line, ", {found}% found in a staging slot, {late}% late");
         }
         let _ = write!(line, ", {} read in place", self.in_place);
         if self.captured_bytes > 0 {
@@ -68,9 +68,9 @@ mod tests {
             streamed.line(768 << 20).expect("a line")
         };
         let told = |rest: &str| format!("streamed 12 GiB through 768 MiB, {rest}, 7 read in place");
-        assert_eq!(line(98, 3, 2), told("98% found in a slot, 3% late"));
-        assert_eq!(line(9_999, 1, 1), told("99% found in a slot, 1% late"));
-        assert_eq!(line(10_000, 0, 0), told("100% found in a slot, 0% late"));
+        assert_eq!(line(98, 3, 2), told("98% found in a staging slot, 3% late"));
+        assert_eq!(line(9_999, 1, 1), told("99% found in a staging slot, 1% late"));
+        assert_eq!(line(10_000, 0, 0), told("100% found in a staging slot, 0% late"));
         assert_eq!(line(0, 0, 0), "streamed 12 GiB through 768 MiB, 7 read in place");
     }
 

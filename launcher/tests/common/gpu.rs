@@ -10,28 +10,25 @@ use std::sync::OnceLock;
 
 /// The folder with the simulated driver, built once.
 pub fn driver() -> &'static Path {
-    static DRIVER: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
-    &DRIVER
-        .get_or_init(|| {
-            let bin = Path::new(env!("CARGO_BIN_EXE_greenboost")).parent().expect("folder");
-            // `cargo xtask test` has just built everything.
-            if std::env::var_os("GB_TEST_PREBUILT").is_none() {
-                let mut command = Command::new(env!("CARGO"));
-                command.args(["build", "--quiet", "-p", "simgpu", "-p", "simnvml"]);
-                if bin.ends_with("release") {
-                    command.arg("--release");
-                }
-                command.env("CARGO_TARGET_DIR", bin.parent().expect("target folder"));
-                assert!(command.status().is_ok_and(|status| status.success()), "the simulated driver cannot be built");
+    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+    DRIVER.get_or_init(|| {
+        let bin = Path::new(env!("CARGO_BIN_EXE_greenboost")).parent().expect("folder");
+        // `cargo xtask test` has just built everything.
+        if std::env::var_os("GB_TEST_PREBUILT").is_none() {
+            let mut command = Command::new(env!("CARGO"));
+            command.args(["build", "--quiet", "-p", "simgpu", "-p", "simnvml"]);
+            if bin.ends_with("release") {
+                command.arg("--release");
             }
-            let folder = tempfile::tempdir().expect("folder");
-            for (from, to) in [("libcuda.so", "libcuda.so.1"), ("libnvidia_ml.so", "libnvidia-ml.so.1")] {
-                std::fs::copy(bin.join(from), folder.path().join(to)).expect("copy of the simulated driver");
-            }
-            let path = folder.path().to_owned();
-            (folder, path)
-        })
-        .1
+            command.env("CARGO_TARGET_DIR", bin.parent().expect("target folder"));
+            assert!(command.status().is_ok_and(|status| status.success()), "the simulated driver cannot be built");
+        }
+        let folder = super::kept_folder();
+        for (from, to) in [("libcuda.so", "libcuda.so.1"), ("libnvidia_ml.so", "libnvidia-ml.so.1")] {
+            std::fs::copy(bin.join(from), folder.join(to)).expect("copy of the simulated driver");
+        }
+        folder
+    })
 }
 
 /// A mixture of experts of 1.75 GiB, most of it a hole on the disk.

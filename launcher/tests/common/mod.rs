@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use tempfile::TempDir;
 
 /// A folder for one test, with an empty home so that the machine's own profiles do not matter.
@@ -107,17 +107,32 @@ fn compile(source: &str, to: &Path, flags: &[&str]) -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
+/// A folder that all tests of this process share; it goes when the process ends.
+pub fn kept_folder() -> PathBuf {
+    static KEPT: Mutex<Vec<TempDir>> = Mutex::new(Vec::new());
+    extern "C" fn remove() {
+        KEPT.lock().map(|mut kept| kept.clear()).unwrap_or_default();
+    }
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let path = folder.path().to_owned();
+    let mut kept = KEPT.lock().expect("folders");
+    if kept.is_empty() {
+        // SAFETY: the function stays, and does nothing that cannot be done at the end of a process.
+        unsafe { libc::atexit(remove) };
+    }
+    kept.push(folder);
+    path
+}
+
 /// A shared library that does nothing.
 pub fn hook() -> &'static Path {
-    static HOOK: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    &HOOK
-        .get_or_init(|| {
-            let folder = tempfile::tempdir().expect("temporary folder");
-            let path = folder.path().join("libgreenboost_hook.so");
-            assert!(compile("void x(void){}", &path, &["-shared", "-fPIC"]), "a C compiler is needed: install gcc");
-            (folder, fs::canonicalize(path).expect("path"))
-        })
-        .1
+    static HOOK: OnceLock<PathBuf> = OnceLock::new();
+    HOOK.get_or_init(|| {
+        let folder = kept_folder();
+        let path = folder.join("libgreenboost_hook.so");
+        assert!(compile("void x(void){}", &path, &["-shared", "-fPIC"]), "a C compiler is needed: install gcc");
+        fs::canonicalize(path).expect("path")
+    })
 }
 
 /// What a command wrote and how it ended.
