@@ -80,7 +80,7 @@ pub fn options<T: Parser>(program: &str) -> Result<T, ExitCode> {
     })
 }
 
-/// The lines, broken between words. What goes on stands below the words that it goes on from, behind a label. Lines that are
+/// The lines, broken between words. What goes on stands below the words that it goes on from, after a label. Lines that are
 /// set in by two are commands, to be copied as they are.
 fn wrapped(text: &str, columns: usize) -> String {
     let mut all = String::with_capacity(text.len() + 64);
@@ -110,7 +110,7 @@ fn wrapped(text: &str, columns: usize) -> String {
     all
 }
 
-/// Where the words of a line begin, behind a label and the spaces after it.
+/// Where the words of a line begin, after a label and the spaces after it.
 fn indent(line: &str) -> usize {
     let own = line.len() - line.trim_start().len();
     let label = line[own..].find("  ").filter(|label| own == 0 && *label < 24);

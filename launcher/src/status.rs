@@ -270,7 +270,7 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
     }
 }
 
-/// Text cut to `most` characters, for one line of a terminal.
+/// Text shortened to `most` characters, for one line of a terminal.
 fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         text.to_owned()

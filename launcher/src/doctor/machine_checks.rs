@@ -7,7 +7,7 @@ use greenboost_contract::{engine, format_size, ram};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 const SHMEM: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-/// Less than this is no help to any model that does not fit.
+/// Less than this helps no model that does not fit.
 const LITTLE: u64 = 4 << 30;
 
 /// MPS shares one context among programs.

@@ -6,6 +6,8 @@
 
 mod checks;
 mod gpu_checks;
+#[cfg(test)]
+mod gpu_tests;
 mod machine_checks;
 mod probe;
 

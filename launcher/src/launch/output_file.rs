@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Opens a file once, so that a bad path is an error here and not silence in the target. Its absolute path, behind links.
+/// Opens a file once, so that a bad path is an error here and not silence in the target. Its absolute path, links followed.
 ///
 /// # Errors
 /// When it cannot be written; the message names `what` it was to be and the `option` that says it.

@@ -4,7 +4,7 @@
 //! sets `unless_planned`. A plan that cannot be made stops nobody who has not asked for one: why goes to the log and the
 //! status record. A strategy that was asked for and cannot be had is an error before anything starts.
 
-use super::Options;
+use super::options::Options;
 use super::refusal::Refusal;
 use super::settings::Environment;
 use crate::ollama::{Role, role};

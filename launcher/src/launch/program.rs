@@ -28,7 +28,7 @@ impl Program {
     /// Finds `command` as a shell does, and follows `#!` lines.
     ///
     /// # Errors
-    /// When it does not exist, may not be executed, or is no program at all.
+    /// When it does not exist, may not be executed, or is not a program at all.
     pub fn find(command: &OsStr, search: Option<&OsStr>) -> Result<Self, Refusal> {
         let path = locate(command, search)?;
         let mut runs = vec![path.clone()];
@@ -42,7 +42,7 @@ impl Program {
         Ok(Self { path, runs })
     }
 
-    /// The base names the command goes by: as typed, and as the file is called behind links; of an AppDir also the
+    /// The base names the command goes by: as typed, and as the file is called that links lead to; of an AppDir also the
     /// program that it says it is. Profiles match on these.
     pub fn names(&self) -> Vec<String> {
         let mut names = names_of(&self.path);
@@ -153,7 +153,7 @@ fn check_executable(path: &Path, meta: &Metadata) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a script's `#!` line runs: the interpreter and, behind `env`, the program it looks for. `None` for a binary.
+/// What a script's `#!` line runs: the interpreter and, after `env`, the program it looks for. `None` for a binary.
 fn interpreter(path: &Path, search: Option<&OsStr>) -> Result<Option<Vec<PathBuf>>, Refusal> {
     let shown = path.display();
     match kind_of(path) {

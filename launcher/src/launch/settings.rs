@@ -4,7 +4,7 @@
 //! not the user's: it lists them in [`LAUNCHED`] with a fingerprint of their values, and those that still have that
 //! value are dropped. So a launcher inside a launcher starts afresh, and what is set by hand in between counts.
 
-use super::Options;
+use super::options::Options;
 use super::output_file::{writable, writable_beside};
 use super::refusal::Refusal;
 use super::trace_file;
@@ -137,7 +137,7 @@ pub fn merge(profile: &Profile, options: &Options, user: &Environment, names: &[
 }
 
 /// What no plan may change: what the user said by option or variable, and what a profile says against the shipped ones.
-/// Those turn streaming on and assist off, as what the plan starts from.
+/// Those turn streaming on and the prefetch off, as what the plan starts from.
 fn fixed(options: &Options, user: &Environment, profile: &Settings) -> Vec<String> {
     let said = [
         (settings::STREAM, options.stream.is_some() || profile.stream == Stream::Off),
@@ -216,14 +216,6 @@ fn check_sizes(settings: &Settings, options: &Options) -> Result<(), Refusal> {
         )));
     }
     Ok(())
-}
-
-/// A rule of the command line.
-pub fn place_rule(text: &str) -> Result<PlaceRule, String> {
-    let rule = PlaceRule::from_argument(text).map_err(|error| error.to_string())?;
-    pattern::compile(&rule.tensor)
-        .map_err(|reason| format!("'{}' is not a regular expression: {reason}", rule.tensor))?;
-    Ok(rule)
 }
 
 /// Those of profiles and the command line have been checked where they were read.

@@ -1,9 +1,19 @@
 //! Just enough of a shell's language to see the one command in `bash -c '...'`. Anything that makes it more than one, or
 //! that only a shell can tell, is none.
 
-use super::wrapper::{Behind, assignment};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+/// What comes after a word in front.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// The command it starts.
+    pub words: Vec<OsString>,
+    /// Variables that it sets for it.
+    pub variables: Vec<(OsString, OsString)>,
+    /// It takes LD_PRELOAD away, or sets one of its own.
+    pub drops_preload: bool,
+}
 
 /// Words of a shell before a command, which change nothing about which it is.
 const BEFORE: &[&str] = &["exec", "command", "time", "builtin"];
@@ -45,6 +55,13 @@ pub fn simple_command(text: &[u8], arguments: &[OsString]) -> Option<Behind> {
 /// The words of a text that a shell would leave as they are.
 pub fn split(text: &[u8]) -> Option<Vec<OsString>> {
     Some(words(text)?.into_iter().map(|word| OsString::from_vec(word.bytes)).collect())
+}
+
+/// `NAME=VALUE`.
+pub fn assignment(word: &OsStr) -> Option<(OsString, OsString)> {
+    let bytes = word.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
+    Some((OsString::from_vec(bytes[..at].to_vec()), OsString::from_vec(bytes[at + 1..].to_vec())))
 }
 
 fn is_name(bytes: &[u8]) -> bool {

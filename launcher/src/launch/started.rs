@@ -1,4 +1,4 @@
-//! What a command starts in the end, behind the words in front of it.
+//! What a command starts in the end, after the words in front of it.
 
 use super::program::Program;
 use super::refusal::Refusal;
@@ -25,7 +25,7 @@ impl Started {
     /// Follows a command to what it starts.
     ///
     /// # Errors
-    /// When the command itself cannot be started. What is behind a word in front and cannot be found is left to that word.
+    /// When the command itself cannot be started. What is after a word in front and cannot be found is left to that word.
     pub fn find(command: &[OsString], search: Option<&OsStr>) -> Result<Self, Refusal> {
         let first = command.first().map_or(OsStr::new(""), OsString::as_os_str);
         let programs = vec![Program::find(first, search)?];
@@ -34,7 +34,7 @@ impl Started {
         Ok(started)
     }
 
-    /// Goes behind one word; false where there is nothing more.
+    /// Goes after one word; false where there is nothing more.
     fn step(&mut self, search: Option<&OsStr>) -> bool {
         let names = self.last().names();
         if let Some(objection) = client::objection(&names) {

@@ -15,7 +15,7 @@ const PRELOAD: &str = "LD_PRELOAD";
 pub struct Variables {
     /// Set, with where it comes from.
     pub set: Vec<(String, OsString)>,
-    /// Taken away: left behind by an outer launcher.
+    /// Taken away: left after by an outer launcher.
     pub removed: Vec<OsString>,
     /// Variables of the profile that are not set, and why.
     pub skipped: Vec<(String, String)>,

@@ -1,25 +1,14 @@
 //! Words in front of a program (`taskset -c 0`, `nice`, `env A=b`, `bash -c '...'`, a loader): what they start is what the
-//! user means, and what profile and plan are for. Each is a row: how its own options are told from the command behind it.
+//! user means, and what profile and plan are for. Each is a row: how its own options are told from the command after it.
 //!
 //! Nothing is guessed: where a row does not fit, the word itself is the program.
 
-use super::shell;
+use super::shell::{self, Behind, assignment};
 use greenboost_contract::loader::is_loader;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
-/// What comes after a word in front.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Behind {
-    /// The command it starts.
-    pub words: Vec<OsString>,
-    /// Variables that it sets for it.
-    pub variables: Vec<(OsString, OsString)>,
-    /// It takes LD_PRELOAD away, or sets one of its own.
-    pub drops_preload: bool,
-}
-
-/// A word that starts the command behind its own options.
+/// A word that starts the command after its own options.
 struct Row {
     names: &'static [&'static str],
     /// Options whose value is a word of its own; of a long one also `--name=value`.
@@ -63,7 +52,7 @@ const LOADER: &[&str] = &[
 const MACHINES: &[&str] =
     &["linux32", "linux64", "i386", "i486", "i586", "i686", "athlon", "x86_64", "aarch64", "arm64", "uname26"];
 
-/// The command behind a word in front, which has one of `names`; `None` where it is the program itself.
+/// The command after a word in front, which has one of `names`; `None` where it is the program itself.
 pub fn behind(names: &[String], words: &[OsString]) -> Option<Behind> {
     let is = |known: &[&str]| names.iter().any(|name| known.contains(&name.as_str()));
     let rest = words.get(1..)?;
@@ -166,13 +155,6 @@ fn env(rest: &[OsString]) -> Option<Behind> {
     }
     behind.words = words.split_off(at.min(words.len()));
     (!behind.words.is_empty()).then_some(behind)
-}
-
-/// `NAME=VALUE`.
-pub fn assignment(word: &OsStr) -> Option<(OsString, OsString)> {
-    let bytes = word.as_bytes();
-    let at = bytes.iter().position(|byte| *byte == b'=').filter(|at| *at > 0)?;
-    Some((OsString::from_vec(bytes[..at].to_vec()), OsString::from_vec(bytes[at + 1..].to_vec())))
 }
 
 /// `-c` with one command in it.

@@ -48,13 +48,13 @@ pub struct Paths {
 enum Command {
     /// Show what the pool holds and how much memory is left (also without a subcommand).
     Status,
-    /// Keep so much memory ready and zeroed, such as 16GiB; 0 gives it back.
+    /// Keep this much memory ready and zeroed, such as 16GiB; 0 gives it back.
     Reserve {
         /// A number and a unit.
         #[arg(value_parser = parse_size)]
         size: u64,
     },
-    /// Hand out at most so much memory.
+    /// Hand out at most this much memory.
     Limit {
         /// A number and a unit.
         #[arg(value_parser = parse_size)]

@@ -9,9 +9,9 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Counts since the start; one count for each weight of each launch.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Streamed {
-    /// Copied into slots, outside of graphs.
+    /// Copied into staging slots, outside of graphs.
     pub bytes: u64,
-    /// Found in a slot, or on the way to it.
+    /// Found in a staging slot, or on the way to it.
     pub slot_hits: u64,
     /// Those of them whose copy was not complete when the launch was made.
     pub slot_late: u64,
@@ -36,7 +36,7 @@ impl Streamed {
         }
     }
 
-    /// One line for people, with `ring` bytes of slots; `None` where nothing was streamed or could have been.
+    /// One line for people, with `ring` bytes of staging slots; `None` where nothing was streamed or could have been.
     pub fn line(&self, ring: u64) -> Option<String> {
         if ring == 0 && self.bytes == 0 && self.captured_bytes == 0 {
             return None;

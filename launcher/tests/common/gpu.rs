@@ -77,7 +77,7 @@ pub fn greenboost(place: &Place, arguments: &[&str]) -> Command {
     without_gpu(place, place.greenboost(arguments))
 }
 
-/// greenboost on the simulated GPU, with a link of so many GB/s.
+/// greenboost on the simulated GPU, with a link of this many GB/s.
 pub fn on_gpu(place: &Place, arguments: &[&str], link: &str) -> Command {
     with_gpu(place, place.greenboost(arguments), link)
 }
@@ -88,7 +88,7 @@ pub fn without_gpu(place: &Place, mut command: Command) -> Command {
     command
 }
 
-/// A command with a cache of its own and the simulated GPU, with a link of so many GB/s.
+/// A command with a cache of its own and the simulated GPU, with a link of this many GB/s.
 pub fn with_gpu(place: &Place, command: Command, link: &str) -> Command {
     let mut command = without_gpu(place, command);
     command.env("LD_LIBRARY_PATH", driver()).env("SIMGPU_LINK_GBPS", link).env("SIMGPU_VRAM", "4GiB");

@@ -4,7 +4,7 @@
 //! So a descriptor is looked at before it is opened for reading: a regular file, of the process's own user, exactly as
 //! long as a record. Opening does not wait (a FIFO would), and what was opened is a memfd whose seals keep its size.
 
-use super::{MAGIC, Mapped, NAME, Record, SEALS, VERSION};
+use super::layout::{MAGIC, Mapped, NAME, Record, SEALS, VERSION};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::mem::{MaybeUninit, size_of};

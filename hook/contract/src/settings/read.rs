@@ -1,6 +1,6 @@
 //! How the variables are read: each value by serde, and what is wrong with it under its variable's name.
 
-use super::{BACKING_NAMES, GRANULE, MOST_UPLOAD_THREADS, PLANNED};
+use super::names::{BACKING_NAMES, GRANULE, MOST_UPLOAD_THREADS, PLANNED};
 use crate::{size, value};
 use serde::de::{Deserializer, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
