@@ -59,6 +59,16 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+    // Around options for llama-server: a quarter of the cache for each slot, and in RAM.
+    let options =
+        ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json", "--", "-nkvo", "-np", "4", "-c", "8000"];
+    let around = json(&mut greenboost(&place, &options));
+    let placement = &prediction(&around, "extend_by_tensor")["placement"];
+    assert_eq!(
+        (&placement["kv_inside"], &placement["kv_outside"]),
+        (&0.into(), &(4 * 2048 * 16 * 2 * 1024_u64).into())
+    );
+    assert_eq!((&around["setting"]["unified"], &around["setting"]["parallel"]), (&false.into(), &4.into()));
     let ctx = ["plan", path, "--vram", "1500MiB", "--json", "--ctx", "16384", "--parallel", "4", "--kv", "q8_0"];
     let plan = json(&mut greenboost(&place, &ctx));
     let placement = &prediction(&plan, "extend_by_tensor")["placement"];
@@ -67,6 +77,8 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
     assert_eq!(environment["LLAMA_ARG_CTX_SIZE"], "16384");
     assert_eq!(environment["LLAMA_ARG_N_PARALLEL"], "4");
+    assert_eq!(environment["LLAMA_ARG_KV_UNIFIED"], "1", "what was planned for: they share the context");
+    assert!(plan["commands"]["llama_server"].as_str().expect("text").contains(" -np 4 -kvu -ub "), "{plan:#}");
     let ollama = plan["commands"]["ollama"].as_str().expect("text");
     assert!(ollama.contains("OLLAMA_CONTEXT_LENGTH=4096 OLLAMA_NUM_PARALLEL=4"), "{ollama}");
 }

@@ -25,6 +25,7 @@ pub mod predict;
 mod answer;
 mod command_line;
 mod commands;
+mod llama_options;
 mod ollama_store;
 mod report;
 #[cfg(test)]
@@ -32,8 +33,8 @@ mod test_models;
 pub mod wishes;
 
 pub use answer::{AnswerOptions, run_answer};
-pub use command_line::CommandLine;
 pub use commands::Argument;
+pub use llama_options::{CommandLine, LlamaOption};
 pub use measure::{MeasureOptions, When, run_measurement};
 pub use wishes::Wishes;
 
@@ -44,6 +45,7 @@ use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};
+use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +64,9 @@ pub struct Options {
     /// Measure this machine again, though its figures are known.
     #[arg(long)]
     remeasure: bool,
+    /// Options of llama-server to plan around: -- -ngl 20 --swa-full
+    #[arg(last = true, value_name = "OPTIONS")]
+    arguments: Vec<OsString>,
 }
 
 /// Variables to set.
@@ -80,6 +85,10 @@ pub struct Plan {
     pub file_bytes: u64,
     /// Its layers.
     pub layers: u64,
+    /// Blocks that only guess ahead, which are not loaded.
+    pub speculative: u64,
+    /// Whether llama.cpp is not known to know the architecture, so that the KV cache is the most it can be.
+    pub is_upper_bound: bool,
     /// Experts in a layer, and those a token uses.
     pub experts: (u64, u64),
     /// The context it was trained for.
@@ -108,6 +117,14 @@ impl Plan {
     pub fn new(path: &Path, facts: &Facts, figures: Figures, wishes: &Wishes) -> Result<Self, String> {
         let (setting, ubatches) = wishes.setting(facts, &figures)?;
         let rig = Rig::new(&figures);
+        let asked = wishes.asked();
+        let predictions = match &wishes.server.placement {
+            // What the user has placed is the one thing that can happen.
+            Some(user) => {
+                predict::user_prediction(facts, &rig, &setting, &ubatches, user, &asked).into_iter().collect()
+            }
+            None => predict::predictions(facts, &rig, &setting, &ubatches, &asked),
+        };
         let classes =
             Class::ALL.iter().map(|class| (*class, facts.class_bytes(*class))).filter(|(_, bytes)| *bytes > 0);
         Ok(Self {
@@ -116,12 +133,14 @@ impl Plan {
             architecture: facts.architecture.clone(),
             file_bytes: facts.file_bytes,
             layers: facts.layers.len() as u64,
+            speculative: facts.speculative,
+            is_upper_bound: facts.cache.is_upper_bound,
             experts: (facts.experts, facts.experts_used),
             trained_context: facts.context,
-            kv_per_token: facts.cache.per_token(setting.kv),
+            kv_per_token: facts.cache.per_token(setting.context.kv),
             classes: classes.collect(),
             wishes: wishes.clone(),
-            predictions: predict::predictions(facts, &rig, &setting, &ubatches, &wishes.asked()),
+            predictions,
             setting,
             figures,
             rig,
@@ -130,7 +149,13 @@ impl Plan {
 
     /// The way to take, if any is possible.
     pub fn winner(&self) -> Option<&Prediction> {
-        predict::winner(&self.predictions, self.wishes.way)
+        let asked = self.wishes.way.filter(|_| self.wishes.server.placement.is_none());
+        predict::winner(&self.predictions, asked)
+    }
+
+    /// Layers as llama.cpp's `-ngl` counts them, without the output.
+    pub fn all_layers(&self) -> u64 {
+        self.layers + self.speculative
     }
 
     /// llama-server's options for the way to take. Where nothing may leave VRAM and the model does not fit, those that make
@@ -159,7 +184,7 @@ impl Plan {
 
     /// Options and settings as variables.
     pub fn environment(&self) -> Variables {
-        let options = self.arguments().into_iter().map(|argument| (argument.variable, argument.value));
+        let options = self.arguments().into_iter().map(|argument| (argument.option.variable, argument.value));
         options.chain(self.settings()).collect()
     }
 
@@ -182,13 +207,15 @@ impl Plan {
     }
 }
 
-/// Reads a model, measures this machine when that is due, and plans.
+/// Reads a model, measures this machine when that is due, and plans, around options for llama-server.
 ///
 /// # Errors
 /// What is wrong with the model, or that nobody knows how much VRAM there is; and what to do about it.
-pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
+pub fn plan(model: &Path, arguments: &[OsString], wishes: &Wishes, when: When) -> Result<Plan, String> {
     let (first, facts) = read(model)?;
-    Plan::new(&first, &facts, measure::figures(&first, when), wishes)
+    let command = CommandLine { arguments, variable: &|_| None };
+    let wishes = if arguments.is_empty() { wishes.clone() } else { wishes.around(command.wishes(facts.context)) };
+    Plan::new(&first, &facts, measure::figures(&first, when), &wishes)
 }
 
 /// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
@@ -196,15 +223,14 @@ pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
 ///
 /// # Errors
 /// As [`plan`].
-pub fn plan_command(
-    command: &CommandLine<'_>,
+pub fn plan_command<Word: AsRef<OsStr>>(
+    command: &CommandLine<'_, Word>,
     wishes: &Wishes,
     when: When,
 ) -> Result<Option<(Plan, Variables)>, String> {
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
-    let Wishes { ctx, parallel, ubatch, kv, .. } = command.wishes(facts.context);
-    let wishes = Wishes { ctx, parallel, ubatch, kv, ..wishes.clone() };
+    let wishes = wishes.around(command.wishes(facts.context));
     let figures = measure::figures(&first, when);
     if figures.gpus > 1 {
         return Err(format!(
@@ -249,7 +275,7 @@ pub fn run(options: &Options) -> ExitCode {
         eprint!("Reading the model and this machine's speed (a first time takes some seconds) ...\r");
     }
     let when = if options.remeasure { When::Now } else { When::Unknown };
-    let planned = locate(&options.model).and_then(|path| plan(&path, &options.wishes, when));
+    let planned = locate(&options.model).and_then(|path| plan(&path, &options.arguments, &options.wishes, when));
     if std::io::stderr().is_terminal() {
         eprint!("\x1b[K");
     }

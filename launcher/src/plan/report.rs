@@ -17,8 +17,7 @@ measured rates, scratch memory, load time. Speeds are for one conversation at it
 fn rate(value: Option<f64>) -> String {
     match value {
         None => "?".to_owned(),
-        Some(value) if value < 100.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.0}"),
+        Some(value) => commands::significant(value),
     }
 }
 
@@ -48,7 +47,8 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
     let classes: Vec<_> =
         plan.classes.iter().map(|(class, bytes)| format!("{} {}", class.name(), format_size(*bytes))).collect();
     writeln!(text, "         {}", classes.join(", "))?;
-    writeln!(text, "         KV cache {} a token", format_size(plan.kv_per_token))?;
+    let bound = if plan.is_upper_bound { format!(" ({})", commands::UPPER_BOUND) } else { String::new() };
+    writeln!(text, "         KV cache {} a token{bound}", format_size(plan.kv_per_token))?;
     match &plan.figures.gpu {
         None => writeln!(text, "Machine  no GPU")?,
         Some(gpu) => {
@@ -83,13 +83,13 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
         "Asked    {} of VRAM, {} of RAM, {} tokens of context for {}, KV cache in {}\n",
         format_size(setting.vram),
         format_size(setting.ram),
-        setting.context,
-        if setting.parallel == 1 {
-            "one conversation".to_owned()
-        } else {
-            format!("{} conversations", setting.parallel)
+        setting.context.tokens,
+        match (setting.context.slots, setting.context.unified) {
+            (1, _) => "one conversation".to_owned(),
+            (slots, true) => format!("{slots} conversations that share it"),
+            (slots, false) => format!("{slots} conversations, each with its part"),
         },
-        setting.kv.k.name
+        setting.context.kv.k.name
     )
 }
 
@@ -107,7 +107,7 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
             text,
             "{} {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  {:<6}{note}",
             if chosen { '*' } else { ' ' },
-            prediction.way.row().name,
+            commands::name(plan, prediction),
             rate(prediction.prefill),
             rate(prediction.decode),
             rate(prediction.load),
@@ -146,6 +146,10 @@ fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
             writeln!(text, "{tier:<8} {}: {}", format_size(total), words.join(", "))?;
         }
     }
+    // Who has placed by hand has the command.
+    if plan.wishes.server.placement.is_some() {
+        return missing(text, plan);
+    }
     let (serve, modelfile) = commands::ollama(plan, winner);
     writeln!(text, "\nllama-server:\n  {}", commands::llama_server(plan, winner))?;
     writeln!(text, "Ollama, with these lines in the model's Modelfile:\n  {serve}\n  {}", modelfile.join("\n  "))?;
@@ -162,7 +166,13 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
 
 /// Who wins and by how much.
 fn verdict(plan: &Plan, winner: &Prediction) -> String {
-    let name = winner.way.row().name;
+    let name = commands::name(plan, winner);
+    if let Some(user) = &plan.wishes.server.placement {
+        return match winner.request.filter(|_| !user.is_opaque) {
+            Some(own) => format!("{name}: {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens."),
+            None => format!("{name}: nothing is predicted."),
+        };
+    }
     // Blind is what becomes of by tensor where it has to; nobody can choose between the two.
     let is_other = |other: &&Prediction| other.way != winner.way && !(winner.way.is_extend() && other.way.is_extend());
     let others = plan.predictions.iter().filter(|other| other.is_possible()).filter(is_other);
@@ -256,6 +266,7 @@ pub fn json(plan: &Plan) -> Value {
             "experts_used": plan.experts.1,
             "trained_context": plan.trained_context,
             "kv_bytes_per_token": plan.kv_per_token,
+            "kv_is_upper_bound": plan.is_upper_bound,
             "class_bytes": classes,
         },
         "machine": plan.figures,
@@ -263,9 +274,11 @@ pub fn json(plan: &Plan) -> Value {
         "setting": {
             "vram": plan.setting.vram,
             "ram": plan.setting.ram,
-            "context": plan.setting.context,
-            "parallel": plan.setting.parallel,
-            "kv": plan.setting.kv.k.name,
+            "context": plan.setting.context.tokens,
+            "parallel": plan.setting.context.slots,
+            "unified": plan.setting.context.unified,
+            "kv_in_ram": plan.setting.kv_in_ram,
+            "kv": plan.setting.context.kv.k.name,
             "ring": plan.setting.ring,
         },
         "asked": plan.wishes.way,
