@@ -195,7 +195,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     assert!(command.starts_with("llama-server -m '") && command.contains(" -ncmoe ") && command.contains(" -lm none"));
     let offload = prediction(&plan, "offload");
     assert!(offload["decode"].as_f64() > prediction(&plan, "extend_by_tensor")["decode"].as_f64());
-    let vram: u64 = ["kv_inside", "scratch"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
+    let vram: u64 = ["kv_inside", "scratch", "pools"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
     let weights = &offload["placement"]["inside"];
     let weights =
         weights["dense"]["bytes"].as_u64().expect("bytes") + weights["experts"]["bytes"].as_u64().expect("bytes");

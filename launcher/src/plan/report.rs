@@ -12,7 +12,7 @@ use std::fmt::Write;
 /// What no short measurement can tell.
 const ESTIMATED: &str =
     "Estimated, from llama-bench on one H200: how fast this GPU multiplies, what its kernels make of the
-measured rates, scratch memory, load time. Speeds are for one conversation at its start.";
+measured rates, load time. Speeds are for one conversation at its start.";
 
 fn rate(value: Option<f64>) -> String {
     match value {
@@ -212,6 +212,7 @@ fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static 
                 ("experts", placement.inside.experts.bytes),
                 ("KV cache", placement.kv_inside),
                 ("scratch", placement.scratch),
+                ("pools", placement.pools),
                 ("ring", placement.ring),
             ],
         ),

@@ -11,7 +11,7 @@ pub use cache::{Cache, Kept, LayerCache, Rows};
 pub use class::Class;
 pub use context::{ContextParams, KvTypes};
 use keys::Keys;
-pub use scratch::scratch;
+pub use scratch::{POOLS, Widths};
 
 use greenboost_gguf::Model;
 use serde::Serialize;
@@ -92,14 +92,8 @@ pub struct Facts {
     active: f64,
     /// The context it was trained for.
     pub context: u64,
-    /// Width of the residual stream.
-    pub width: u64,
-    /// Width of a feed-forward network, all experts of a token together.
-    pub ffn_width: u64,
-    /// Attention heads.
-    pub heads: u64,
-    /// Words in the vocabulary.
-    pub vocabulary: u64,
+    /// How wide its graph is, which says what a micro-batch needs.
+    pub widths: Widths,
     /// What a context costs.
     pub cache: Cache,
 }
@@ -114,7 +108,7 @@ impl Facts {
         let mut layers = vec![Weights::default(); computed as usize];
         let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
         let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
-        let (mut vocabulary, mut largest) = (0, 0);
+        let (mut vocabulary, mut largest) = (keys.number("vocab_size").unwrap_or(0), 0);
         for tensor in &model.tensors {
             let amount = Amount { bytes: tensor.bytes, weights: tensor.weights() };
             let (class, layer) = Class::of(&tensor.name);
@@ -137,12 +131,7 @@ impl Facts {
         }
         let experts = keys.number("expert_count").unwrap_or(0);
         let used = |layer: usize| keys.of_layer("expert_used_count", layer).unwrap_or(0);
-        let of_layers = |number: &dyn Fn(usize) -> u64| (0..layers.len()).map(number).max().unwrap_or(0);
-        let width = |layer: usize| {
-            let dense = keys.of_layer("feed_forward_length", layer).unwrap_or(0);
-            let expert = keys.of_layer("expert_feed_forward_length", layer).unwrap_or(dense);
-            if used(layer) > 0 { used(layer).saturating_mul(expert) } else { dense }
-        };
+        let cache = Cache::new(&keys, &model.tensors, layers.len(), speculative as usize);
         Self {
             name: model.metadata.text("general.name").unwrap_or("a model without a name").to_owned(),
             architecture: keys.architecture.clone(),
@@ -152,14 +141,11 @@ impl Facts {
             unused,
             largest,
             experts,
-            experts_used: of_layers(&used),
+            experts_used: (0..layers.len()).map(used).max().unwrap_or(0),
             active: active_share(&layers, experts, used),
             context: keys.number("context_length").unwrap_or(0),
-            width: keys.number("embedding_length").unwrap_or(0),
-            ffn_width: of_layers(&width),
-            heads: keys.number("attention.head_count").unwrap_or(0),
-            vocabulary,
-            cache: Cache::new(&keys, &model.tensors, layers.len(), speculative as usize),
+            widths: Widths::new(&keys, &model.tensors, layers.len(), &cache.layers, vocabulary),
+            cache,
             speculative,
             layers,
         }

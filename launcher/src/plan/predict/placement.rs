@@ -1,7 +1,7 @@
 //! Which weights are in VRAM and which are not.
 
 use super::calibration as fit;
-use crate::plan::facts::{Amount, ContextParams, Facts, Split, scratch};
+use crate::plan::facts::{Amount, ContextParams, Facts, POOLS, Split};
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use serde::Serialize;
 
@@ -35,8 +35,10 @@ pub struct Placement {
     pub kv_inside: u64,
     /// KV cache outside.
     pub kv_outside: u64,
-    /// Compute buffers, modules, pools.
+    /// llama.cpp's compute buffer.
     pub scratch: u64,
+    /// Modules, cuBLAS, the program's pools.
+    pub pools: u64,
     /// VRAM that weights are copied into.
     pub ring: u64,
     /// Layers of which the CPU computes a part: each is handed to it and back.
@@ -71,7 +73,7 @@ pub fn ring(facts: &Facts, vram: u64) -> u64 {
 impl Placement {
     /// Bytes of VRAM it takes.
     pub fn vram(&self) -> u64 {
-        let parts = [self.kv_inside, self.scratch, self.ring];
+        let parts = [self.kv_inside, self.scratch, self.pools, self.ring];
         parts.iter().fold(self.inside.bytes(), |sum, bytes| sum.saturating_add(*bytes))
     }
 
@@ -88,12 +90,21 @@ impl Placement {
     fn new(facts: &Facts, setting: &Setting) -> Self {
         let kv = facts.cache.bytes(&setting.context);
         let (kv_inside, kv_outside) = if setting.kv_in_ram { (0, kv) } else { (kv, 0) };
-        Self { kv_inside, kv_outside, scratch: scratch(facts, &setting.context), ring: setting.ring, ..Self::default() }
+        Self {
+            kv_inside,
+            kv_outside,
+            scratch: facts.widths.bytes(&setting.context),
+            pools: POOLS,
+            ring: setting.ring,
+            ..Self::default()
+        }
     }
 
     /// VRAM left for weights.
     fn room(&self, setting: &Setting) -> u64 {
-        [self.kv_inside, self.scratch, self.ring].iter().fold(setting.vram, |room, bytes| room.saturating_sub(*bytes))
+        [self.kv_inside, self.scratch, self.pools, self.ring]
+            .iter()
+            .fold(setting.vram, |room, bytes| room.saturating_sub(*bytes))
     }
 
     /// Everything in VRAM, whether that fits or not.

@@ -24,8 +24,8 @@ pub enum Kept {
 pub struct Rows {
     /// Numbers in a key, over all heads.
     pub k: u64,
-    /// Numbers in a value, over all heads.
-    pub v: u64,
+    /// Numbers in a value, over all heads; `None` where keys alone are kept.
+    pub v: Option<u64>,
     /// Of which tokens.
     pub kept: Kept,
 }
@@ -55,8 +55,8 @@ fn row(kind: TensorType, width: u64) -> u64 {
     kind.size(width, width).unwrap_or(width.saturating_mul(2))
 }
 
-fn width(rows: &Rows, kv: KvTypes, widest_value: u64) -> u64 {
-    row(kv.k, rows.k).saturating_add(row(kv.v, rows.v.max(if rows.v > 0 { widest_value } else { 0 })))
+fn width(rows: &Rows, kv: KvTypes, least_value: u64) -> u64 {
+    row(kv.k, rows.k).saturating_add(rows.v.map_or(0, |value| row(kv.v, value.max(least_value))))
 }
 
 impl Cache {
@@ -67,13 +67,15 @@ impl Cache {
             _ => (context.slots.max(1), 1),
         };
         let widest_value = if context.flash_attention { 0 } else { self.widest_value() };
-        let bytes = layer.rows.iter().map(|rows| {
+        let bytes = layer.rows.iter().enumerate().map(|(index, rows)| {
+            // Those of an indexer, which come after a layer's own, are all of one width.
+            let least_value = if index == 0 { widest_value } else { 0 };
             let cells = match rows.kept {
                 Kept::All => context.cells(),
                 Kept::Window(window) => context.window_cells(window, sharing),
                 Kept::OneOf(tokens) => padded(context.cells().div_ceil(tokens.max(1)).max(1)),
             };
-            cells.saturating_mul(streams).saturating_mul(width(rows, context.kv, widest_value))
+            cells.saturating_mul(streams).saturating_mul(width(rows, context.kv, least_value))
         });
         let state = layer.state.saturating_mul(context.slots.max(1));
         bytes.fold(state, u64::saturating_add)
@@ -91,6 +93,6 @@ impl Cache {
     }
 
     fn widest_value(&self) -> u64 {
-        self.layers.iter().flat_map(|layer| &layer.rows).map(|rows| rows.v).max().unwrap_or(0)
+        self.layers.iter().filter_map(|layer| layer.rows.first()?.v).max().unwrap_or(0)
     }
 }

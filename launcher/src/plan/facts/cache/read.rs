@@ -91,14 +91,15 @@ impl Reader<'_> {
         let kept = window.map_or(Kept::All, Kept::Window);
         let mut rows = self.rows(self.kv_heads(layer), window.is_some(), kept);
         if compressed {
-            rows.v = 0;
+            rows.v = None;
         }
-        cache.rows.extend((rows.k > 0 || rows.v > 0).then_some(rows));
+        cache.rows.push(rows);
         if compressed {
             self.summaries(layer, rows.k, cache);
         } else if self.has_index(layer) {
             let is_hybrid = self.keys.number("ssm.state_size").is_some();
-            let v = if is_hybrid || self.is_latent() { 0 } else { self.length("value_length", false) };
+            let has_values = !is_hybrid && !self.is_latent();
+            let v = has_values.then(|| self.length("value_length", false));
             cache.rows.push(Rows { k: self.index_length(), v, kept: Kept::All });
         }
     }
@@ -110,7 +111,7 @@ impl Reader<'_> {
         let state = |width: u64, tokens: u64| width.saturating_mul(tokens).saturating_mul(2 * 4);
         let head = self.length("key_length", false);
         let mut add = |k: u64, state: u64| {
-            cache.rows.push(Rows { k, v: 0, kept: Kept::OneOf(ratio) });
+            cache.rows.push(Rows { k, v: None, kept: Kept::OneOf(ratio) });
             // The last layers only guess ahead, and make no summaries.
             let state = if layer < self.layers { state } else { 0 };
             cache.state = cache.state.saturating_add(state);
@@ -129,7 +130,7 @@ impl Reader<'_> {
         let of = |key: &str| heads.saturating_mul(self.length(key, windowed));
         // Latent attention: one compressed vector for keys and values alike. Files from before that was built into llama.cpp
         // lack the keys and have an ordinary cache.
-        Rows { k: of("key_length"), v: if self.is_latent() { 0 } else { of("value_length") }, kept }
+        Rows { k: of("key_length"), v: (!self.is_latent()).then(|| of("value_length")), kept }
     }
 
     fn kv_heads(&self, layer: usize) -> u64 {
