@@ -165,11 +165,19 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    let (status, text, _) = ask(&["--way", "combined", "--stream", "off"]);
-    assert_eq!(status, Some(1));
-    assert!(text.contains("CPU and link together was asked for: you have turned streaming off."), "{text}");
+    let (status, text, stderr) = ask(&["--way", "combined", "--stream", "off"]);
+    assert_eq!(status, Some(2));
+    let why = "CPU and link together was asked for: you have turned streaming off; what can be had: extend-in-place, ";
+    assert!(text.contains(why), "{text}");
+    assert!(stderr.starts_with("greenboost plan: ") && stderr.contains(why), "{stderr}");
     let (status, text, _) = ask(&["--way", "vram"]);
-    assert_eq!(status, Some(1));
+    assert_eq!(status, Some(2));
+    let (status, _, stderr) = ask(&["--ctx", "1000000"]);
+    assert_eq!(status, Some(2));
+    assert!(
+        stderr.contains("nothing fits: the least that any way needs is ") && stderr.contains("1.46 GiB may"),
+        "{stderr}"
+    );
     assert!(
         text.contains("all in VRAM was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"),
         "{text}"

@@ -40,6 +40,7 @@ pub use wishes::Wishes;
 
 use clap::Args;
 use facts::{Class, Facts};
+use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
@@ -194,10 +195,29 @@ impl Plan {
         let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
         match self.wishes.way {
             Some(way) => {
-                format!("{} was asked for: {}", way.row().name, problem(way).unwrap_or_default())
+                let problem = problem(way).unwrap_or_default();
+                format!("{} was asked for: {problem}; {}", way.row().name, self.can_be_had())
             }
             None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
-            None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),
+            None => match self.predictions.iter().map(|prediction| prediction.placement.vram()).min() {
+                Some(least) => format!(
+                    "nothing fits: the least that any way needs is {} of VRAM, and {} may be used",
+                    format_size(least),
+                    format_size(self.setting.vram)
+                ),
+                None => "nothing fits".to_owned(),
+            },
+        }
+    }
+
+    /// Which ways can be asked for here.
+    fn can_be_had(&self) -> String {
+        let names = self.predictions.iter().filter(|prediction| prediction.is_possible());
+        let names: Vec<_> = names.filter_map(|prediction| prediction.way.row().asked_as).collect();
+        if names.is_empty() {
+            "no other can be had either".to_owned()
+        } else {
+            format!("what can be had: {}", names.join(", "))
         }
     }
 
@@ -269,7 +289,8 @@ pub fn locate(model: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Prints a plan. The exit code is 1 when nothing is possible, 2 when nothing can be said.
+/// Prints a plan. The exit code is 2 when there is none: what was asked for cannot be had, nothing fits, or nothing can be
+/// said.
 pub fn run(options: &Options) -> ExitCode {
     if std::io::stderr().is_terminal() {
         eprint!("Reading the model and this machine's speed (a first time takes some seconds) ...\r");
@@ -289,5 +310,9 @@ pub fn run(options: &Options) -> ExitCode {
     let text = if options.json { format!("{:#}\n", report::json(&plan)) } else { report::text(&plan) };
     // A reader that has gone away is no failure of the plan.
     let _ = std::io::stdout().write_all(text.as_bytes());
-    if plan.winner().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if plan.winner().is_some() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("greenboost plan: {}.", plan.objection());
+    ExitCode::from(2)
 }

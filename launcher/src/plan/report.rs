@@ -121,11 +121,11 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
 
 fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
     let Some(winner) = plan.winner() else {
-        let objection = match plan.wishes.way {
-            Some(_) => format!("Not possible: {}.", plan.objection()),
-            None => "Nothing fits.".to_owned(),
-        };
-        writeln!(text, "{objection} Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv.")?;
+        let objection = plan.objection();
+        writeln!(
+            text,
+            "Not possible: {objection}. Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv."
+        )?;
         return missing(text, plan);
     };
     writeln!(text, "{}", verdict(plan, winner))?;
