@@ -107,6 +107,9 @@ fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
     assert!((0.1..0.45).contains(&together["link"].as_f64().expect("measured")), "{together}");
     assert!(together["cpu"].as_f64() > Some(0.5), "{together}");
 
+    let conditions = &plan["machine"]["conditions"];
+    assert!(conditions["at"].as_u64() > Some(1_700_000_000) && conditions["spread"].is_f64(), "{conditions}");
+
     // The link is another one now, and remembered.
     let again = json(&mut on_gpu(&place, &arguments, "0.2"));
     assert_eq!(rates(&again), first);

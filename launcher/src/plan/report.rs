@@ -3,6 +3,7 @@
 use super::Plan;
 use super::commands;
 use super::facts::Class;
+use super::measure::conditions::oddities;
 use super::measure::{Rates, Together};
 use super::predict::{ANSWER, PROMPT, Prediction};
 use greenboost_contract::format_size;
@@ -77,6 +78,9 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
             rate(Some(link))
         ))
     )?;
+    if let Some(conditions) = &plan.figures.conditions {
+        writeln!(text, "         {}", conditions.text())?;
+    }
     let setting = &plan.setting;
     writeln!(
         text,
@@ -160,6 +164,9 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
     writeln!(text, "\n{ESTIMATED}")?;
     for line in &plan.figures.missing {
         writeln!(text, "Missing: {line}")?;
+    }
+    for line in oddities(&plan.figures) {
+        writeln!(text, "Note: {line}")?;
     }
     Ok(())
 }

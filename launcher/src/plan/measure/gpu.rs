@@ -1,5 +1,6 @@
 //! `greenboost measure`: the part of plan that talks to the driver. Runs as a child and reports as it goes.
 
+use super::conditions::{self, median};
 use super::together;
 use crate::doctor::cuda::{self, Basics, Calls, CudaError, Transfers};
 use crate::doctor::probe::{attribute, describe, not_loaded, report, step};
@@ -21,7 +22,11 @@ const MOST_PAGEABLE: u64 = 64 << 20;
 const LEAST: u64 = 4 << 20;
 /// A run shorter than this says more about the clock than about the memory.
 const ENOUGH: Duration = Duration::from_millis(40);
-const RUNS: usize = 4;
+const RUNS: usize = 5;
+/// Not a rate: the share of the last moments in which the GPU was in use.
+pub(super) const BUSY: &str = "GPU busy";
+/// Behind the name of a figure: how far its repetitions lay apart.
+pub(super) const SPREAD: &str = " spread";
 /// One measurement may take this long on a slow link.
 const LIMIT: Duration = Duration::from_millis(1200);
 
@@ -67,6 +72,9 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
     let calls = Calls::find(&library).map_err(missing)?;
     step("asking about GPU 0");
     let (handle, device) = describe(&calls, nvml.as_ref(), 0).map_err(said)?;
+    if let Some(share) = conditions::gpu_busy(&device.uuid) {
+        report(&Event::Rate { what: BUSY.to_owned(), gigabytes: share });
+    }
     report(&Event::Device(device));
     let multiprocessors = attribute(&calls, cuda::MULTIPROCESSORS, handle);
     report(&Event::Processor { multiprocessors, clock_khz: attribute(&calls, cuda::CLOCK, handle) });
@@ -243,7 +251,8 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// Repeats a run with more bytes, then more times, until it is long enough, and reports the best of a few.
+/// Repeats a run with more bytes, then more times, until it is long enough, and reports the median of a few and how far
+/// they lie apart.
 fn rate(what: &str, most: u64, mut run: impl FnMut(u64, u32) -> Result<(), String>) -> Result<(), String> {
     let started = Instant::now();
     let (mut bytes, mut times) = (LEAST.min(most), 1);
@@ -267,14 +276,16 @@ fn rate(what: &str, most: u64, mut run: impl FnMut(u64, u32) -> Result<(), Strin
             break;
         }
     }
-    let mut best = f64::MAX;
+    let mut runs = Vec::new();
     for _ in 0..RUNS {
-        best = best.min(timed(bytes, times)?.as_secs_f64());
+        runs.push(timed(bytes, times)?.as_secs_f64());
         if started.elapsed() > LIMIT {
             break;
         }
     }
-    let gigabytes = bytes as f64 * f64::from(times) / best.max(1e-9) / 1e9;
+    let (seconds, spread) = median(&mut runs);
+    let gigabytes = bytes as f64 * f64::from(times) / seconds.max(1e-9) / 1e9;
     report(&Event::Rate { what: what.to_owned(), gigabytes });
+    report(&Event::Rate { what: format!("{what}{SPREAD}"), gigabytes: spread });
     Ok(())
 }

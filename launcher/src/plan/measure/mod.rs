@@ -3,12 +3,14 @@
 //! What talks to the driver runs in a child (`gpu` is it), as in doctor. Whatever cannot be measured is missing, with the
 //! reason, and nothing is made up for it.
 
+pub mod conditions;
 mod cpu;
 mod disk;
 mod gpu;
 mod store;
 mod together;
 
+pub use conditions::Conditions;
 pub use gpu::{MeasureOptions, run as run_measurement};
 pub use together::Together;
 
@@ -36,6 +38,8 @@ pub struct Figures {
     pub together: Option<Together>,
     /// Reading the model's file past the page cache.
     pub disk: Option<f64>,
+    /// What the measurement is worth; not known of figures that an older version kept.
+    pub conditions: Option<Conditions>,
     /// What could not be measured, and why.
     pub missing: Vec<String>,
 }
@@ -170,11 +174,23 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let key = store::Key::new(figures.gpu.as_ref(), &cpu);
     let mut store = store::Store::load();
     let mut entry = if when == When::Now { store::Entry::default() } else { store.entry(&key) };
+    let gpu_busy = rate_of(&report, gpu::BUSY);
+    if when == When::Unknown && entry.conditions.is_some_and(|conditions| conditions.is_due_again(gpu_busy)) {
+        entry = store::Entry::default();
+    }
+    let measures_rates = entry.rates.is_none() && figures.gpu.is_some();
+    if when != When::Never && (entry.cpu.is_none() || measures_rates) {
+        entry.conditions = Some(Conditions::now(gpu_busy));
+    }
 
     // First, since it says how many threads are measured beside the link.
     if when != When::Never {
         let begun = Instant::now();
-        entry.cpu.get_or_insert_with(|| Cpu { model: cpu.clone(), reads: cpu::reads(), cores: cpu::cores() });
+        if entry.cpu.is_none() {
+            let (reads, spread) = cpu::reads();
+            entry.cpu = Some(Cpu { model: cpu.clone(), reads, cores: cpu::cores() });
+            entry.note_spread(spread);
+        }
         started += begun.elapsed();
     }
     if let Some(gpu) = &mut figures.gpu {
@@ -183,6 +199,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
         if entry.rates.is_none() && when != When::Never {
             let report = ask(&["measure"]);
             let (rates, whole) = measured(&report);
+            entry.note_spread(spread(&report));
             figures.missing.extend(gpu_problem(&report, true));
             entry.rates = Some(rates).filter(|_| whole);
             gpu.rates = rates;
@@ -203,6 +220,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     if !unknown.is_empty() {
         figures.missing.push(format!("not measured: {}", unknown.join(", ")));
     }
+    figures.conditions = entry.conditions;
     if when == When::Never {
         figures.disk = entry.known_disk(model);
         figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, ..Cpu::default() });
@@ -245,6 +263,24 @@ fn described(report: &GpuReport) -> Option<Gpu> {
         }
     }
     Some(gpu)
+}
+
+/// What was reported by this name.
+fn rate_of(report: &GpuReport, name: &str) -> Option<f64> {
+    let named = |event: &Event| match event {
+        Event::Rate { what, gigabytes } if what == name => Some(*gigabytes),
+        _ => None,
+    };
+    report.events.iter().find_map(named)
+}
+
+/// The furthest that repetitions of a rate lay apart.
+fn spread(report: &GpuReport) -> f64 {
+    let spreads = report.events.iter().filter_map(|event| match event {
+        Event::Rate { what, gigabytes } if what.ends_with(gpu::SPREAD) => Some(*gigabytes),
+        _ => None,
+    });
+    spreads.fold(0.0, f64::max)
 }
 
 /// The rates that were reported, and whether that is all of them.
