@@ -40,7 +40,6 @@ pub use wishes::Wishes;
 
 use clap::Args;
 use facts::{Class, Facts};
-use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_gguf::Model;
@@ -199,15 +198,21 @@ impl Plan {
                 format!("{} was asked for: {problem}; {}", way.row().name, self.can_be_had())
             }
             None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
-            None => match self.predictions.iter().map(|prediction| prediction.placement.vram()).min() {
-                Some(least) => format!(
-                    "nothing fits: the least that any way needs is {} of VRAM, and {} may be used",
-                    format_size(least),
-                    format_size(self.setting.vram)
-                ),
+            None => match self.predictions.iter().min_by_key(|prediction| self.lacking(prediction)) {
+                Some(nearest) => {
+                    let problem = nearest.problem.clone().unwrap_or_default();
+                    format!("nothing fits; the nearest to it, {}, {problem}", nearest.way.row().name)
+                }
                 None => "nothing fits".to_owned(),
             },
         }
+    }
+
+    /// Bytes that a way needs and may not use.
+    fn lacking(&self, prediction: &Prediction) -> u64 {
+        let placement = &prediction.placement;
+        let vram = placement.vram().saturating_sub(self.setting.vram);
+        vram.saturating_add(placement.ram().saturating_sub(self.setting.ram))
     }
 
     /// Which ways can be asked for here.
