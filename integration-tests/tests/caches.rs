@@ -11,7 +11,7 @@ use std::path::Path;
 
 const MODELS: &str = include_str!("caches/models.txt");
 const SHAPES: &str = include_str!("caches/shapes.txt");
-/// llama.cpp says sizes in MiB, with two digits behind the point.
+/// llama.cpp says sizes in MiB, with two decimals.
 const SAID: f64 = 1024.0 * 1024.0;
 /// What all files have.
 const COMMON: &str = "attention.layer_norm_rms_epsilon=1e-6 attention.layer_norm_epsilon=1e-6 \

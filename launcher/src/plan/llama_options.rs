@@ -27,11 +27,11 @@ const fn switch(names: &'static [&'static str], off: &'static [&'static str], va
 pub const MODEL: LlamaOption = option(&["-m", "--model"], "LLAMA_ARG_MODEL");
 /// Tokens of context.
 pub const CONTEXT: LlamaOption = option(&["-c", "--ctx-size"], "LLAMA_ARG_CTX_SIZE");
-/// Tokens of context for each slot, where nobody says how many there are for all.
+/// Tokens of context for each conversation, where nobody says how many there are for all.
 pub const CONTEXT_OF_SLOT: LlamaOption = option(&["--kv-unified-per-slot"], "LLAMA_ARG_KV_UNIFIED_PER_SLOT");
-/// Slots.
+/// Conversations at once.
 pub const PARALLEL: LlamaOption = option(&["-np", "--parallel"], "LLAMA_ARG_N_PARALLEL");
-/// Whether slots share a cache.
+/// Whether they share a cache.
 pub const UNIFIED: LlamaOption =
     switch(&["-kvu", "--kv-unified"], &["-no-kvu", "--no-kv-unified"], "LLAMA_ARG_KV_UNIFIED");
 /// Tokens in a batch.
@@ -85,7 +85,7 @@ const ONLY_ASKS: &[&str] =
 /// A command line with its environment.
 #[derive(Clone, Copy)]
 pub struct CommandLine<'a, Word = String> {
-    /// The arguments behind the program's name.
+    /// The arguments after the program's name.
     pub arguments: &'a [Word],
     /// The user's variables.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
@@ -114,7 +114,7 @@ pub fn is_false(value: &str) -> bool {
 }
 
 impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
-    /// The words, the last first, as llama.cpp compares them, each with the one behind it.
+    /// The words, the last first, as llama.cpp compares them, each with the one after it.
     fn backwards(&self) -> impl Iterator<Item = (Cow<'_, str>, Option<&OsStr>)> {
         let next = |index: usize| self.arguments.get(index + 1).map(AsRef::as_ref);
         let words = self.arguments.iter().enumerate().rev();

@@ -34,12 +34,12 @@ pub enum Special {
     None,
     /// An encoder, or a model of diffusion: it keeps nothing.
     NoCache,
-    /// The first so many layers have caches, and later ones use theirs.
+    /// The first layers, this many, have caches, and later ones use theirs.
     OwnCaches(u64),
     /// Blocks for speculation have caches, though the model itself does not use them.
     SpeculativeCaches,
-    /// Linear attention that no key describes: a square of a head's width for each head, in all layers but every so
-    /// manieth.
+    /// Linear attention that no key describes: a square of a head's width for each head, in all layers but one of this
+    /// many.
     Linear(u64),
     /// A layer with a feed-forward network has nothing else. Blocks for speculation have caches.
     OneKindALayer,

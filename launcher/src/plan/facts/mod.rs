@@ -75,7 +75,7 @@ pub struct Facts {
     pub file_bytes: u64,
     /// Its layers.
     pub layers: Vec<Weights>,
-    /// Blocks behind them that only guess ahead: not loaded, but llama.cpp's `-ngl` counts them.
+    /// Blocks after them that only guess ahead: not loaded, but llama.cpp's `-ngl` counts them.
     pub speculative: u64,
     /// The output matrix and its norm; a copy of the embedding where the model has only that.
     pub output: Amount,

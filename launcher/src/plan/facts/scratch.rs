@@ -1,5 +1,5 @@
-//! Memory for what is neither weights nor cache: llama.cpp's compute buffer, in which the tensors of a graph make room for
-//! each other. Its size is what is needed where a layer is widest. What that is was read off the buffers that llama.cpp
+//! Memory for what is neither weights nor cache: llama.cpp's compute buffer, in which the tensors of a graph take
+//! turns. Its size is what is needed where a layer is widest. What that is was read off the buffers that llama.cpp
 //! v0.5.0 reserves (`sched_reserve`), layer shape by layer shape: within some percent of them, and above rather than below.
 
 use super::{ContextParams, Kept, Keys, LayerCache};
@@ -44,7 +44,7 @@ pub struct Widths {
 }
 
 impl Widths {
-    /// Of a file with so many layers.
+    /// Of a file with this many layers.
     pub(super) fn new(
         keys: &Keys<'_>,
         tensors: &[Tensor],

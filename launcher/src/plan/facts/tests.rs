@@ -14,7 +14,7 @@ fn f16() -> KvTypes {
     KvTypes::both("f16").expect("F16")
 }
 
-/// So many tokens that conversations share.
+/// Tokens that conversations share.
 fn shared(tokens: u64, slots: u64) -> ContextParams {
     ContextParams::new(tokens, 512, f16()).with_slots(slots, true)
 }

@@ -62,7 +62,7 @@ pub fn reads() -> (Vec<(usize, f64)>, f64) {
     (reads, furthest)
 }
 
-/// Gigabytes a second that so many threads read while this one does something else, and what came of that.
+/// Gigabytes a second that this many threads read while this one does something else, and what came of that.
 pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
     let buffer = memory(threads);
     let is_done = AtomicBool::new(false);
@@ -74,7 +74,7 @@ pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
     read(&buffer, threads, |_| is_done.load(Relaxed), work)
 }
 
-/// Memory to read, filled by so many threads.
+/// Memory to read, filled by this many threads.
 fn memory(threads: usize) -> Vec<u8> {
     let memory = crate::doctor::machine::Machine::here().available().unwrap_or(MOST);
     let bytes = (memory / 8).min(MOST) as usize;
@@ -89,7 +89,7 @@ fn memory(threads: usize) -> Vec<u8> {
     buffer
 }
 
-/// Gigabytes a second that so many threads read together until it is over, and what this one does meanwhile.
+/// Gigabytes a second that this many threads read together until it is over, and what this one does meanwhile.
 fn read<T>(
     buffer: &[u8],
     threads: usize,

@@ -11,7 +11,7 @@ use std::ffi::{c_int, c_void};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// The kernel; `cuModuleLoadData` wants a NUL behind it.
+/// The kernel; `cuModuleLoadData` wants a NUL after it.
 const PTX: &str = concat!(include_str!("read.ptx"), "\0");
 /// Of the words that are read: its sum over n words is WORD * n * n.
 const WORD: u32 = 0x0102_0304;
@@ -25,7 +25,7 @@ const ENOUGH: Duration = Duration::from_millis(40);
 const RUNS: usize = 5;
 /// Not a rate: the share of the last moments in which the GPU was in use.
 pub(super) const BUSY: &str = "GPU busy";
-/// Behind the name of a figure: how far its repetitions lay apart.
+/// After the name of a figure: how far its repetitions lay apart.
 pub(super) const SPREAD: &str = " spread";
 /// One measurement may take this long on a slow link.
 const LIMIT: Duration = Duration::from_millis(1200);
@@ -36,7 +36,7 @@ pub struct MeasureOptions {
     /// Say what the GPU is, and measure nothing.
     #[arg(long)]
     describe: bool,
-    /// Measure only how fast so many CPU threads read while copies to the GPU run, and how fast those are.
+    /// Measure only how fast this many CPU threads read while copies to the GPU run, and how fast those are.
     #[arg(long, value_name = "THREADS")]
     together: Option<usize>,
 }
@@ -115,7 +115,7 @@ struct Sides {
 }
 
 impl Bench<'_> {
-    /// Both sides, filled, with at most so much VRAM.
+    /// Both sides, filled, with at most this much VRAM.
     fn sides(&self, free: u64, most: u64) -> Result<Sides, String> {
         let said = |error: CudaError| error.to_string();
         let vram_bytes = (free / 4).min(most) & !0xffff;

@@ -1,7 +1,7 @@
 //! How fast this machine is: measured once, remembered for the GPU, driver and CPU it was measured on.
 //!
 //! What talks to the driver runs in a child (`gpu` is it), as in doctor. Whatever cannot be measured is missing, with the
-//! reason, and nothing is made up for it.
+//! reason, and no figure takes its place.
 
 pub mod conditions;
 mod cpu;
@@ -122,7 +122,7 @@ impl Rates {
 pub struct Cpu {
     /// Its name.
     pub model: String,
-    /// Reading RAM with so many threads.
+    /// Reading RAM, by number of threads.
     pub reads: Vec<(usize, f64)>,
     /// Cores, each of which may run several threads; not known of figures that an older version kept.
     #[serde(default)]

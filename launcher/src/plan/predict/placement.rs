@@ -59,12 +59,12 @@ const SLOTS: u64 = 5;
 /// While the one is read the other comes, and the third waits until the first can be given up.
 const LEAST_SLOTS: u64 = 3;
 
-/// VRAM for so many tensors of a layer.
+/// VRAM for this many tensors of a layer.
 fn slots(facts: &Facts, count: u64) -> u64 {
     facts.largest.saturating_mul(count).next_multiple_of(GRANULE) + GRANULE
 }
 
-/// VRAM that weights are copied into, where nobody says how much: five of the largest tensors if they are no large part of it.
+/// VRAM that weights are copied into, where nobody says how much: five of the largest tensors if they are a small part of it.
 pub fn ring(facts: &Facts, vram: u64) -> u64 {
     let most = (vram / RING_SHARE).max(slots(facts, LEAST_SLOTS)).min(vram / 4);
     slots(facts, SLOTS).min(most) / GRANULE * GRANULE

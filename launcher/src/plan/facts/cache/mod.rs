@@ -15,7 +15,7 @@ pub enum Kept {
     All,
     /// The last ones.
     Window(u64),
-    /// One for each so many.
+    /// One for each group of this many.
     OneOf(u64),
 }
 

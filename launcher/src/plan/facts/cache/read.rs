@@ -17,7 +17,7 @@ const SHARED_INDEXER_CONTEXT: u64 = 1 << 20;
 const MOST_LOOPS: u64 = 64;
 
 impl Cache {
-    /// Of a file with so many layers, the last `speculative` of them only guess ahead.
+    /// Of a file with `layers` layers and after them `speculative` blocks that only guess ahead.
     pub fn new(keys: &Keys<'_>, tensors: &[Tensor], layers: usize, speculative: usize) -> Self {
         let known = architecture::find(&keys.architecture);
         let special = known.map_or(Special::None, |known| known.special);
@@ -125,7 +125,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Keys and values of so many heads.
+    /// Keys and values of `heads` heads.
     fn rows(&self, heads: u64, windowed: bool, kept: Kept) -> Rows {
         let of = |key: &str| heads.saturating_mul(self.length(key, windowed));
         // Latent attention: one compressed vector for keys and values alike. Files from before that was built into llama.cpp
