@@ -110,7 +110,7 @@ fn the_users_options_and_variables_win_and_the_plan_is_made_around_them() {
     assert_eq!(placed.insert("GREENBOOST_STREAM".to_owned(), "on".to_owned()).as_deref(), Some("off"));
     let (variables, line) = got(launch(&["-ngl", "5"]));
     assert_eq!(variables, placed, "a placement is left whole");
-    assert!(line.starts_with("little moe: your placement (-ngl), ") && line.contains("tokens a second"), "{line}");
+    assert!(line.starts_with("little moe: your placement (-ngl), ") && line.contains(" outside, "), "{line}");
     let (variables, line) = got(launch(&["--override_tensor", "exps=CPU"]));
     assert_eq!(variables, placed, "in every spelling");
     assert!(line.contains("your placement (-ot), which the plan does not follow"), "{line}");
