@@ -224,6 +224,35 @@ fn what_fits_runs_in_vram_without_greenboost() {
 }
 
 #[test]
+fn a_model_that_fits_two_gpus_and_neither_alone_is_put_on_both() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    known_machine(&place, 10.0, 40.0);
+    let on = |vram: &str, more: &[&str]| {
+        let devices = vram.split(',').count().to_string();
+        let mut command = on_gpu(&place, &[&["plan", path, "--ram", "8GiB"], more].concat(), "10");
+        run(command.env("SIMGPU_DEVICES", devices).env("SIMGPU_VRAM", vram))
+    };
+    let (status, text, stderr) = on("2200MiB,2200MiB", &[]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
+    assert!(text.contains("2 GPUs: ") && text.contains("* all in VRAM"), "{text}");
+    assert!(text.contains("\n  llama-server -m '") && text.contains(" -ngl 999\n"), "{text}");
+    // Unequal ones get layers by what they have free, and each needs a buffer of its own.
+    let (status, text, _) = on("3GiB,1800MiB", &[]);
+    assert_eq!(status, Some(0), "{text}");
+    let (status, _, stderr) = on("1500MiB,1500MiB", &[]);
+    assert_eq!(status, Some(2));
+    for part in ["GPU 0 of 2 needs ", "only what is there whole is planned", "CUDA_VISIBLE_DEVICES"] {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+    // One of them was chosen: it is planned for alone, with what it has.
+    let (status, text, _) = on("1500MiB,3GiB", &["--", "-sm", "none", "-mg", "1"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("* all in VRAM") && text.contains("2.5 GiB of VRAM"), "{text}");
+}
+
+#[test]
 fn a_gpu_that_reads_other_bytes_is_not_measured_and_not_remembered() {
     let _one = measuring();
     let place = Place::new();

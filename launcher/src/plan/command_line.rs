@@ -22,12 +22,10 @@ const PLACEMENT: &[LlamaOption] = &[
     llama::OVERRIDE_TENSOR,
     llama::DEVICE,
     llama::TENSOR_SPLIT,
-    llama::SPLIT_MODE,
     llama::RPC,
 ];
 /// Those of them that say it tensor by tensor or device by device: the plan does not follow them.
-const OPAQUE: &[LlamaOption] =
-    &[llama::OVERRIDE_TENSOR, llama::DEVICE, llama::TENSOR_SPLIT, llama::SPLIT_MODE, llama::RPC];
+const OPAQUE: &[LlamaOption] = &[llama::OVERRIDE_TENSOR, llama::DEVICE, llama::TENSOR_SPLIT, llama::RPC];
 /// What depends on the placement, besides the placement itself.
 const FOLLOWING: &[LlamaOption] =
     &[llama::GPU_LAYERS, llama::CPU_MOE_LAYERS, llama::OVERRIDE_TENSOR, llama::LOAD_MODE, llama::THREADS, llama::FIT];
@@ -89,6 +87,13 @@ impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
         })
     }
 
+    /// The one GPU that the model is to be on, where the command says so: Ollama does, of models that it believes fit there.
+    pub fn only_gpu(&self) -> Option<usize> {
+        let is_one = self.value(&llama::SPLIT_MODE).is_some_and(|mode| mode == "none");
+        let index = || self.number(&llama::MAIN_GPU).and_then(|index| usize::try_from(index).ok());
+        is_one.then(|| index().unwrap_or(0))
+    }
+
     /// Whether the user has said what goes where.
     pub fn has_placement(&self) -> bool {
         PLACEMENT.iter().any(|option| self.is_set(option))
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_placement_by_the_user_is_left_whole() {
-        for line in ["-ngl 20", "--n_gpu_layers 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1", "-ncffn 3", "-sm none"] {
+        for line in ["-ngl 20", "--n_gpu_layers 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1", "-ncffn 3"] {
             assert_eq!(open(line, &[]), "CTX_SIZE UBATCH", "{line}");
         }
         assert_eq!(open("", &["LLAMA_ARG_N_GPU_LAYERS"]), "CTX_SIZE UBATCH");
@@ -185,6 +190,19 @@ mod tests {
         assert_eq!(server("--embeddings"), Server { all_outputs: true, ..Server::default() });
         let line = CommandLine { arguments: &words("--kv-unified-per-slot 2048"), variable: &|_| None };
         assert_eq!(line.wishes(0).ctx, Some(4 * 2048));
+    }
+
+    #[test]
+    fn a_model_on_one_gpu_of_several_is_no_placement() {
+        let only = |line: &str| {
+            let arguments = words(line);
+            let line = CommandLine { arguments: &arguments, variable: &|_| None };
+            (line.only_gpu(), line.has_placement())
+        };
+        assert_eq!(only("-sm none -mg 1"), (Some(1), false));
+        assert_eq!(only("--split_mode none"), (Some(0), false));
+        assert_eq!(only("-mg 1"), (None, false));
+        assert_eq!(only("-ts 1,2"), (None, true));
     }
 
     #[test]

@@ -151,10 +151,9 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         0 => format_size(vram),
         _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
     };
-    let user = plan.wishes.server.placement.as_ref();
     let what = name(plan, prediction);
     let bound = if plan.is_upper_bound { format!(", {UPPER_BOUND}") } else { String::new() };
-    if user.is_some_and(|user| user.is_opaque) {
+    if plan.is_only_named() {
         return format!("{}: {what}, which the plan does not follow: nothing is predicted{bound}", plan.name);
     }
     format!("{}: {what}{shared}, {size}, {speed}{bound}", plan.name)

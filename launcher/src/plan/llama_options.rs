@@ -69,6 +69,8 @@ pub const DEVICE: LlamaOption = option(&["-dev", "--device"], "LLAMA_ARG_DEVICE"
 pub const TENSOR_SPLIT: LlamaOption = option(&["-ts", "--tensor-split"], "LLAMA_ARG_TENSOR_SPLIT");
 /// How a model is split over devices.
 pub const SPLIT_MODE: LlamaOption = option(&["-sm", "--split-mode"], "LLAMA_ARG_SPLIT_MODE");
+/// The device of a model that is not split.
+pub const MAIN_GPU: LlamaOption = option(&["-mg", "--main-gpu"], "LLAMA_ARG_MAIN_GPU");
 /// Servers that lend their devices.
 pub const RPC: LlamaOption = option(&["--rpc"], "LLAMA_ARG_RPC");
 /// Whether llama.cpp fits the placement to the memory.

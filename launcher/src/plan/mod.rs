@@ -115,13 +115,20 @@ impl Plan {
     /// # Errors
     /// When it is not known how much VRAM there is.
     pub fn new(path: &Path, facts: &Facts, figures: Figures, wishes: &Wishes) -> Result<Self, String> {
-        let (setting, ubatches) = wishes.setting(facts, &figures)?;
+        let (mut setting, ubatches) = wishes.setting(facts, &figures)?;
         let rig = Rig::new(&figures);
         let asked = wishes.asked();
         let predictions = match &wishes.server.placement {
             // What the user has placed is the one thing that can happen.
             Some(user) => {
                 predict::user_prediction(facts, &rig, &setting, &ubatches, user, &asked).into_iter().collect()
+            }
+            None if figures.gpus.len() > 1 => {
+                // llama.cpp takes all of them, and only what is there whole is planned.
+                let budgets = wishes.budgets(&figures.gpus);
+                setting.vram = budgets.iter().fold(0, |sum: u64, budget| sum.saturating_add(*budget));
+                let devices = (&figures.gpus[..], &budgets[..]);
+                predict::over_devices(facts, &rig, &setting, &ubatches, devices).into_iter().collect()
             }
             None => predict::predictions(facts, &rig, &setting, &ubatches, &asked),
         };
@@ -151,6 +158,11 @@ impl Plan {
     pub fn winner(&self) -> Option<&Prediction> {
         let asked = self.wishes.way.filter(|_| self.wishes.server.placement.is_none());
         predict::winner(&self.predictions, asked)
+    }
+
+    /// Whether the user's placement goes by tensor or by device, so that nothing is said of what it brings.
+    pub fn is_only_named(&self) -> bool {
+        self.wishes.server.placement.as_ref().is_some_and(|user| user.is_opaque || self.figures.gpus.len() > 1)
     }
 
     /// Layers as llama.cpp's `-ngl` counts them, without the output.
@@ -192,6 +204,12 @@ impl Plan {
     pub fn objection(&self) -> String {
         let of = |way| self.predictions.iter().find(|prediction| prediction.way == way);
         let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
+        if self.figures.gpus.len() > 1 && self.wishes.server.placement.is_none() {
+            return format!(
+                "{}, and over several GPUs only what is there whole is planned.\nSet CUDA_VISIBLE_DEVICES to one of them, or place by hand (-ngl, -ts, -ncmoe)",
+                problem(Way::Vram).unwrap_or_else(|| "something else than all in VRAM was asked for".to_owned())
+            );
+        }
         match self.wishes.way {
             Some(way) => {
                 let problem = problem(way).unwrap_or_default();
@@ -239,8 +257,9 @@ impl Plan {
 pub fn plan(model: &Path, arguments: &[OsString], wishes: &Wishes, when: When) -> Result<Plan, String> {
     let (first, facts) = read(model)?;
     let command = CommandLine { arguments, variable: &|_| None };
+    let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
     let wishes = if arguments.is_empty() { wishes.clone() } else { wishes.around(command.wishes(facts.context)) };
-    Plan::new(&first, &facts, measure::figures(&first, when), &wishes)
+    Plan::new(&first, &facts, figures, &wishes)
 }
 
 /// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
@@ -256,13 +275,7 @@ pub fn plan_command<Word: AsRef<OsStr>>(
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
     let wishes = wishes.around(command.wishes(facts.context));
-    let figures = measure::figures(&first, when);
-    if figures.gpus > 1 {
-        return Err(format!(
-            "llama.cpp would use {} GPUs, and the plan knows one.\nSet CUDA_VISIBLE_DEVICES to one of them, or place by hand (-ngl, -ts, -ncmoe).",
-            figures.gpus
-        ));
-    }
+    let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
     let plan = Plan::new(&first, &facts, figures, &wishes)?;
     let open = command.left_open(plan.arguments(), plan.settings());
     Ok(Some((plan, open)))

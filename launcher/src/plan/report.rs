@@ -61,6 +61,10 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
                 format_size(gpu.free),
                 format_size(gpu.total)
             )?;
+            if let several @ [_, _, ..] = &plan.figures.gpus[..] {
+                let free: Vec<_> = several.iter().map(|free| format_size(*free)).collect();
+                writeln!(text, "         {} GPUs: {} free", several.len(), free.join(", "))?;
+            }
             let rates = Rates::NAMES.iter().map(|(name, words)| format!("{words} {}", rate(gpu.rates.get(name))));
             writeln!(text, "         GB/s: {}", rates.collect::<Vec<_>>().join(", "))?;
         }
@@ -174,8 +178,8 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
 /// Who wins and by how much.
 fn verdict(plan: &Plan, winner: &Prediction) -> String {
     let name = commands::name(plan, winner);
-    if let Some(user) = &plan.wishes.server.placement {
-        return match winner.request.filter(|_| !user.is_opaque) {
+    if plan.wishes.server.placement.is_some() {
+        return match winner.request.filter(|_| !plan.is_only_named()) {
             Some(own) => format!("{name}: {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens."),
             None => format!("{name}: nothing is predicted."),
         };

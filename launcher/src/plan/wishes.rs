@@ -87,6 +87,13 @@ impl Wishes {
         Asked { way: self.way, stream: self.stream, assist: self.assist }
     }
 
+    /// What may be used of each of several GPUs with so much free VRAM.
+    pub fn budgets(&self, free: &[u64]) -> Vec<u64> {
+        let reserve = Settings::default().vram_reserve;
+        let most = self.vram.unwrap_or(u64::MAX);
+        free.iter().map(|free| free.saturating_sub(reserve).min(most)).collect()
+    }
+
     /// These, and what a command already decides: where both say something, the command does.
     #[must_use]
     pub fn around(&self, command: Self) -> Self {

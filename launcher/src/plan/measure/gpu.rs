@@ -3,6 +3,7 @@
 use super::conditions::{self, median};
 use super::together;
 use crate::doctor::cuda::{self, Basics, Calls, CudaError, Transfers};
+use crate::doctor::nvml::Nvml;
 use crate::doctor::probe::{attribute, describe, not_loaded, report, step};
 use crate::doctor::report::Event;
 use clap::Args;
@@ -56,7 +57,7 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
     let missing = |symbol| format!("{} has no {symbol}", cuda::FILE);
     let basics = Basics::find(&library).map_err(missing)?;
     let said = |error: CudaError| error.to_string();
-    let nvml = crate::doctor::nvml::Nvml::load();
+    let nvml = Nvml::load();
     step("initialising the driver (cuInit)");
     let (mut version, mut count) = (0, 0);
     // SAFETY: the flags must be 0, and are; results are written by the calls.
@@ -70,6 +71,10 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
         return Ok(());
     }
     let calls = Calls::find(&library).map_err(missing)?;
+    // Of others it is enough to know what they are and have: the first is measured.
+    for index in 1..if options.describe { count } else { 1 } {
+        describe_other(&calls, nvml.as_ref(), index).map_err(said)?;
+    }
     step("asking about GPU 0");
     let (handle, device) = describe(&calls, nvml.as_ref(), 0).map_err(said)?;
     if let Some(share) = conditions::gpu_busy(&device.uuid) {
@@ -97,6 +102,23 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
         Some(threads) => bench.together(free as u64, threads.max(1)),
         None => bench.run(free as u64),
     }
+}
+
+/// Reports another GPU than the first.
+fn describe_other(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(), CudaError> {
+    step(format!("asking about GPU {index}"));
+    let (handle, device) = describe(calls, nvml, index)?;
+    let mut context = std::ptr::null_mut();
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the results are written by the calls; the process ends soon, and the context with it.
+    unsafe {
+        calls.retain(&mut context, handle)?;
+        calls.set_current(context)?;
+        calls.memory_info(&mut free, &mut total)?;
+    }
+    report(&Event::Device(device));
+    report(&Event::Memory { device: index, free: free as u64, total: total as u64 });
+    Ok(())
 }
 
 /// The driver's calls, and how wide a kernel is launched.

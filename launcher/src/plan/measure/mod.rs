@@ -30,8 +30,8 @@ const GPU_LIMIT: Duration = Duration::from_secs(14);
 pub struct Figures {
     /// The first GPU, where there is one.
     pub gpu: Option<Gpu>,
-    /// GPUs that programs see; the formulas know one.
-    pub gpus: usize,
+    /// Every GPU that programs see: its free VRAM, in the driver's order.
+    pub gpus: Vec<u64>,
     /// The CPU's.
     pub cpu: Cpu,
     /// CPU and link, when both read RAM.
@@ -42,6 +42,18 @@ pub struct Figures {
     pub conditions: Option<Conditions>,
     /// What could not be measured, and why.
     pub missing: Vec<String>,
+}
+
+impl Figures {
+    /// The same where one GPU of several is used, with what is free there; all are taken to be as fast as the first.
+    #[must_use]
+    pub fn of_gpu(mut self, index: Option<usize>) -> Self {
+        if let Some((free, gpu)) = index.and_then(|index| self.gpus.get(index).copied()).zip(self.gpu.as_mut()) {
+            gpu.free = free;
+            self.gpus = vec![free];
+        }
+        self
+    }
 }
 
 /// A GPU.
@@ -166,7 +178,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let mut started = Instant::now();
     let report = driver_child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
     figures.gpu = described(&report);
-    figures.gpus = report.devices().count();
+    figures.gpus = free(&report);
     if let Some(problem) = gpu_problem(&report, figures.gpu.is_some()) {
         figures.missing.push(problem);
     }
@@ -245,8 +257,18 @@ fn gpu_problem(report: &GpuReport, has_gpu: bool) -> Option<String> {
     }
 }
 
+/// The free VRAM of each GPU, in order.
+fn free(report: &GpuReport) -> Vec<u64> {
+    let memories = report.events.iter().filter_map(|event| match event {
+        Event::Memory { device, free, .. } => Some((*device, *free)),
+        _ => None,
+    });
+    let by_index: std::collections::BTreeMap<_, _> = memories.collect();
+    by_index.into_values().collect()
+}
+
 fn described(report: &GpuReport) -> Option<Gpu> {
-    let device = report.devices().next()?;
+    let device = report.devices().find(|device| device.index == 0)?;
     let mut gpu =
         Gpu { name: device.name.clone(), uuid: device.uuid.clone(), compute: device.compute, ..Gpu::default() };
     for event in &report.events {
@@ -258,7 +280,7 @@ fn described(report: &GpuReport) -> Option<Gpu> {
                 gpu.multiprocessors = u32::try_from(*multiprocessors).unwrap_or(0);
                 gpu.clock_ghz = f64::from(*clock_khz) / 1e6;
             }
-            Event::Memory { free, total, .. } => (gpu.free, gpu.total) = (*free, *total),
+            Event::Memory { device: 0, free, total } => (gpu.free, gpu.total) = (*free, *total),
             _ => {}
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod calibration;
 mod combined;
+mod devices;
 mod placement;
 mod rig;
 pub mod speed;
@@ -69,6 +70,23 @@ pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64]
         Some(vram) if vram.is_possible() && asked.way.is_none_or(|way| way == Way::Vram) => vec![vram.clone()],
         _ => all,
     }
+}
+
+/// What becomes of a model over several GPUs, each with so much free VRAM and a part of it to use: all of it there, or nothing.
+pub fn over_devices(
+    facts: &Facts,
+    rig: &Rig,
+    setting: &Setting,
+    ubatches: &[u64],
+    (free, budgets): (&[u64], &[u64]),
+) -> Option<Prediction> {
+    best_ubatch(&Setting { ring: 0, ..*setting }, ubatches, |setting| {
+        let (placement, problem) = match devices::all_inside(facts, setting, free, budgets) {
+            Ok(placement) => (placement, None),
+            Err(problem) => (Placement::all_inside(facts, setting), Some(problem)),
+        };
+        predict_placed(facts, rig, setting, Way::Vram.row(), placement, problem)
+    })
 }
 
 /// The best of what comes out for each micro-batch.

@@ -25,7 +25,7 @@ pub fn h200() -> Figures {
         ..Gpu::default()
     };
     let cpu = Cpu { reads: vec![(4, 40.0), (16, 79.0)], ..Cpu::default() };
-    Figures { gpu: Some(gpu), gpus: 1, cpu, disk: Some(3.0), ..Figures::default() }
+    Figures { gpu: Some(gpu), cpu, disk: Some(3.0), ..Figures::default() }
 }
 
 /// llama-bench makes its context as long as its test.
