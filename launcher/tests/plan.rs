@@ -237,7 +237,7 @@ fn a_model_that_fits_two_gpus_and_neither_alone_is_put_on_both() {
     let (status, text, stderr) = on("2200MiB,2200MiB", &[]);
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
     assert!(text.contains("2 GPUs: ") && text.contains("* all in VRAM"), "{text}");
-    assert!(text.contains("\n  llama-server -m '") && text.contains(" -ngl 999\n"), "{text}");
+    assert!(text.contains("\n  llama-server -m '") && text.contains(" -ngl 999 -ts 2200,2200\n"), "{text}");
     // Unequal ones get layers by what they have free, and each needs a buffer of its own.
     let (status, text, _) = on("3GiB,1800MiB", &[]);
     assert_eq!(status, Some(0), "{text}");

@@ -27,8 +27,15 @@ const PLACEMENT: &[LlamaOption] = &[
 /// Those of them that say it tensor by tensor or device by device: the plan does not follow them.
 const OPAQUE: &[LlamaOption] = &[llama::OVERRIDE_TENSOR, llama::DEVICE, llama::TENSOR_SPLIT, llama::RPC];
 /// What depends on the placement, besides the placement itself.
-const FOLLOWING: &[LlamaOption] =
-    &[llama::GPU_LAYERS, llama::CPU_MOE_LAYERS, llama::OVERRIDE_TENSOR, llama::LOAD_MODE, llama::THREADS, llama::FIT];
+const FOLLOWING: &[LlamaOption] = &[
+    llama::GPU_LAYERS,
+    llama::CPU_MOE_LAYERS,
+    llama::OVERRIDE_TENSOR,
+    llama::LOAD_MODE,
+    llama::THREADS,
+    llama::FIT,
+    llama::TENSOR_SPLIT,
+];
 
 impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
     /// The model that would be loaded, where it is a file.

@@ -37,6 +37,11 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     }
     add(llama::UBATCH, prediction.ubatch.to_string());
     add(llama::GPU_LAYERS, layers.to_string());
+    if let gpus @ [_, _, ..] = &plan.figures.gpus[..] {
+        // What is planned for. By itself it would go by the free VRAM that it is told, of which GreenBoost tells more.
+        let shares: Vec<_> = gpus.iter().map(|free| (free >> 20).to_string()).collect();
+        add(llama::TENSOR_SPLIT, shares.join(","));
+    }
     if let Some(cpu_moe) = placement.cpu_moe {
         add(llama::CPU_MOE_LAYERS, cpu_moe.to_string());
     }

@@ -238,7 +238,7 @@ impl Plan {
         let names = self.predictions.iter().filter(|prediction| prediction.is_possible());
         let names: Vec<_> = names.filter_map(|prediction| prediction.way.row().asked_as).collect();
         if names.is_empty() {
-            "no other can be had either".to_owned()
+            "nothing else fits either".to_owned()
         } else {
             format!("what can be had: {}", names.join(", "))
         }
