@@ -79,6 +79,8 @@ pub struct Facts {
     pub speculative: u64,
     /// The output matrix and its norm; a copy of the embedding where the model has only that.
     pub output: Amount,
+    /// The norm alone.
+    pub output_norm: Amount,
     /// The embedding, which llama.cpp keeps in RAM.
     pub embedding: Amount,
     /// What is not computed with in text: extra heads for speculation, vision.
@@ -108,13 +110,15 @@ impl Facts {
         let mut layers = vec![Weights::default(); computed as usize];
         let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
         let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
+        let mut output_norm = Amount::default();
         let (mut vocabulary, mut largest) = (keys.number("vocab_size").unwrap_or(0), 0);
         for tensor in &model.tensors {
             let amount = Amount { bytes: tensor.bytes, weights: tensor.weights() };
             let (class, layer) = Class::of(&tensor.name);
             let place = match (class, layer) {
                 (Class::Embedding, _) => &mut embedding,
-                (Class::Output, None) | (Class::Norm, None) => &mut output,
+                (Class::Output, None) => &mut output,
+                (Class::Norm, None) => &mut output_norm,
                 (_, Some(layer)) if class != Class::Other && layer < computed => {
                     largest = largest.max(tensor.bytes);
                     &mut layers[layer as usize].0[class as usize]
@@ -136,7 +140,8 @@ impl Facts {
             name: model.metadata.text("general.name").unwrap_or("a model without a name").to_owned(),
             architecture: keys.architecture.clone(),
             file_bytes: model.bytes(),
-            output,
+            output: output.plus(output_norm),
+            output_norm,
             embedding,
             unused,
             largest,
@@ -168,11 +173,13 @@ impl Facts {
 
     /// Bytes of a class over all layers, for the report.
     pub fn class_bytes(&self, class: Class) -> u64 {
+        let sum = self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.of(class).bytes));
         match class {
             Class::Embedding => self.embedding.bytes,
-            Class::Output => self.output.bytes,
+            Class::Output => self.output.bytes.saturating_sub(self.output_norm.bytes),
+            Class::Norm => sum.saturating_add(self.output_norm.bytes),
             Class::Other => self.unused.bytes,
-            _ => self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.of(class).bytes)),
+            _ => sum,
         }
     }
 }

@@ -80,6 +80,9 @@ fn weights_are_summed_by_class_and_layer() {
         .tensor("blk.1.ffn_gate_inp.weight", &[256, 4], "F32")
         .tensor("blk.2.attn_q.weight", &[256, 256], "Q4_K");
     let facts = open(&writer);
+    let normed = open(&writer.clone().tensor("output_norm.weight", &[256], "F32"));
+    assert_eq!((normed.class_bytes(Class::Norm), normed.class_bytes(Class::Output)), (1024, facts.output.bytes));
+    assert_eq!(normed.output.bytes, facts.output.bytes + 1024, "it goes where the output goes");
     assert_eq!(facts.layers[0].of(Class::Attention), Amount { bytes: 256 * 144, weights: 65536 });
     assert_eq!(facts.layers[1].experts(), Amount { bytes: 65536 / 32 * 34, weights: 65536 });
     assert_eq!(facts.layers[1].dense().bytes, 4096);
