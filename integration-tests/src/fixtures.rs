@@ -104,6 +104,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "contexts", &["contexts.c"], &[]),
         target(Program, "full", &["full.c"], &[]),
         target(Program, "llama-real", &["llama_real.c"], &[]),
+        target(Program, "llama-cache", &["llama_cache.c"], &[]),
         target(Program, "lookups", &["lookups.c"], &[]),
         target(Program, "mappings", &["mappings.c"], &[]),
     ],

@@ -59,6 +59,16 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+    // Around options for llama-server: a quarter of the cache for each slot, and in RAM.
+    let options =
+        ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--json", "--", "-nkvo", "-np", "4", "-c", "8000"];
+    let around = json(&mut greenboost(&place, &options));
+    let placement = &prediction(&around, "extend-in-place")["placement"];
+    assert_eq!(
+        (&placement["kv_inside"], &placement["kv_outside"]),
+        (&0.into(), &(4 * 2048 * 16 * 2 * 1024_u64).into())
+    );
+    assert_eq!((&around["setting"]["unified"], &around["setting"]["parallel"]), (&false.into(), &4.into()));
     let ctx = ["plan", path, "--vram", "1500MiB", "--json", "--ctx", "16384", "--parallel", "4", "--kv", "q8_0"];
     let plan = json(&mut greenboost(&place, &ctx));
     let placement = &prediction(&plan, "extend-in-place")["placement"];
@@ -67,6 +77,8 @@ fn without_a_gpu_it_plans_memory_and_names_the_missing_figures() {
     assert_eq!(environment["LLAMA_ARG_CACHE_TYPE_K"], "q8_0");
     assert_eq!(environment["LLAMA_ARG_CTX_SIZE"], "16384");
     assert_eq!(environment["LLAMA_ARG_N_PARALLEL"], "4");
+    assert_eq!(environment["LLAMA_ARG_KV_UNIFIED"], "1", "what was planned for: they share the context");
+    assert!(plan["commands"]["llama_server"].as_str().expect("text").contains(" -np 4 -kvu -ub "), "{plan:#}");
     let ollama = plan["commands"]["ollama"].as_str().expect("text");
     assert!(ollama.contains("OLLAMA_CONTEXT_LENGTH=4096 OLLAMA_NUM_PARALLEL=4"), "{ollama}");
 }
@@ -94,6 +106,9 @@ fn on_a_gpu_speeds_are_measured_once_and_again_when_asked() {
     let together = &plan["machine"]["together"];
     assert!((0.1..0.45).contains(&together["link"].as_f64().expect("measured")), "{together}");
     assert!(together["cpu"].as_f64() > Some(0.5), "{together}");
+
+    let conditions = &plan["machine"]["conditions"];
+    assert!(conditions["at"].as_u64() > Some(1_700_000_000) && conditions["spread"].is_f64(), "{conditions}");
 
     // The link is another one now, and remembered.
     let again = json(&mut on_gpu(&place, &arguments, "0.2"));
@@ -153,11 +168,16 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
-    let (status, text, _) = ask(&["--strategy", "combined", "--stream", "off"]);
-    assert_eq!(status, Some(1));
-    assert!(text.contains("combined was asked for: you have turned streaming off; what can be had: "), "{text}");
+    let (status, text, stderr) = ask(&["--strategy", "combined", "--stream", "off"]);
+    assert_eq!(status, Some(2));
+    let why = "combined was asked for: you have turned streaming off; what can be had: extend-in-place, ";
+    assert!(text.contains(why), "{text}");
+    assert!(stderr.starts_with("greenboost plan: ") && stderr.contains(why), "{stderr}");
     let (status, text, _) = ask(&["--strategy", "vram"]);
-    assert_eq!(status, Some(1));
+    assert_eq!(status, Some(2));
+    let (status, _, stderr) = ask(&["--ctx", "1000000"]);
+    assert_eq!(status, Some(2));
+    assert!(stderr.contains("nothing fits; the nearest to it, ") && stderr.contains(" needs "), "{stderr}");
     assert!(text.contains("vram was asked for: needs ") && text.contains("of VRAM, 1.46 GiB may be used"), "{text}");
     let (status, _, stderr) = ask(&["--strategy", "fastest"]);
     assert_eq!(status, Some(2));
@@ -183,7 +203,7 @@ fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     assert!(command.starts_with("llama-server -m '") && command.contains(" -ncmoe ") && command.contains(" -lm none"));
     let offload = prediction(&plan, "offload");
     assert!(offload["decode"].as_f64() > prediction(&plan, "extend-in-place")["decode"].as_f64());
-    let vram: u64 = ["kv_inside", "scratch"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
+    let vram: u64 = ["kv_inside", "scratch", "pools"].iter().filter_map(|key| offload["placement"][key].as_u64()).sum();
     let weights = &offload["placement"]["inside"];
     let weights =
         weights["dense"]["bytes"].as_u64().expect("bytes") + weights["experts"]["bytes"].as_u64().expect("bytes");
@@ -201,6 +221,35 @@ fn what_fits_runs_in_vram_without_greenboost() {
     assert_eq!(plan["tiers"]["ram"]["weights"], 0);
     let command = plan["commands"]["llama_server"].as_str().expect("text");
     assert!(command.starts_with("llama-server "), "{command}");
+}
+
+#[test]
+fn a_model_that_fits_two_gpus_and_neither_alone_is_put_on_both() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    known_machine(&place, 10.0, 40.0);
+    let on = |vram: &str, more: &[&str]| {
+        let devices = vram.split(',').count().to_string();
+        let mut command = on_gpu(&place, &[&["plan", path, "--ram", "8GiB"], more].concat(), "10");
+        run(command.env("SIMGPU_DEVICES", devices).env("SIMGPU_VRAM", vram))
+    };
+    let (status, text, stderr) = on("2200MiB,2200MiB", &[]);
+    assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
+    assert!(text.contains("2 GPUs: ") && text.contains("* all in VRAM"), "{text}");
+    assert!(text.contains("\n  llama-server -m '") && text.contains(" -ngl 999 -ts 2200,2200\n"), "{text}");
+    // Unequal ones get layers by what they have free, and each needs a buffer of its own.
+    let (status, text, _) = on("3GiB,1800MiB", &[]);
+    assert_eq!(status, Some(0), "{text}");
+    let (status, _, stderr) = on("1500MiB,1500MiB", &[]);
+    assert_eq!(status, Some(2));
+    for part in ["GPU 0 of 2 needs ", "only what is there whole is planned", "CUDA_VISIBLE_DEVICES"] {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+    // One of them was chosen: it is planned for alone, with what it has.
+    let (status, text, _) = on("1500MiB,3GiB", &["--", "-sm", "none", "-mg", "1"]);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("* all in VRAM") && text.contains("2.5 GiB of VRAM"), "{text}");
 }
 
 #[test]

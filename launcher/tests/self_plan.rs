@@ -108,7 +108,12 @@ fn the_users_options_and_variables_win_and_the_plan_is_made_around_them() {
     assert_eq!(variables.len(), all.len());
     let mut placed: Variables = without("LLAMA_ARG_N_GPU_LAYERS");
     assert_eq!(placed.insert("GREENBOOST_STREAM".to_owned(), "on".to_owned()).as_deref(), Some("off"));
-    assert_eq!(got(launch(&["-ngl", "5"])).0, placed, "a placement is left whole");
+    let (variables, line) = got(launch(&["-ngl", "5"]));
+    assert_eq!(variables, placed, "a placement is left whole");
+    assert!(line.starts_with("little moe: your placement (-ngl), ") && line.contains(" outside, "), "{line}");
+    let (variables, line) = got(launch(&["--override_tensor", "exps=CPU"]));
+    assert_eq!(variables, placed, "in every spelling");
+    assert!(line.contains("your placement (-ot), which the plan does not follow"), "{line}");
 
     // What a profile of the user's sets outright is the user's as well; the shipped one's context gives way.
     let text = "name = 'mine'\ninherits = 'llama-server'\n[environment]\nLLAMA_ARG_CTX_SIZE = '2048'";

@@ -33,8 +33,8 @@ pub fn run_answer(options: &AnswerOptions) -> ExitCode {
 
 fn answer(options: &AnswerOptions) -> Answer {
     let when = if options.known { When::Never } else { When::Unknown };
-    let arguments: Vec<_> = options.arguments.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
+    let arguments = &options.arguments;
+    let command = CommandLine { arguments, variable: &|name| std::env::var(name).ok() };
     match plan_command(&command, &options.wishes, when) {
         Ok(None) => {
             if arguments.is_empty() {

@@ -4,93 +4,106 @@
 use super::Variables;
 use super::commands::Argument;
 use super::facts::KvTypes;
-use super::predict::UBATCHES;
-use super::wishes::Wishes;
-use greenboost_contract::planner::MODEL_OPTIONS;
+use super::llama_options::{self as llama, CommandLine, LlamaOption};
+use super::predict::{UBATCHES, UserPlacement};
+use super::wishes::{SLOTS, Server, Wishes};
 use greenboost_contract::settings::PLANNED;
 use greenboost_gguf::TensorType;
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 /// Options that say what goes where. A user who gives one of them has made the placement; llama.cpp's variables for
 /// the others would contradict it.
-const PLACEMENT: &[(&[&str], &str)] = &[
-    (&["-ngl", "--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS"),
-    (&["-ncmoe", "--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE"),
-    (&["-cmoe", "--cpu-moe"], "LLAMA_ARG_CPU_MOE"),
-    (&["-ncffn", "--n-cpu-ffn"], "LLAMA_ARG_N_CPU_FFN"),
-    (&["-ot", "--override-tensor"], "LLAMA_ARG_OVERRIDE_TENSOR"),
-    (&["-dev", "--device"], "LLAMA_ARG_DEVICE"),
-    (&["-ts", "--tensor-split"], "LLAMA_ARG_TENSOR_SPLIT"),
-    (&["--rpc"], "LLAMA_ARG_RPC"),
+const PLACEMENT: &[LlamaOption] = &[
+    llama::GPU_LAYERS,
+    llama::CPU_MOE_LAYERS,
+    llama::CPU_MOE,
+    llama::CPU_FFN_LAYERS,
+    llama::OVERRIDE_TENSOR,
+    llama::DEVICE,
+    llama::TENSOR_SPLIT,
+    llama::RPC,
 ];
+/// Those of them that say it tensor by tensor or device by device: the plan does not follow them.
+const OPAQUE: &[LlamaOption] = &[llama::OVERRIDE_TENSOR, llama::DEVICE, llama::TENSOR_SPLIT, llama::RPC];
 /// What depends on the placement, besides the placement itself.
-const FOLLOWING: &[&str] = &["-ngl", "-ncmoe", "-ot", "-lm", "-t", "-fit"];
+const FOLLOWING: &[LlamaOption] = &[
+    llama::GPU_LAYERS,
+    llama::CPU_MOE_LAYERS,
+    llama::OVERRIDE_TENSOR,
+    llama::LOAD_MODE,
+    llama::THREADS,
+    llama::FIT,
+    llama::TENSOR_SPLIT,
+];
 
-/// Options that make llama-server print something and end, whatever else is there.
-const ONLY_ASKS: &[&str] =
-    &["-h", "--help", "--usage", "--version", "--license", "--list-devices", "-cl", "--cache-list"];
-
-/// A command line with its environment.
-#[derive(Clone, Copy)]
-pub struct CommandLine<'a> {
-    /// The arguments behind the program's name.
-    pub arguments: &'a [String],
-    /// The user's variables.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
-}
-
-impl std::fmt::Debug for CommandLine<'_> {
-    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("CommandLine").field("arguments", &self.arguments).finish_non_exhaustive()
-    }
-}
-
-impl CommandLine<'_> {
-    /// The value of an option, or of the variable that stands for it. The last one given counts.
-    fn value(&self, options: &[&str], variable: &str) -> Option<String> {
-        let given = self.arguments.windows(2).rev().find(|pair| options.contains(&pair[0].as_str()));
-        given.map(|pair| pair[1].clone()).or_else(|| (self.variable)(variable))
-    }
-
-    fn is_set(&self, options: &[&str], variable: &str) -> bool {
-        self.arguments.iter().any(|argument| options.contains(&argument.as_str()))
-            || (self.variable)(variable).is_some()
-    }
-
+impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
     /// The model that would be loaded, where it is a file.
     pub fn model(&self) -> Option<PathBuf> {
-        let only_asks = self.arguments.iter().any(|argument| ONLY_ASKS.contains(&argument.as_str()));
-        let model = if only_asks { None } else { self.value(&MODEL_OPTIONS, "LLAMA_ARG_MODEL") };
+        let model = if self.only_asks() { None } else { self.value_os(&llama::MODEL) };
         model.filter(|path| !path.is_empty()).map(PathBuf::from)
     }
 
     /// What the command decides about a plan. `-c 0` is the model's own context, which `trained` is.
     pub fn wishes(&self, trained: u64) -> Wishes {
-        let number = |options: &[&str], variable: &str| self.value(options, variable)?.parse::<u64>().ok();
-        let context = number(&["-c", "--ctx-size"], "LLAMA_ARG_CTX_SIZE");
-        let kind = |options: &[&str], variable: &str| {
-            self.value(options, variable).and_then(|name| TensorType::from_name(&name))
-        };
-        // llama.cpp cuts a micro-batch to its batch.
-        let batch = number(&["-b", "--batch-size"], "LLAMA_ARG_BATCH");
+        let number = |option: &LlamaOption| self.number(option).and_then(|number| u64::try_from(number).ok());
+        let positive = |option: &LlamaOption| number(option).filter(|number| *number > 0);
+        let kind = |option: &LlamaOption| self.value(option).and_then(|name| TensorType::from_name(&name));
+        let parallel = positive(&llama::PARALLEL);
+        let of_slots = positive(&llama::CONTEXT_OF_SLOT).map(|tokens| tokens * parallel.unwrap_or(SLOTS));
+        let context = number(&llama::CONTEXT).map(|context| if context == 0 { trained } else { context });
+        let batch = positive(&llama::BATCH);
         let small_batch = batch.filter(|tokens| UBATCHES.iter().any(|ubatch| tokens < ubatch));
-        let ubatch = number(&["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH").or(small_batch);
-        let k = kind(&["-ctk", "--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K");
-        let v = kind(&["-ctv", "--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V");
+        let ubatch = positive(&llama::UBATCH).or(small_batch);
+        let (k, v) = (kind(&llama::CACHE_TYPE_K), kind(&llama::CACHE_TYPE_V));
         let default = TensorType::from_name("F16");
         let kv = if k.is_some() || v.is_some() { k.or(default).zip(v.or(default)) } else { None };
         Wishes {
-            ctx: context.map(|context| if context == 0 { trained } else { context }).filter(|context| *context > 0),
-            parallel: number(&["-np", "--parallel"], "LLAMA_ARG_N_PARALLEL").filter(|count| *count > 0),
-            ubatch: ubatch.map(|tokens| batch.map_or(tokens, |batch| tokens.min(batch))).filter(|tokens| *tokens > 0),
+            ctx: context.or(of_slots).filter(|context| *context > 0),
+            parallel,
+            ubatch: ubatch.map(|tokens| batch.map_or(tokens, |batch| tokens.min(batch))),
             kv: kv.map(|(k, v)| KvTypes { k, v }),
+            server: Server {
+                // Without a number of its own the server shares one cache, whatever else it is told.
+                unified: parallel.map(|_| self.switch(&llama::UNIFIED) == Some(true)),
+                full_windows: self.switch(&llama::FULL_WINDOWS) == Some(true),
+                kv_in_ram: self.switch(&llama::KV_OFFLOAD) == Some(false),
+                no_flash_attention: self.value(&llama::FLASH_ATTENTION).is_some_and(|value| llama::is_false(&value)),
+                all_outputs: [llama::EMBEDDINGS, llama::RERANKING]
+                    .iter()
+                    .any(|option| self.switch(option) == Some(true)),
+                placement: self.placement(),
+            },
             ..Wishes::default()
         }
     }
 
+    /// Where the user has said that things go.
+    fn placement(&self) -> Option<UserPlacement> {
+        let said = PLACEMENT.iter().filter(|option| self.is_set(option)).map(|option| option.names[0]);
+        let said: Vec<_> = said.collect();
+        let count = |option: &LlamaOption| self.number(option).and_then(|number| u64::try_from(number).ok());
+        let all_experts = (self.switch(&llama::CPU_MOE) == Some(true)).then_some(u64::MAX);
+        (!said.is_empty()).then(|| UserPlacement {
+            said: said.join(" "),
+            // "auto", "all" and negative numbers are all of them.
+            gpu_layers: count(&llama::GPU_LAYERS),
+            cpu_moe: all_experts.or_else(|| count(&llama::CPU_MOE_LAYERS)).unwrap_or(0),
+            cpu_ffn: count(&llama::CPU_FFN_LAYERS).unwrap_or(0),
+            is_opaque: OPAQUE.iter().any(|option| self.is_set(option)),
+        })
+    }
+
+    /// The one GPU that the model is to be on, where the command says so: Ollama does, of models that it believes fit there.
+    pub fn only_gpu(&self) -> Option<usize> {
+        let is_one = self.value(&llama::SPLIT_MODE).is_some_and(|mode| mode == "none");
+        let index = || self.number(&llama::MAIN_GPU).and_then(|index| usize::try_from(index).ok());
+        is_one.then(|| index().unwrap_or(0))
+    }
+
     /// Whether the user has said what goes where.
     pub fn has_placement(&self) -> bool {
-        PLACEMENT.iter().any(|(options, variable)| self.is_set(options, variable))
+        PLACEMENT.iter().any(|option| self.is_set(option))
     }
 
     /// Those of a plan's arguments that the user has left open, as variables, and what it sets beside them. What is a
@@ -98,12 +111,11 @@ impl CommandLine<'_> {
     pub fn left_open(&self, arguments: Vec<Argument>, settings: Variables) -> Variables {
         let has_placement = self.has_placement();
         let is_open = |argument: &Argument| {
-            let names = [&[argument.option], argument.long].concat();
             let follows = has_placement && FOLLOWING.contains(&argument.option);
-            !follows && !self.is_set(&names, argument.variable)
+            !follows && !self.is_set(&argument.option)
         };
-        let open = arguments.into_iter().filter(is_open).map(|argument| (argument.variable, argument.value));
-        let is_set = |name: &str| !PLANNED.contains(&name) && self.is_set(&[], name);
+        let open = arguments.into_iter().filter(is_open).map(|argument| (argument.option.variable, argument.value));
+        let is_set = |name: &str| !PLANNED.contains(&name) && (self.variable)(name).is_some();
         open.chain(settings.into_iter().filter(|(name, _)| !has_placement && !is_set(name))).collect()
     }
 }
@@ -116,18 +128,10 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn argument(option: &'static str, long: &'static [&'static str], variable: &'static str) -> Argument {
-        Argument { option, long, variable, value: "1".to_owned() }
-    }
-
     fn all() -> Vec<Argument> {
-        vec![
-            argument("-c", &["--ctx-size"], "LLAMA_ARG_CTX_SIZE"),
-            argument("-ub", &["--ubatch-size"], "LLAMA_ARG_UBATCH"),
-            argument("-ngl", &["--gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS"),
-            argument("-ncmoe", &["--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE"),
-            argument("-lm", &["--load-mode"], "LLAMA_ARG_LOAD_MODE"),
-        ]
+        [llama::CONTEXT, llama::UBATCH, llama::GPU_LAYERS, llama::CPU_MOE_LAYERS, llama::LOAD_MODE]
+            .map(|option| Argument { option, value: "1".to_owned() })
+            .to_vec()
     }
 
     /// What is open of everything that could be set, without llama.cpp's prefix.
@@ -153,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_placement_by_the_user_is_left_whole() {
-        for line in ["-ngl 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1", "-ncffn 3"] {
+        for line in ["-ngl 20", "--n_gpu_layers 20", "--cpu-moe", "-ot exps=CPU", "--rpc a:1", "-ncffn 3"] {
             assert_eq!(open(line, &[]), "CTX_SIZE UBATCH", "{line}");
         }
         assert_eq!(open("", &["LLAMA_ARG_N_GPU_LAYERS"]), "CTX_SIZE UBATCH");
@@ -177,6 +181,48 @@ mod tests {
             assert_eq!(line.model(), None, "{asking}");
         }
         let none = CommandLine { arguments: &words("-c -np"), variable: &|_| Some("nonsense".to_owned()) };
+        assert_eq!(none.wishes(0).server.unified, None, "auto");
         assert_eq!((none.wishes(0).ctx, none.wishes(0).kv), (None, None));
+    }
+
+    #[test]
+    fn how_the_cache_is_kept_is_read_off_the_command() {
+        let server = |line: &str| CommandLine { arguments: &words(line), variable: &|_| None }.wishes(0).server;
+        assert_eq!(server("-np -1 -c 1"), Server::default());
+        assert_eq!(server("-np 4"), Server { unified: Some(false), ..Server::default() });
+        assert_eq!(server("--parallel 4 --kv_unified"), Server { unified: Some(true), ..Server::default() });
+        assert_eq!(server("--swa-full -nkvo"), Server { full_windows: true, kv_in_ram: true, ..Server::default() });
+        assert_eq!(server("-fa off"), Server { no_flash_attention: true, ..Server::default() });
+        assert_eq!(server("-fa auto"), Server::default());
+        assert_eq!(server("--embeddings"), Server { all_outputs: true, ..Server::default() });
+        let line = CommandLine { arguments: &words("--kv-unified-per-slot 2048"), variable: &|_| None };
+        assert_eq!(line.wishes(0).ctx, Some(4 * 2048));
+    }
+
+    #[test]
+    fn a_model_on_one_gpu_of_several_is_no_placement() {
+        let only = |line: &str| {
+            let arguments = words(line);
+            let line = CommandLine { arguments: &arguments, variable: &|_| None };
+            (line.only_gpu(), line.has_placement())
+        };
+        assert_eq!(only("-sm none -mg 1"), (Some(1), false));
+        assert_eq!(only("--split_mode none"), (Some(0), false));
+        assert_eq!(only("-mg 1"), (None, false));
+        assert_eq!(only("-ts 1,2"), (None, true));
+    }
+
+    #[test]
+    fn a_placement_is_followed_where_it_is_by_layers() {
+        let placement = |line: &str| CommandLine { arguments: &words(line), variable: &|_| None }.placement();
+        assert_eq!(placement("-c 1"), None);
+        let moe = placement("-ngl 20 --n_cpu_moe 3").expect("a placement");
+        assert_eq!(
+            (moe.gpu_layers, moe.cpu_moe, moe.is_opaque, moe.said.as_str()),
+            (Some(20), 3, false, "-ngl -ncmoe")
+        );
+        assert_eq!(placement("-ngl all").expect("a placement").gpu_layers, None);
+        assert_eq!(placement("-cmoe").expect("a placement").cpu_moe, u64::MAX);
+        assert!(placement("-ngl 3 -ot x=CPU").expect("a placement").is_opaque);
     }
 }

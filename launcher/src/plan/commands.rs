@@ -2,6 +2,7 @@
 
 use super::Plan;
 use super::facts::KvTypes;
+use super::llama_options::{self as llama, LlamaOption};
 use super::predict::{Prediction, Way, override_pattern};
 use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
@@ -10,13 +11,9 @@ use greenboost_contract::settings::STREAM;
 /// An option of llama-server with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Argument {
-    /// `-c`
-    pub option: &'static str,
-    /// Other spellings, which a user may have given.
-    pub long: &'static [&'static str],
-    /// `LLAMA_ARG_CTX_SIZE`
-    pub variable: &'static str,
-    /// `8192`
+    /// The option.
+    pub option: LlamaOption,
+    /// `8192`; for an option that has no value, what turns it on as a variable.
     pub value: String,
 }
 
@@ -26,48 +23,51 @@ const ALL_LAYERS: u64 = 999;
 /// llama-server's options for a prediction.
 pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     let mut list = Vec::new();
-    let mut add = |option, long, variable, value: String| list.push(Argument { option, long, variable, value });
+    let mut add = |option, value: String| list.push(Argument { option, value });
     let placement = &prediction.placement;
-    let layers = placement.gpu_layers.filter(|layers| *layers <= plan.layers).unwrap_or(ALL_LAYERS);
-    add("-c", &["--ctx-size"], "LLAMA_ARG_CTX_SIZE", plan.setting.context.to_string());
-    // Left to llama-server unless asked for: its own choice, four that share the context, takes no more memory, and one
-    // would make others wait.
+    let layers = placement.gpu_layers.filter(|layers| *layers <= plan.all_layers()).unwrap_or(ALL_LAYERS);
+    let context = &plan.setting.context;
+    add(llama::CONTEXT, context.tokens.to_string());
+    // Left to llama-server unless asked for: its own choice is what is planned for, and one slot would make others wait.
     if let Some(parallel) = plan.wishes.parallel {
-        add("-np", &["--parallel"], "LLAMA_ARG_N_PARALLEL", parallel.to_string());
+        add(llama::PARALLEL, parallel.to_string());
+        if context.unified && parallel > 1 {
+            add(llama::UNIFIED, "1".to_owned());
+        }
     }
-    add("-ub", &["--ubatch-size"], "LLAMA_ARG_UBATCH", prediction.ubatch.to_string());
-    add("-ngl", &["--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", layers.to_string());
+    add(llama::UBATCH, prediction.ubatch.to_string());
+    add(llama::GPU_LAYERS, layers.to_string());
+    if let gpus @ [_, _, ..] = &plan.figures.gpus[..] {
+        // What is planned for. By itself it would go by the free VRAM that it is told, of which GreenBoost tells more.
+        let shares: Vec<_> = gpus.iter().map(|free| (free >> 20).to_string()).collect();
+        add(llama::TENSOR_SPLIT, shares.join(","));
+    }
     if let Some(cpu_moe) = placement.cpu_moe {
-        add("-ncmoe", &["--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE", cpu_moe.to_string());
+        add(llama::CPU_MOE_LAYERS, cpu_moe.to_string());
     }
     if !placement.cpu_layers.is_empty() {
-        let pattern = override_pattern(&placement.cpu_layers, plan.experts.0 > 0);
-        add("-ot", &["--override-tensor"], "LLAMA_ARG_OVERRIDE_TENSOR", pattern);
+        add(llama::OVERRIDE_TENSOR, override_pattern(&placement.cpu_layers, plan.experts.0 > 0));
     }
-    let kv = plan.setting.kv;
-    if is_quantised(kv) {
-        add("-fa", &["--flash-attn"], "LLAMA_ARG_FLASH_ATTN", "on".to_owned());
-        add("-ctk", &["--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K", kv.k.name.to_lowercase());
-        add("-ctv", &["--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V", kv.v.name.to_lowercase());
+    if is_quantised(context.kv) {
+        add(llama::FLASH_ATTENTION, "on".to_owned());
+        add(llama::CACHE_TYPE_K, context.kv.k.name.to_lowercase());
+        add(llama::CACHE_TYPE_V, context.kv.v.name.to_lowercase());
     }
     if prediction.way.reads_file(plan.experts.0 > 0) {
-        add("-lm", &["--load-mode"], "LLAMA_ARG_LOAD_MODE", "none".to_owned());
+        add(llama::LOAD_MODE, "none".to_owned());
     }
     if prediction.way.uses_cpu()
         && let Some(threads) = plan.rig.threads
     {
-        add("-t", &["--threads"], "LLAMA_ARG_THREADS", threads.to_string());
+        add(llama::THREADS, threads.to_string());
     }
     list
 }
 
 /// llama-server's options for a model that has to be in VRAM whole or not at all.
 pub fn insist_on_vram() -> Vec<Argument> {
-    let argument = |option, long, variable, value: String| Argument { option, long, variable, value };
-    vec![
-        argument("-ngl", &["--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", ALL_LAYERS.to_string()),
-        argument("-fit", &["--fit"], "LLAMA_ARG_FIT", "off".to_owned()),
-    ]
+    let argument = |option, value: String| Argument { option, value };
+    vec![argument(llama::GPU_LAYERS, ALL_LAYERS.to_string()), argument(llama::FIT, "off".to_owned())]
 }
 
 /// Whether llama.cpp has to be told about the KV cache.
@@ -78,10 +78,11 @@ fn is_quantised(kv: KvTypes) -> bool {
 /// The command line that runs the model this way.
 pub fn llama_server(plan: &Plan, prediction: &Prediction) -> String {
     let model = quoted(&plan.path.display().to_string());
-    let arguments: Vec<String> = arguments(plan, prediction)
-        .iter()
-        .map(|option| format!("{} {}", option.option, quoted(&option.value)))
-        .collect();
+    let words = |argument: &Argument| match argument.option.names[0] {
+        name if argument.option == llama::UNIFIED => name.to_owned(),
+        name => format!("{name} {}", quoted(&argument.value)),
+    };
+    let arguments: Vec<String> = arguments(plan, prediction).iter().map(words).collect();
     format!("{}llama-server -m {model} {}", launcher(plan, prediction), arguments.join(" "))
 }
 
@@ -109,19 +110,21 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
 
 /// The environment for `ollama serve`, and the lines of a Modelfile.
 pub fn ollama(plan: &Plan, prediction: &Prediction) -> (String, Vec<String>) {
-    let setting = &plan.setting;
+    let context = &plan.setting.context;
+    // Ollama has one conversation at a time unless it is told otherwise.
+    let parallel = plan.wishes.parallel.unwrap_or(1);
     let mut variables = vec![
-        format!("OLLAMA_CONTEXT_LENGTH={}", setting.context / setting.parallel.max(1)),
-        format!("OLLAMA_NUM_PARALLEL={}", setting.parallel),
+        format!("OLLAMA_CONTEXT_LENGTH={}", context.tokens / parallel.max(1)),
+        format!("OLLAMA_NUM_PARALLEL={parallel}"),
     ];
-    if is_quantised(setting.kv) {
+    if is_quantised(context.kv) {
         variables.push("OLLAMA_FLASH_ATTENTION=1".to_owned());
-        variables.push(format!("OLLAMA_KV_CACHE_TYPE={}", setting.kv.k.name.to_lowercase()));
+        variables.push(format!("OLLAMA_KV_CACHE_TYPE={}", context.kv.k.name.to_lowercase()));
     }
     // What Ollama has no name for reaches its llama-server through the environment.
     for argument in arguments(plan, prediction) {
-        if matches!(argument.option, "-ncmoe" | "-ot" | "-lm") {
-            variables.push(format!("{}={}", argument.variable, quoted(&argument.value)));
+        if [llama::CPU_MOE_LAYERS, llama::OVERRIDE_TENSOR, llama::LOAD_MODE].contains(&argument.option) {
+            variables.push(format!("{}={}", argument.option.variable, quoted(&argument.value)));
         }
     }
     let serve = format!("{} {}ollama serve", variables.join(" "), launcher(plan, prediction));
@@ -139,7 +142,9 @@ fn quoted(text: &str) -> String {
 /// One line for a log: what was chosen and what to expect.
 pub fn line(plan: &Plan, prediction: &Prediction) -> String {
     let speed = match (prediction.prefill, prediction.decode) {
-        (Some(prompt), Some(answer)) => format!("about {prompt:.0} prompt and {answer:.0} answer tokens a second"),
+        (Some(prompt), Some(answer)) => {
+            format!("about {} prompt and {} answer tokens a second", significant(prompt), significant(answer))
+        }
         _ => "how fast is not known".to_owned(),
     };
     let (vram, ram) = (prediction.placement.vram(), prediction.placement.ram());
@@ -151,11 +156,45 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         0 => format_size(vram),
         _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
     };
-    format!("{}: {}{shared}, {size}, {speed}", plan.name, prediction.way.row().name)
+    let what = name(plan, prediction);
+    let bound = if plan.is_upper_bound { format!(", {UPPER_BOUND}") } else { String::new() };
+    if plan.is_only_named() {
+        return format!("{}: {what}, which the plan does not follow: nothing is predicted{bound}", plan.name);
+    }
+    format!("{}: {what}{shared}, {size}, {speed}{bound}", plan.name)
+}
+
+/// What a prediction is called.
+pub fn name(plan: &Plan, prediction: &Prediction) -> String {
+    match &plan.wishes.server.placement {
+        Some(user) => format!("your placement ({})", user.said),
+        None => prediction.way.row().name.to_owned(),
+    }
+}
+
+/// Of a model whose architecture llama.cpp is not known to know.
+pub const UPPER_BOUND: &str = "unknown architecture: an upper bound";
+
+/// Three digits that mean something, however small.
+pub fn significant(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let decimals = 2 - (value.abs().log10().floor() as i32).clamp(-6, 2);
+    format!("{value:.*}", decimals as usize)
 }
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn slow_is_not_nothing() {
+        for (value, expected) in
+            [(0.0, "0"), (0.0123, "0.0123"), (0.4, "0.400"), (7.25, "7.25"), (99.96, "100.0"), (1234.5, "1234")]
+        {
+            assert_eq!(super::significant(value), expected);
+        }
+    }
+
     #[test]
     fn paths_are_quoted_where_a_shell_needs_it() {
         assert_eq!(super::quoted("/a/b-1.gguf"), "/a/b-1.gguf");

@@ -25,14 +25,15 @@ pub mod predict;
 mod answer;
 mod command_line;
 mod commands;
+mod llama_options;
 mod report;
 #[cfg(test)]
 mod test_models;
 pub mod wishes;
 
 pub use answer::{AnswerOptions, run_answer};
-pub use command_line::CommandLine;
 pub use commands::Argument;
+pub use llama_options::{CommandLine, LlamaOption};
 pub use measure::{MeasureOptions, When, run_measurement};
 pub use wishes::Wishes;
 
@@ -46,6 +47,7 @@ use greenboost_contract::{Strategy, escaped};
 use greenboost_gguf::Model;
 use measure::Figures;
 use predict::{Prediction, Rig, Setting, Way};
+use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,6 +66,9 @@ pub struct Options {
     /// Measure this machine again, though its figures are known.
     #[arg(long)]
     remeasure: bool,
+    /// Options of llama-server to plan around: -- -ngl 20 --swa-full
+    #[arg(last = true, value_name = "OPTIONS")]
+    arguments: Vec<OsString>,
 }
 
 /// Variables to set.
@@ -82,6 +87,10 @@ pub struct Plan {
     pub file_bytes: u64,
     /// Its layers.
     pub layers: u64,
+    /// Blocks that only guess ahead, which are not loaded.
+    pub speculative: u64,
+    /// Whether llama.cpp is not known to know the architecture, so that the KV cache is the most it can be.
+    pub is_upper_bound: bool,
     /// Experts in a layer, and those a token uses.
     pub experts: (u64, u64),
     /// The context it was trained for.
@@ -108,8 +117,23 @@ impl Plan {
     /// # Errors
     /// When it is not known how much VRAM there is.
     pub fn new(path: &Path, facts: &Facts, figures: Figures, wishes: &Wishes) -> Result<Self, String> {
-        let (setting, ubatches) = wishes.setting(facts, &figures)?;
+        let (mut setting, ubatches) = wishes.setting(facts, &figures)?;
         let rig = Rig::new(&figures);
+        let asked = wishes.asked();
+        let predictions = match &wishes.server.placement {
+            // What the user has placed is the one thing that can happen.
+            Some(user) => {
+                predict::user_prediction(facts, &rig, &setting, &ubatches, user, &asked).into_iter().collect()
+            }
+            None if figures.gpus.len() > 1 => {
+                // llama.cpp takes all of them, and only what is there whole is planned.
+                let budgets = wishes.budgets(&figures.gpus);
+                setting.vram = budgets.iter().fold(0, |sum: u64, budget| sum.saturating_add(*budget));
+                let devices = (&figures.gpus[..], &budgets[..]);
+                predict::over_devices(facts, &rig, &setting, &ubatches, devices).into_iter().collect()
+            }
+            None => predict::predictions(facts, &rig, &setting, &ubatches, &asked),
+        };
         let classes =
             Class::ALL.iter().map(|class| (*class, facts.class_bytes(*class))).filter(|(_, bytes)| *bytes > 0);
         Ok(Self {
@@ -118,12 +142,14 @@ impl Plan {
             architecture: escaped(&facts.architecture).into_owned(),
             file_bytes: facts.file_bytes,
             layers: facts.layers.len() as u64,
+            speculative: facts.speculative,
+            is_upper_bound: facts.cache.is_upper_bound,
             experts: (facts.experts, facts.experts_used),
             trained_context: facts.context,
-            kv_per_token: facts.cache.per_token(setting.kv),
+            kv_per_token: facts.cache.per_token(setting.context.kv),
             classes: classes.collect(),
             wishes: wishes.clone(),
-            predictions: predict::predictions(facts, &rig, &setting, &ubatches, &wishes.asked()),
+            predictions,
             setting,
             figures,
             rig,
@@ -132,7 +158,18 @@ impl Plan {
 
     /// The way to take, if any is possible.
     pub fn winner(&self) -> Option<&Prediction> {
-        predict::winner(&self.predictions, self.wishes.way)
+        let asked = self.wishes.way.filter(|_| self.wishes.server.placement.is_none());
+        predict::winner(&self.predictions, asked)
+    }
+
+    /// Whether the user's placement goes by tensor or by device, so that nothing is said of what it brings.
+    pub fn is_only_named(&self) -> bool {
+        self.wishes.server.placement.as_ref().is_some_and(|user| user.is_opaque || self.figures.gpus.len() > 1)
+    }
+
+    /// Layers as llama.cpp's `-ngl` counts them, without the output.
+    pub fn all_layers(&self) -> u64 {
+        self.layers + self.speculative
     }
 
     /// llama-server's options for the way to take. Where nothing may leave VRAM and the model does not fit, those that make
@@ -161,7 +198,7 @@ impl Plan {
 
     /// Options and settings as variables.
     pub fn environment(&self) -> Variables {
-        let options = self.arguments().into_iter().map(|argument| (argument.variable, argument.value));
+        let options = self.arguments().into_iter().map(|argument| (argument.option.variable, argument.value));
         options.chain(self.settings()).collect()
     }
 
@@ -169,19 +206,43 @@ impl Plan {
     pub fn objection(&self) -> String {
         let of = |way| self.predictions.iter().find(|prediction| prediction.way == way);
         let problem = |way| of(way).and_then(|prediction| prediction.problem.clone());
+        if self.figures.gpus.len() > 1 && self.wishes.server.placement.is_none() {
+            return format!(
+                "{}, and over several GPUs only what is there whole is planned.\nSet CUDA_VISIBLE_DEVICES to one of them, or place by hand (-ngl, -ts, -ncmoe)",
+                problem(Way::Vram).unwrap_or_else(|| "something else than all in VRAM was asked for".to_owned())
+            );
+        }
         match self.wishes.way {
             Some(way) => {
-                let possible = self.predictions.iter().filter(|prediction| prediction.is_possible());
-                let possible = possible.filter_map(|prediction| prediction.way.row().asked_as).map(Strategy::name);
-                let possible: Vec<_> = possible.collect();
-                let rest = match possible.as_slice() {
-                    [] => "; nothing else fits either".to_owned(),
-                    names => format!("; what can be had: {}", names.join(", ")),
-                };
-                format!("{} was asked for: {}{rest}", way.row().name, problem(way).unwrap_or_default())
+                let problem = problem(way).unwrap_or_default();
+                format!("{} was asked for: {problem}; {}", way.row().name, self.can_be_had())
             }
             None if self.wishes.no_spill => problem(Way::Vram).unwrap_or_default(),
-            None => "nothing fits: see `greenboost plan` for how much each way needs".to_owned(),
+            None => match self.predictions.iter().min_by_key(|prediction| self.lacking(prediction)) {
+                Some(nearest) => {
+                    let problem = nearest.problem.clone().unwrap_or_default();
+                    format!("nothing fits; the nearest to it, {}, {problem}", nearest.way.row().name)
+                }
+                None => "nothing fits".to_owned(),
+            },
+        }
+    }
+
+    /// Bytes that a way needs and may not use.
+    fn lacking(&self, prediction: &Prediction) -> u64 {
+        let placement = &prediction.placement;
+        let vram = placement.vram().saturating_sub(self.setting.vram);
+        vram.saturating_add(placement.ram().saturating_sub(self.setting.ram))
+    }
+
+    /// Which ways can be asked for here.
+    fn can_be_had(&self) -> String {
+        let names = self.predictions.iter().filter(|prediction| prediction.is_possible());
+        let names: Vec<_> = names.filter_map(|prediction| prediction.way.row().asked_as).map(Strategy::name).collect();
+        if names.is_empty() {
+            "nothing else fits either".to_owned()
+        } else {
+            format!("what can be had: {}", names.join(", "))
         }
     }
 
@@ -191,13 +252,16 @@ impl Plan {
     }
 }
 
-/// Reads a model, measures this machine when that is due, and plans.
+/// Reads a model, measures this machine when that is due, and plans, around options for llama-server.
 ///
 /// # Errors
 /// What is wrong with the model, or that nobody knows how much VRAM there is; and what to do about it.
-pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
+pub fn plan(model: &Path, arguments: &[OsString], wishes: &Wishes, when: When) -> Result<Plan, String> {
     let (first, facts) = read(model)?;
-    Plan::new(&first, &facts, measure::figures(&first, when), wishes)
+    let command = CommandLine { arguments, variable: &|_| None };
+    let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
+    let wishes = if arguments.is_empty() { wishes.clone() } else { wishes.around(command.wishes(facts.context)) };
+    Plan::new(&first, &facts, figures, &wishes)
 }
 
 /// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
@@ -205,22 +269,15 @@ pub fn plan(model: &Path, wishes: &Wishes, when: When) -> Result<Plan, String> {
 ///
 /// # Errors
 /// As [`plan`].
-pub fn plan_command(
-    command: &CommandLine<'_>,
+pub fn plan_command<Word: AsRef<OsStr>>(
+    command: &CommandLine<'_, Word>,
     wishes: &Wishes,
     when: When,
 ) -> Result<Option<(Plan, Variables)>, String> {
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
-    let Wishes { ctx, parallel, ubatch, kv, .. } = command.wishes(facts.context);
-    let wishes = Wishes { ctx, parallel, ubatch, kv, ..wishes.clone() };
-    let figures = measure::figures(&first, when);
-    if figures.gpus > 1 {
-        return Err(format!(
-            "llama.cpp would use {} GPUs, and the plan knows one.\nSet CUDA_VISIBLE_DEVICES to one of them, or place by hand (-ngl, -ts, -ncmoe).",
-            figures.gpus
-        ));
-    }
+    let wishes = wishes.around(command.wishes(facts.context));
+    let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
     let plan = Plan::new(&first, &facts, figures, &wishes)?;
     let open = command.left_open(plan.arguments(), plan.settings());
     Ok(Some((plan, open)))
@@ -252,13 +309,14 @@ pub fn locate(model: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Prints a plan. The exit code is 1 when nothing is possible, 2 when nothing can be said.
+/// Prints a plan. The exit code is 2 when there is none: what was asked for cannot be had, nothing fits, or nothing can be
+/// said.
 pub fn run(options: &Options) -> ExitCode {
     if std::io::stderr().is_terminal() {
         eprint!("Reading the model and this machine's speed (a first time takes some seconds) ...\r");
     }
     let when = if options.remeasure { When::Now } else { When::Unknown };
-    let planned = locate(&options.model).and_then(|path| plan(&path, &options.wishes, when));
+    let planned = locate(&options.model).and_then(|path| plan(&path, &options.arguments, &options.wishes, when));
     if std::io::stderr().is_terminal() {
         eprint!("\x1b[K");
     }
@@ -274,5 +332,9 @@ pub fn run(options: &Options) -> ExitCode {
     } else {
         output::print(&report::text(&plan));
     }
-    if plan.winner().is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if plan.winner().is_some() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("greenboost plan: {}.", plan.objection());
+    ExitCode::from(2)
 }

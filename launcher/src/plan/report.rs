@@ -3,6 +3,7 @@
 use super::Plan;
 use super::commands;
 use super::facts::Class;
+use super::measure::conditions::oddities;
 use super::measure::{Rates, Together};
 use super::predict::{ANSWER, PROMPT, Prediction};
 use greenboost_contract::format_size;
@@ -12,13 +13,12 @@ use std::fmt::Write;
 /// What no short measurement can tell.
 const ESTIMATED: &str =
     "Estimated, from llama-bench on one H200: how fast this GPU multiplies, what its kernels make of the
-measured rates, scratch memory, load time. Speeds are for one conversation at its start.";
+measured rates, load time. Speeds are for one conversation at its start.";
 
 fn rate(value: Option<f64>) -> String {
     match value {
         None => "?".to_owned(),
-        Some(value) if value < 100.0 => format!("{value:.1}"),
-        Some(value) => format!("{value:.0}"),
+        Some(value) => commands::significant(value),
     }
 }
 
@@ -48,7 +48,8 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
     let classes: Vec<_> =
         plan.classes.iter().map(|(class, bytes)| format!("{} {}", class.name(), format_size(*bytes))).collect();
     writeln!(text, "         {}", classes.join(", "))?;
-    writeln!(text, "         KV cache {} a token", format_size(plan.kv_per_token))?;
+    let bound = if plan.is_upper_bound { format!(" ({})", commands::UPPER_BOUND) } else { String::new() };
+    writeln!(text, "         KV cache {} a token{bound}", format_size(plan.kv_per_token))?;
     match &plan.figures.gpu {
         None => writeln!(text, "Machine  no GPU")?,
         Some(gpu) => {
@@ -60,6 +61,10 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
                 format_size(gpu.free),
                 format_size(gpu.total)
             )?;
+            if let several @ [_, _, ..] = &plan.figures.gpus[..] {
+                let free: Vec<_> = several.iter().map(|free| format_size(*free)).collect();
+                writeln!(text, "         {} GPUs: {} free", several.len(), free.join(", "))?;
+            }
             let rates = Rates::NAMES.iter().map(|(name, words)| format!("{words} {}", rate(gpu.rates.get(name))));
             writeln!(text, "         GB/s: {}", rates.collect::<Vec<_>>().join(", "))?;
         }
@@ -77,19 +82,22 @@ fn head(text: &mut String, plan: &Plan) -> std::fmt::Result {
             rate(Some(link))
         ))
     )?;
+    if let Some(conditions) = &plan.figures.conditions {
+        writeln!(text, "         {}", conditions.text())?;
+    }
     let setting = &plan.setting;
     writeln!(
         text,
         "Asked    {} of VRAM, {} of RAM, {} tokens of context for {}, KV cache in {}\n",
         format_size(setting.vram),
         format_size(setting.ram),
-        setting.context,
-        if setting.parallel == 1 {
-            "one conversation".to_owned()
-        } else {
-            format!("{} conversations", setting.parallel)
+        setting.context.tokens,
+        match (setting.context.slots, setting.context.unified) {
+            (1, _) => "one conversation".to_owned(),
+            (slots, true) => format!("{slots} conversations that share it"),
+            (slots, false) => format!("{slots} conversations, each with its part"),
         },
-        setting.kv.k.name
+        setting.context.kv.k.name
     )
 }
 
@@ -107,7 +115,7 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
             text,
             "{} {:<24} {:>10} {:>10} {:>8} {:>11} {:>11}  {:<6}{note}",
             if chosen { '*' } else { ' ' },
-            prediction.way.row().name,
+            commands::name(plan, prediction),
             rate(prediction.prefill),
             rate(prediction.decode),
             rate(prediction.load),
@@ -121,11 +129,11 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
 
 fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
     let Some(winner) = plan.winner() else {
-        let objection = match plan.wishes.way {
-            Some(_) => format!("Not possible: {}.", plan.objection()),
-            None => "Nothing fits.".to_owned(),
-        };
-        writeln!(text, "{objection} Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv.")?;
+        let objection = plan.objection();
+        writeln!(
+            text,
+            "Not possible: {objection}. Allow more with --vram and --ram, or choose a smaller --ctx, --parallel or --kv."
+        )?;
         return missing(text, plan);
     };
     writeln!(text, "{}", verdict(plan, winner))?;
@@ -146,6 +154,10 @@ fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
             writeln!(text, "{tier:<8} {}: {}", format_size(total), words.join(", "))?;
         }
     }
+    // Who has placed by hand has the command.
+    if plan.wishes.server.placement.is_some() {
+        return missing(text, plan);
+    }
     let (serve, modelfile) = commands::ollama(plan, winner);
     writeln!(text, "\nllama-server:\n  {}", commands::llama_server(plan, winner))?;
     writeln!(text, "Ollama, with these lines in the model's Modelfile:\n  {serve}\n  {}", modelfile.join("\n  "))?;
@@ -157,12 +169,21 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
     for line in &plan.figures.missing {
         writeln!(text, "Missing: {line}")?;
     }
+    for line in oddities(&plan.figures) {
+        writeln!(text, "Note: {line}")?;
+    }
     Ok(())
 }
 
 /// Who wins and by how much.
 fn verdict(plan: &Plan, winner: &Prediction) -> String {
-    let name = winner.way.row().name;
+    let name = commands::name(plan, winner);
+    if plan.wishes.server.placement.is_some() {
+        return match winner.request.filter(|_| !plan.is_only_named()) {
+            Some(own) => format!("{name}: {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens."),
+            None => format!("{name}: nothing is predicted."),
+        };
+    }
     // Blind is what becomes of by tensor where it has to; nobody can choose between the two.
     let is_other = |other: &&Prediction| other.way != winner.way && !(winner.way.is_extend() && other.way.is_extend());
     let others = plan.predictions.iter().filter(|other| other.is_possible()).filter(is_other);
@@ -202,6 +223,7 @@ fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static 
                 ("experts", placement.inside.experts.bytes),
                 ("KV cache", placement.kv_inside),
                 ("scratch", placement.scratch),
+                ("pools", placement.pools),
                 ("ring", placement.ring),
             ],
         ),
@@ -256,6 +278,7 @@ pub fn json(plan: &Plan) -> Value {
             "experts_used": plan.experts.1,
             "trained_context": plan.trained_context,
             "kv_bytes_per_token": plan.kv_per_token,
+            "kv_is_upper_bound": plan.is_upper_bound,
             "class_bytes": classes,
         },
         "machine": plan.figures,
@@ -263,9 +286,11 @@ pub fn json(plan: &Plan) -> Value {
         "setting": {
             "vram": plan.setting.vram,
             "ram": plan.setting.ram,
-            "context": plan.setting.context,
-            "parallel": plan.setting.parallel,
-            "kv": plan.setting.kv.k.name,
+            "context": plan.setting.context.tokens,
+            "parallel": plan.setting.context.slots,
+            "unified": plan.setting.context.unified,
+            "kv_in_ram": plan.setting.kv_in_ram,
+            "kv": plan.setting.context.kv.k.name,
             "ring": plan.setting.ring,
         },
         "asked": plan.wishes.way,

@@ -1,8 +1,8 @@
 //! What the user wants of a plan, and what becomes of what the user leaves open.
 
-use super::facts::{Facts, KvTypes};
+use super::facts::{ContextParams, Facts, KvTypes};
 use super::measure::Figures;
-use super::predict::{Asked, Setting, UBATCHES, Way, ring};
+use super::predict::{Asked, Setting, UBATCHES, UserPlacement, Way, ring};
 use crate::machine::Machine;
 use clap::Args;
 use greenboost_contract::planner::RING_IS_NO_PART;
@@ -10,6 +10,8 @@ use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size, parse
 
 /// The context of the shipped llama-server profile: see there.
 const CONTEXT: u64 = 8192;
+/// Conversations that llama-server can have at once where nobody says how many; they share one cache.
+pub const SLOTS: u64 = 4;
 /// A model that does not say what it was trained for.
 const UNKNOWN_CONTEXT: u64 = 4096;
 /// As the hook: its `memory/ram.rs` says why.
@@ -33,7 +35,7 @@ pub struct Wishes {
     /// Tokens of context, over all conversations [default: 8192, or what the model has].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
     pub ctx: Option<u64>,
-    /// Conversations at once [default: planned for 1, and left to the server].
+    /// Conversations at once, which share the context [default: 4, as llama-server has them].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..1 << 20))]
     pub parallel: Option<u64>,
     /// Tokens in a micro-batch [default: 512 or 2048, whichever suits].
@@ -60,6 +62,26 @@ pub struct Wishes {
     /// Nothing may leave VRAM, as with `spill = "never"` in a profile.
     #[arg(long)]
     pub no_spill: bool,
+    /// What a command for llama.cpp says besides.
+    #[arg(skip)]
+    pub server: Server,
+}
+
+/// What a llama.cpp command line decides that has no option here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Server {
+    /// Whether conversations share one cache; `None`: they do.
+    pub unified: Option<bool>,
+    /// Layers with a window keep the whole context.
+    pub full_windows: bool,
+    /// The KV cache is in RAM.
+    pub kv_in_ram: bool,
+    /// Flash attention is off.
+    pub no_flash_attention: bool,
+    /// Every token of a batch has an output.
+    pub all_outputs: bool,
+    /// What goes where.
+    pub placement: Option<UserPlacement>,
 }
 
 fn kv_types(name: &str) -> Result<KvTypes, String> {
@@ -70,6 +92,26 @@ impl Wishes {
     /// What is decided about the way.
     pub fn asked(&self) -> Asked {
         Asked { way: self.way, stream: self.stream, host_copy_prefetch: self.host_copy_prefetch }
+    }
+
+    /// What may be used of each of several GPUs with so much free VRAM.
+    pub fn budgets(&self, free: &[u64]) -> Vec<u64> {
+        let reserve = Settings::default().vram_reserve;
+        let most = self.vram.unwrap_or(u64::MAX);
+        free.iter().map(|free| free.saturating_sub(reserve).min(most)).collect()
+    }
+
+    /// These, and what a command already decides: where both say something, the command does.
+    #[must_use]
+    pub fn around(&self, command: Self) -> Self {
+        Self {
+            ctx: command.ctx.or(self.ctx),
+            parallel: command.parallel.or(self.parallel),
+            ubatch: command.ubatch.or(self.ubatch),
+            kv: command.kv.or(self.kv),
+            server: command.server,
+            ..self.clone()
+        }
     }
 
     /// Every choice made for this model on this machine, and the micro-batches to try.
@@ -90,11 +132,10 @@ impl Wishes {
         let available = Machine::here();
         let ram = available.available().unwrap_or(0).min(available.cgroup_limit().unwrap_or(u64::MAX));
         let trained = if facts.context == 0 { UNKNOWN_CONTEXT } else { facts.context };
-        let parallel = self.parallel.unwrap_or(1);
-        let context = self.ctx.unwrap_or_else(|| CONTEXT.min(trained));
+        let tokens = self.ctx.unwrap_or_else(|| CONTEXT.min(trained));
         let ubatches = self.ubatch.map_or_else(
-            || UBATCHES.iter().map(|ubatch| (*ubatch).min(context)).collect(),
-            |ubatch| vec![ubatch.min(context)],
+            || UBATCHES.iter().map(|ubatch| (*ubatch).min(tokens)).collect(),
+            |ubatch| vec![ubatch.min(tokens)],
         );
         let kv = match self.kv.or_else(|| KvTypes::both("f16")) {
             Some(kv) => kv,
@@ -107,6 +148,14 @@ impl Wishes {
             return Err(format!("{RING_IS_NO_PART}: {ring} of {vram}.\nLeave --ring out to have it chosen."));
         }
         let ring_is_fixed = self.ring.is_some();
-        Ok((Setting { vram, ram, context, parallel, ubatch: ubatches[0], ring, ring_is_fixed, kv }, ubatches))
+        let Server { unified, full_windows, kv_in_ram, no_flash_attention, all_outputs, .. } = &self.server;
+        let context = ContextParams {
+            full_windows: *full_windows,
+            flash_attention: !no_flash_attention,
+            ..ContextParams::new(tokens, ubatches[0], kv)
+        };
+        let context = context.with_slots(self.parallel.unwrap_or(SLOTS), unified.unwrap_or(true));
+        let context = ContextParams { outputs: context.outputs.filter(|_| !all_outputs), ..context };
+        Ok((Setting { vram, ram, context, kv_in_ram: *kv_in_ram, ring, ring_is_fixed }, ubatches))
     }
 }

@@ -164,7 +164,7 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
         *rates = whole["machine"]["gpu"]["rates"].clone();
         let inside = prediction(&whole, "vram")?;
         let bytes = |key: &str| inside["placement"][key].as_u64().with_context(|| format!("no {key} in {inside}"));
-        let (kv, scratch) = (bytes("kv_inside")?, bytes("scratch")?);
+        let (kv, scratch) = (bytes("kv_inside")?, bytes("scratch")? + bytes("pools")?);
         let tight = plan(kv + scratch + weights / 2, ubatch, false)?;
         let mut checksum = None;
         let room = kv + scratch + weights / 2;

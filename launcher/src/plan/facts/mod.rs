@@ -1,14 +1,19 @@
 //! What a plan needs to know about a model: bytes and weights of each class in each layer, and what a context costs.
 
+mod architecture;
 mod cache;
 mod class;
+mod context;
+mod keys;
 mod scratch;
 
-pub use cache::{Cache, KvTypes, LayerCache};
+pub use cache::{Cache, Kept, LayerCache, Rows};
 pub use class::Class;
-pub use scratch::scratch;
+pub use context::{ContextParams, KvTypes};
+use keys::Keys;
+pub use scratch::{POOLS, Widths};
 
-use greenboost_gguf::{Metadata, Model, Value};
+use greenboost_gguf::Model;
 use serde::Serialize;
 
 /// How much there is of something.
@@ -56,6 +61,9 @@ impl Weights {
     }
 }
 
+/// More than any model has.
+const MOST_LAYERS: u64 = 4096;
+
 /// A model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
@@ -67,8 +75,12 @@ pub struct Facts {
     pub file_bytes: u64,
     /// Its layers.
     pub layers: Vec<Weights>,
+    /// Blocks after them that only guess ahead: not loaded, but llama.cpp's `-ngl` counts them.
+    pub speculative: u64,
     /// The output matrix and its norm; a copy of the embedding where the model has only that.
     pub output: Amount,
+    /// The norm alone.
+    pub output_norm: Amount,
     /// The embedding, which llama.cpp keeps in RAM.
     pub embedding: Amount,
     /// What is not computed with in text: extra heads for speculation, vision.
@@ -77,18 +89,13 @@ pub struct Facts {
     pub largest: u64,
     /// Experts in a layer; 0 in a dense model.
     pub experts: u64,
-    /// Experts a token goes through.
+    /// Experts a token goes through; the most of any layer.
     pub experts_used: u64,
+    active: f64,
     /// The context it was trained for.
     pub context: u64,
-    /// Width of the residual stream.
-    pub width: u64,
-    /// Width of a feed-forward network, all experts of a token together.
-    pub ffn_width: u64,
-    /// Attention heads.
-    pub heads: u64,
-    /// Words in the vocabulary.
-    pub vocabulary: u64,
+    /// How wide its graph is, which says what a micro-batch needs.
+    pub widths: Widths,
     /// What a context costs.
     pub cache: Cache,
 }
@@ -97,19 +104,21 @@ impl Facts {
     /// Reads them off a model's metadata and tensor table.
     pub fn new(model: &Model) -> Self {
         let keys = Keys::new(&model.metadata);
-        let count = keys.number("block_count").unwrap_or(0).min(4096);
-        // Layers that only guess ahead come last.
-        let computed = count - keys.number("nextn_predict_layers").unwrap_or(0).min(count);
+        let count = keys.number("block_count").unwrap_or(0).min(MOST_LAYERS);
+        let speculative = keys::speculative(&keys, &model.tensors, count);
+        let computed = count - speculative;
         let mut layers = vec![Weights::default(); computed as usize];
         let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
         let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
-        let (mut vocabulary, mut largest) = (0, 0);
+        let mut output_norm = Amount::default();
+        let (mut vocabulary, mut largest) = (keys.number("vocab_size").unwrap_or(0), 0);
         for tensor in &model.tensors {
             let amount = Amount { bytes: tensor.bytes, weights: tensor.weights() };
             let (class, layer) = Class::of(&tensor.name);
             let place = match (class, layer) {
                 (Class::Embedding, _) => &mut embedding,
-                (Class::Output, None) | (Class::Norm, None) => &mut output,
+                (Class::Output, None) => &mut output,
+                (Class::Norm, None) => &mut output_norm,
                 (_, Some(layer)) if class != Class::Other && layer < computed => {
                     largest = largest.max(tensor.bytes);
                     &mut layers[layer as usize].0[class as usize]
@@ -124,33 +133,32 @@ impl Facts {
                 }
             }
         }
-        let heads = keys.largest("attention.head_count").unwrap_or(0);
-        let used = keys.number("expert_used_count").unwrap_or(0);
-        let dense_width = keys.largest("feed_forward_length").unwrap_or(0);
-        let expert_width = keys.number("expert_feed_forward_length").unwrap_or(dense_width);
+        let experts = keys.number("expert_count").unwrap_or(0);
+        let used = |layer: usize| keys.of_layer("expert_used_count", layer).unwrap_or(0);
+        let cache = Cache::new(&keys, &model.tensors, layers.len(), speculative as usize);
         Self {
             name: model.metadata.text("general.name").unwrap_or("a model without a name").to_owned(),
             architecture: keys.architecture.clone(),
             file_bytes: model.bytes(),
-            output,
+            output: output.plus(output_norm),
+            output_norm,
             embedding,
             unused,
             largest,
-            experts: keys.number("expert_count").unwrap_or(0),
-            experts_used: used,
+            experts,
+            experts_used: (0..layers.len()).map(used).max().unwrap_or(0),
+            active: active_share(&layers, experts, used),
             context: keys.number("context_length").unwrap_or(0),
-            width: keys.number("embedding_length").unwrap_or(0),
-            ffn_width: if used > 0 { used.saturating_mul(expert_width) } else { dense_width },
-            heads,
-            vocabulary,
-            cache: Cache::new(&keys, &model.tensors, layers.len()),
+            widths: Widths::new(&keys, &model.tensors, layers.len(), &cache.layers, vocabulary),
+            cache,
+            speculative,
             layers,
         }
     }
 
-    /// The share of its experts that a token goes through.
+    /// The share of its experts' weights that a token goes through.
     pub fn active_share(&self) -> f64 {
-        if self.experts == 0 { 1.0 } else { (self.experts_used as f64 / self.experts as f64).min(1.0) }
+        self.active
     }
 
     /// What the GPU computes with: everything but the embedding and what is not used.
@@ -165,12 +173,31 @@ impl Facts {
 
     /// Bytes of a class over all layers, for the report.
     pub fn class_bytes(&self, class: Class) -> u64 {
+        let sum = self.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.of(class).bytes));
         match class {
             Class::Embedding => self.embedding.bytes,
-            Class::Output => self.output.bytes,
+            Class::Output => self.output.bytes.saturating_sub(self.output_norm.bytes),
+            Class::Norm => sum.saturating_add(self.output_norm.bytes),
             Class::Other => self.unused.bytes,
-            _ => self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.of(class).bytes)),
+            _ => sum,
         }
+    }
+}
+
+/// The share of all experts' weights that a token goes through: layers may use more of them or fewer.
+fn active_share(layers: &[Weights], experts: u64, used: impl Fn(usize) -> u64) -> f64 {
+    let (mut read, mut all) = (0.0, 0.0);
+    for (index, layer) in layers.iter().enumerate() {
+        let bytes = layer.experts().bytes as f64;
+        all += bytes;
+        read += bytes * (used(index) as f64 / experts.max(1) as f64).min(1.0);
+    }
+    if experts == 0 {
+        1.0
+    } else if all > 0.0 {
+        read / all
+    } else {
+        (used(0) as f64 / experts as f64).min(1.0)
     }
 }
 
@@ -192,45 +219,6 @@ impl Split {
     /// Bytes of both.
     pub fn bytes(&self) -> u64 {
         self.dense.bytes.saturating_add(self.experts.bytes)
-    }
-}
-
-/// The keys of a model, which bear its architecture's name.
-pub struct Keys<'a> {
-    metadata: &'a Metadata,
-    /// The architecture.
-    pub architecture: String,
-}
-
-impl<'a> Keys<'a> {
-    fn new(metadata: &'a Metadata) -> Self {
-        Self { metadata, architecture: metadata.text("general.architecture").unwrap_or_default().to_owned() }
-    }
-
-    /// The value of a key of the architecture.
-    pub fn get(&self, key: &str) -> Option<&'a Value> {
-        self.metadata.get(&format!("{}.{key}", self.architecture))
-    }
-
-    /// A whole number.
-    pub fn number(&self, key: &str) -> Option<u64> {
-        self.get(key)?.as_u64()
-    }
-
-    /// A number for a layer, from a list or one for all.
-    pub fn of_layer(&self, key: &str, layer: usize) -> Option<u64> {
-        match self.get(key)? {
-            Value::Array(values) => values.get(layer)?.as_u64(),
-            value => value.as_u64(),
-        }
-    }
-
-    /// The largest of a list, or the one for all.
-    pub fn largest(&self, key: &str) -> Option<u64> {
-        match self.get(key)? {
-            Value::Array(values) => values.iter().filter_map(Value::as_u64).max(),
-            value => value.as_u64(),
-        }
     }
 }
 

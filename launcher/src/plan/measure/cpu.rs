@@ -1,5 +1,6 @@
 //! How fast the CPU reads RAM, by number of threads.
 
+use super::conditions::median;
 use std::fs;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 /// Beyond the caches of all but the largest processors.
 const MOST: u64 = 512 << 20;
 const PIECE: usize = 4 << 20;
-const LONG: Duration = Duration::from_millis(120);
+const LONG: Duration = Duration::from_millis(50);
+/// Each is measured this many times.
+const RUNS: usize = 3;
 
 /// The processor's name.
 pub fn model() -> String {
@@ -40,18 +43,26 @@ pub fn cores() -> Option<usize> {
     }
 }
 
-/// Gigabytes a second with 1, 2, 4, ... threads, and with all.
-pub fn reads() -> Vec<(usize, f64)> {
+/// Gigabytes a second with 1, 2, 4, ... threads, and with all: medians. And the furthest that repetitions lay apart.
+pub fn reads() -> (Vec<(usize, f64)>, f64) {
     let all = thread::available_parallelism().map_or(1, usize::from);
     let buffer = memory(all);
     let mut counts: Vec<usize> =
         std::iter::successors(Some(1), |count| Some(count * 2)).take_while(|c| *c < all).collect();
     counts.push(all);
     let read = |threads| read(&buffer, threads, |started| started.elapsed() >= LONG, || ()).0;
-    counts.into_iter().map(|threads| (threads, read(threads))).collect()
+    let mut furthest: f64 = 0.0;
+    let mut repeated = |threads| {
+        let mut runs: Vec<f64> = (0..RUNS).map(|_| read(threads)).collect();
+        let (rate, spread) = median(&mut runs);
+        furthest = furthest.max(spread);
+        (threads, rate)
+    };
+    let reads = counts.into_iter().map(&mut repeated).collect();
+    (reads, furthest)
 }
 
-/// Gigabytes a second that so many threads read while this one does something else, and what came of that.
+/// Gigabytes a second that this many threads read while this one does something else, and what came of that.
 pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
     let buffer = memory(threads);
     let is_done = AtomicBool::new(false);
@@ -63,7 +74,7 @@ pub fn reads_beside<T>(threads: usize, work: impl FnOnce() -> T) -> (f64, T) {
     read(&buffer, threads, |_| is_done.load(Relaxed), work)
 }
 
-/// Memory to read, filled by so many threads.
+/// Memory to read, filled by this many threads.
 fn memory(threads: usize) -> Vec<u8> {
     let memory = crate::machine::Machine::here().available().unwrap_or(MOST);
     let bytes = (memory / 8).min(MOST) as usize;
@@ -78,7 +89,7 @@ fn memory(threads: usize) -> Vec<u8> {
     buffer
 }
 
-/// Gigabytes a second that so many threads read together until it is over, and what this one does meanwhile.
+/// Gigabytes a second that this many threads read together until it is over, and what this one does meanwhile.
 fn read<T>(
     buffer: &[u8],
     threads: usize,

@@ -1,8 +1,10 @@
 //! `greenboost measure`: the part of plan that talks to the driver. Runs as a child and reports as it goes.
 
+use super::conditions::{self, median};
 use super::together;
 use crate::driver::cuda::{self, Basics, Calls, CudaError, Transfers};
 use crate::driver::describe::{attribute, describe, not_loaded, report, step};
+use crate::driver::nvml::Nvml;
 use crate::driver::report::Event;
 use clap::Args;
 use libloading::Library;
@@ -10,7 +12,7 @@ use std::ffi::{c_int, c_void};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// The kernel; `cuModuleLoadData` wants a NUL behind it.
+/// The kernel; `cuModuleLoadData` wants a NUL after it.
 const PTX: &str = concat!(include_str!("read.ptx"), "\0");
 /// Of the words that are read: its sum over n words is WORD * n * n.
 const WORD: u32 = 0x0102_0304;
@@ -21,7 +23,11 @@ const MOST_PAGEABLE: u64 = 64 << 20;
 const LEAST: u64 = 4 << 20;
 /// A run shorter than this says more about the clock than about the memory.
 const ENOUGH: Duration = Duration::from_millis(40);
-const RUNS: usize = 4;
+const RUNS: usize = 5;
+/// Not a rate: the share of the last moments in which the GPU was in use.
+pub(super) const BUSY: &str = "GPU busy";
+/// After the name of a figure: how far its repetitions lay apart.
+pub(super) const SPREAD: &str = " spread";
 /// One measurement may take this long on a slow link.
 const LIMIT: Duration = Duration::from_millis(1200);
 
@@ -31,7 +37,7 @@ pub struct MeasureOptions {
     /// Say what the GPU is, and measure nothing.
     #[arg(long)]
     describe: bool,
-    /// Measure only how fast so many CPU threads read while copies to the GPU run, and how fast those are.
+    /// Measure only how fast this many CPU threads read while copies to the GPU run, and how fast those are.
     #[arg(long, value_name = "THREADS")]
     together: Option<usize>,
 }
@@ -51,7 +57,7 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
     let missing = |symbol| format!("{} has no {symbol}", cuda::FILE);
     let basics = Basics::find(&library).map_err(missing)?;
     let said = |error: CudaError| error.to_string();
-    let nvml = crate::driver::nvml::Nvml::load();
+    let nvml = Nvml::load();
     step("initialising the driver (cuInit)");
     let (mut version, mut count) = (0, 0);
     // SAFETY: the flags must be 0, and are; results are written by the calls.
@@ -65,8 +71,15 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
         return Ok(());
     }
     let calls = Calls::find(&library).map_err(missing)?;
+    // Of others it is enough to know what they are and have: the first is measured.
+    for index in 1..if options.describe { count } else { 1 } {
+        describe_other(&calls, nvml.as_ref(), index).map_err(said)?;
+    }
     step("asking about GPU 0");
     let (handle, device) = describe(&calls, nvml.as_ref(), 0).map_err(said)?;
+    if let Some(share) = conditions::gpu_busy(&device.uuid) {
+        report(&Event::Rate { what: BUSY.to_owned(), gigabytes: share });
+    }
     report(&Event::Device(device));
     let multiprocessors = attribute(&calls, cuda::MULTIPROCESSORS, handle);
     report(&Event::Processor { multiprocessors, clock_khz: attribute(&calls, cuda::CLOCK, handle) });
@@ -91,6 +104,23 @@ fn measure(options: &MeasureOptions) -> Result<(), String> {
     }
 }
 
+/// Reports another GPU than the first.
+fn describe_other(calls: &Calls, nvml: Option<&Nvml>, index: c_int) -> Result<(), CudaError> {
+    step(format!("asking about GPU {index}"));
+    let (handle, device) = describe(calls, nvml, index)?;
+    let mut context = std::ptr::null_mut();
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: the results are written by the calls; the process ends soon, and the context with it.
+    unsafe {
+        calls.retain(&mut context, handle)?;
+        calls.set_current(context)?;
+        calls.memory_info(&mut free, &mut total)?;
+    }
+    report(&Event::Device(device));
+    report(&Event::Memory { device: index, free: free as u64, total: total as u64 });
+    Ok(())
+}
+
 /// The driver's calls, and how wide a kernel is launched.
 pub(super) struct Bench<'a> {
     calls: &'a Calls,
@@ -107,7 +137,7 @@ struct Sides {
 }
 
 impl Bench<'_> {
-    /// Both sides, filled, with at most so much VRAM.
+    /// Both sides, filled, with at most this much VRAM.
     fn sides(&self, free: u64, most: u64) -> Result<Sides, String> {
         let said = |error: CudaError| error.to_string();
         let vram_bytes = (free / 4).min(most) & !0xffff;
@@ -243,7 +273,8 @@ impl<'a> Kernel<'a> {
     }
 }
 
-/// Repeats a run with more bytes, then more times, until it is long enough, and reports the best of a few.
+/// Repeats a run with more bytes, then more times, until it is long enough, and reports the median of a few and how far
+/// they lie apart.
 fn rate(what: &str, most: u64, mut run: impl FnMut(u64, u32) -> Result<(), String>) -> Result<(), String> {
     let started = Instant::now();
     let (mut bytes, mut times) = (LEAST.min(most), 1);
@@ -267,14 +298,16 @@ fn rate(what: &str, most: u64, mut run: impl FnMut(u64, u32) -> Result<(), Strin
             break;
         }
     }
-    let mut best = f64::MAX;
+    let mut runs = Vec::new();
     for _ in 0..RUNS {
-        best = best.min(timed(bytes, times)?.as_secs_f64());
+        runs.push(timed(bytes, times)?.as_secs_f64());
         if started.elapsed() > LIMIT {
             break;
         }
     }
-    let gigabytes = bytes as f64 * f64::from(times) / best.max(1e-9) / 1e9;
+    let (seconds, spread) = median(&mut runs);
+    let gigabytes = bytes as f64 * f64::from(times) / seconds.max(1e-9) / 1e9;
     report(&Event::Rate { what: what.to_owned(), gigabytes });
+    report(&Event::Rate { what: format!("{what}{SPREAD}"), gigabytes: spread });
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! How fast this machine is: measured once, remembered for the GPU, driver and CPU it was measured on.
 //!
 //! What talks to the driver runs in a child (`gpu` is it), as in doctor. Whatever cannot be measured is missing, with the
-//! reason, and nothing is made up for it.
+//! reason, and no figure takes its place.
 
+pub mod conditions;
 mod cpu;
 mod disk;
 mod gpu;
 mod store;
 mod together;
 
+pub use conditions::Conditions;
 pub use gpu::{MeasureOptions, run as run_measurement};
 pub use together::Together;
 
@@ -28,16 +30,30 @@ const GPU_LIMIT: Duration = Duration::from_secs(14);
 pub struct Figures {
     /// The first GPU, where there is one.
     pub gpu: Option<Gpu>,
-    /// GPUs that programs see; the formulas know one.
-    pub gpus: usize,
+    /// Every GPU that programs see: its free VRAM, in the driver's order.
+    pub gpus: Vec<u64>,
     /// The CPU's.
     pub cpu: Cpu,
     /// CPU and link, when both read RAM.
     pub together: Option<Together>,
     /// Reading the model's file past the page cache.
     pub disk: Option<f64>,
+    /// What the measurement is worth; not known of figures that an older version kept.
+    pub conditions: Option<Conditions>,
     /// What could not be measured, and why.
     pub missing: Vec<String>,
+}
+
+impl Figures {
+    /// The same where one GPU of several is used, with what is free there; all are taken to be as fast as the first.
+    #[must_use]
+    pub fn of_gpu(mut self, index: Option<usize>) -> Self {
+        if let Some((free, gpu)) = index.and_then(|index| self.gpus.get(index).copied()).zip(self.gpu.as_mut()) {
+            gpu.free = free;
+            self.gpus = vec![free];
+        }
+        self
+    }
 }
 
 /// A GPU.
@@ -118,7 +134,7 @@ impl Rates {
 pub struct Cpu {
     /// Its name.
     pub model: String,
-    /// Reading RAM with so many threads.
+    /// Reading RAM, by number of threads.
     pub reads: Vec<(usize, f64)>,
     /// Cores, each of which may run several threads; not known of figures that an older version kept.
     #[serde(default)]
@@ -162,7 +178,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let mut started = Instant::now();
     let report = child::run(&["measure", "--describe"], DESCRIBE_LIMIT);
     figures.gpu = described(&report);
-    figures.gpus = report.devices().count();
+    figures.gpus = free(&report);
     if let Some(problem) = gpu_problem(&report, figures.gpu.is_some()) {
         figures.missing.push(problem);
     }
@@ -170,11 +186,23 @@ pub fn figures(model: &Path, when: When) -> Figures {
     let key = store::Key::new(figures.gpu.as_ref(), &cpu);
     let mut store = store::Store::load();
     let mut entry = if when == When::Now { store::Entry::default() } else { store.entry(&key) };
+    let gpu_busy = rate_of(&report, gpu::BUSY);
+    if when == When::Unknown && entry.conditions.is_some_and(|conditions| conditions.is_due_again(gpu_busy)) {
+        entry = store::Entry::default();
+    }
+    let measures_rates = entry.rates.is_none() && figures.gpu.is_some();
+    if when != When::Never && (entry.cpu.is_none() || measures_rates) {
+        entry.conditions = Some(Conditions::now(gpu_busy));
+    }
 
     // First, since it says how many threads are measured beside the link.
     if when != When::Never {
         let begun = Instant::now();
-        entry.cpu.get_or_insert_with(|| Cpu { model: cpu.clone(), reads: cpu::reads(), cores: cpu::cores() });
+        if entry.cpu.is_none() {
+            let (reads, spread) = cpu::reads();
+            entry.cpu = Some(Cpu { model: cpu.clone(), reads, cores: cpu::cores() });
+            entry.note_spread(spread);
+        }
         started += begun.elapsed();
     }
     if let Some(gpu) = &mut figures.gpu {
@@ -183,6 +211,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
         if entry.rates.is_none() && when != When::Never {
             let report = ask(&["measure"]);
             let (rates, whole) = measured(&report);
+            entry.note_spread(spread(&report));
             figures.missing.extend(gpu_problem(&report, true));
             entry.rates = Some(rates).filter(|_| whole);
             gpu.rates = rates;
@@ -203,6 +232,7 @@ pub fn figures(model: &Path, when: When) -> Figures {
     if !unknown.is_empty() {
         figures.missing.push(format!("not measured: {}", unknown.join(", ")));
     }
+    figures.conditions = entry.conditions;
     if when == When::Never {
         figures.disk = entry.known_disk(model);
         figures.cpu = entry.cpu.unwrap_or(Cpu { model: cpu, ..Cpu::default() });
@@ -227,8 +257,18 @@ fn gpu_problem(report: &GpuReport, has_gpu: bool) -> Option<String> {
     }
 }
 
+/// The free VRAM of each GPU, in order.
+fn free(report: &GpuReport) -> Vec<u64> {
+    let memories = report.events.iter().filter_map(|event| match event {
+        Event::Memory { device, free, .. } => Some((*device, *free)),
+        _ => None,
+    });
+    let by_index: std::collections::BTreeMap<_, _> = memories.collect();
+    by_index.into_values().collect()
+}
+
 fn described(report: &GpuReport) -> Option<Gpu> {
-    let device = report.devices().next()?;
+    let device = report.devices().find(|device| device.index == 0)?;
     let mut gpu =
         Gpu { name: device.name.clone(), uuid: device.uuid.clone(), compute: device.compute, ..Gpu::default() };
     for event in &report.events {
@@ -240,11 +280,29 @@ fn described(report: &GpuReport) -> Option<Gpu> {
                 gpu.multiprocessors = u32::try_from(*multiprocessors).unwrap_or(0);
                 gpu.clock_ghz = f64::from(*clock_khz) / 1e6;
             }
-            Event::Memory { free, total, .. } => (gpu.free, gpu.total) = (*free, *total),
+            Event::Memory { device: 0, free, total } => (gpu.free, gpu.total) = (*free, *total),
             _ => {}
         }
     }
     Some(gpu)
+}
+
+/// What was reported by this name.
+fn rate_of(report: &GpuReport, name: &str) -> Option<f64> {
+    let named = |event: &Event| match event {
+        Event::Rate { what, gigabytes } if what == name => Some(*gigabytes),
+        _ => None,
+    };
+    report.events.iter().find_map(named)
+}
+
+/// The furthest that repetitions of a rate lay apart.
+fn spread(report: &GpuReport) -> f64 {
+    let spreads = report.events.iter().filter_map(|event| match event {
+        Event::Rate { what, gigabytes } if what.ends_with(gpu::SPREAD) => Some(*gigabytes),
+        _ => None,
+    });
+    spreads.fold(0.0, f64::max)
 }
 
 /// The rates that were reported, and whether that is all of them.

@@ -1,6 +1,6 @@
 //! Where figures are kept: one JSON file for the machine, with an entry for each GPU, driver and CPU it has had.
 
-use super::{Cpu, Gpu, Rates, Together};
+use super::{Conditions, Cpu, Gpu, Rates, Together};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -36,11 +36,21 @@ pub struct Entry {
     pub cpu: Option<Cpu>,
     /// CPU and link at once; figures kept by an older version have none, and are completed.
     pub together: Option<Together>,
+    /// What the measurement is worth.
+    #[serde(default)]
+    pub conditions: Option<Conditions>,
     /// Each disk's, by device number.
     disks: BTreeMap<String, f64>,
 }
 
 impl Entry {
+    /// One more figure's spread.
+    pub fn note_spread(&mut self, spread: f64) {
+        if let Some(conditions) = &mut self.conditions {
+            conditions.add_spread(spread);
+        }
+    }
+
     /// The figure of the disk a model is on, measured if it is not known.
     pub fn disk(&mut self, model: &Path, measure: impl FnOnce(&Path) -> Result<f64, String>) -> Result<f64, String> {
         if let Some(rate) = self.known_disk(model) {

@@ -71,7 +71,7 @@ fn cpu_part(facts: &Facts, layer: &Weights) -> Split {
     }
 }
 
-/// So many of the layers, with equal gaps.
+/// This many of the layers, with equal gaps.
 fn spread(layers: &[u64], count: usize) -> Vec<u64> {
     (0..count).map(|index| layers[(2 * index + 1) * layers.len() / (2 * count)]).collect()
 }

@@ -2,17 +2,20 @@
 
 pub mod calibration;
 mod combined;
+mod devices;
 mod placement;
 mod rig;
 pub mod speed;
+mod user;
 mod way;
 
 pub use combined::override_pattern;
 pub use placement::{Placement, Setting, ring};
 pub use rig::Rig;
+pub use user::{UserPlacement, user_prediction};
 pub use way::{Asked, Row, WAYS, Way};
 
-use super::facts::Facts;
+use super::facts::{ContextParams, Facts};
 use greenboost_contract::format_size;
 use serde::Serialize;
 
@@ -59,12 +62,8 @@ impl Prediction {
 /// Every way, with the micro-batch that suits it best among `ubatches`.
 pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64], asked: &Asked) -> Vec<Prediction> {
     let best = |row: &Row| {
-        let setting = |ubatch: u64| {
-            let ring = if row.has_ring { setting.ring } else { 0 };
-            Setting { ubatch, ring, ..*setting }
-        };
-        let tried = ubatches.iter().map(|ubatch| predict(facts, rig, &setting(*ubatch), row, asked));
-        tried.reduce(|best, other| if is_better(&other, &best) { other } else { best })
+        let ring = if row.has_ring { setting.ring } else { 0 };
+        best_ubatch(&Setting { ring, ..*setting }, ubatches, |setting| predict(facts, rig, setting, row, asked))
     };
     let all: Vec<_> = WAYS.iter().filter_map(best).collect();
     // Where everything fits nothing is outside, and the other ways are this one under other names.
@@ -72,6 +71,30 @@ pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64]
         Some(vram) if vram.is_possible() && asked.way.is_none_or(|way| way == Way::Vram) => vec![vram.clone()],
         _ => all,
     }
+}
+
+/// What becomes of a model over several GPUs, each with so much free VRAM and a part of it to use: all of it there, or nothing.
+pub fn over_devices(
+    facts: &Facts,
+    rig: &Rig,
+    setting: &Setting,
+    ubatches: &[u64],
+    (free, budgets): (&[u64], &[u64]),
+) -> Option<Prediction> {
+    best_ubatch(&Setting { ring: 0, ..*setting }, ubatches, |setting| {
+        let (placement, problem) = match devices::all_inside(facts, setting, free, budgets) {
+            Ok(placement) => (placement, None),
+            Err(problem) => (Placement::all_inside(facts, setting), Some(problem)),
+        };
+        predict_placed(facts, rig, setting, Way::Vram.row(), placement, problem)
+    })
+}
+
+/// The best of what comes out for each micro-batch.
+fn best_ubatch(setting: &Setting, ubatches: &[u64], predict: impl Fn(&Setting) -> Prediction) -> Option<Prediction> {
+    let setting = |ubatch| Setting { context: ContextParams { ubatch, ..setting.context }, ..*setting };
+    let tried = ubatches.iter().map(|ubatch| predict(&setting(*ubatch)));
+    tried.reduce(|best, other| if is_better(&other, &best) { other } else { best })
 }
 
 /// The one to choose: of those that are possible, the fastest; where no speed is known, the first. The one that was asked
@@ -99,7 +122,18 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         Way::Assist => Placement::assisted(facts, setting),
         Way::Combined => Placement::combined(facts, setting, rig),
     };
-    let ubatch = setting.ubatch;
+    predict_placed(facts, rig, setting, row, placement, asked.objection(row))
+}
+
+fn predict_placed(
+    facts: &Facts,
+    rig: &Rig,
+    setting: &Setting,
+    row: &Row,
+    placement: Placement,
+    objection: Option<String>,
+) -> Prediction {
+    let ubatch = setting.context.ubatch;
     let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
     let token = speed::decode(facts, &placement, rig, row.decode).filter(|seconds| *seconds > 0.0);
     let (load, read) = speed::load(facts, &placement, rig, row.way.reads_file(facts.experts > 0));
@@ -111,7 +145,7 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         .map(|(batch, token)| batch * PROMPT.div_ceil(ubatch.max(1)) as f64 + token * ANSWER as f64);
     Prediction {
         way: row.way,
-        problem: asked.objection(row).or_else(|| problem(&placement, setting)),
+        problem: objection.or_else(|| problem(&placement, setting)),
         ubatch,
         placement,
         direct,

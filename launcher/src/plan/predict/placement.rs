@@ -1,7 +1,7 @@
 //! Which weights are in VRAM and which are not.
 
 use super::calibration as fit;
-use crate::plan::facts::{Amount, Facts, KvTypes, Split, scratch};
+use crate::plan::facts::{Amount, ContextParams, Facts, POOLS, Split};
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use serde::Serialize;
 
@@ -12,18 +12,14 @@ pub struct Setting {
     pub vram: u64,
     /// Bytes of RAM that may stand in for VRAM.
     pub ram: u64,
-    /// Tokens of context, over all conversations.
-    pub context: u64,
-    /// Conversations at once.
-    pub parallel: u64,
-    /// Tokens in a micro-batch.
-    pub ubatch: u64,
+    /// Tokens, conversations, and what is kept of them.
+    pub context: ContextParams,
+    /// Whether the KV cache is in RAM: `-nkvo`.
+    pub kv_in_ram: bool,
     /// Bytes of VRAM that weights are copied into, in the ways that do.
     pub ring: u64,
     /// Whether the user said so: else a way that needs less may take less.
     pub ring_is_fixed: bool,
-    /// Types of the KV cache.
-    pub kv: KvTypes,
 }
 
 /// Where everything is.
@@ -39,8 +35,10 @@ pub struct Placement {
     pub kv_inside: u64,
     /// KV cache outside.
     pub kv_outside: u64,
-    /// Compute buffers, modules, pools.
+    /// llama.cpp's compute buffer.
     pub scratch: u64,
+    /// Modules, cuBLAS, the program's pools.
+    pub pools: u64,
     /// VRAM that weights are copied into.
     pub ring: u64,
     /// Layers of which the CPU computes a part: each is handed to it and back.
@@ -61,12 +59,12 @@ const SLOTS: u64 = 5;
 /// While the one is read the other comes, and the third waits until the first can be given up.
 const LEAST_SLOTS: u64 = 3;
 
-/// VRAM for so many tensors of a layer.
+/// VRAM for this many tensors of a layer.
 fn slots(facts: &Facts, count: u64) -> u64 {
     facts.largest.saturating_mul(count).next_multiple_of(GRANULE) + GRANULE
 }
 
-/// VRAM that weights are copied into, where nobody says how much: five of the largest tensors if they are no large part of it.
+/// VRAM that weights are copied into, where nobody says how much: five of the largest tensors if they are a small part of it.
 pub fn ring(facts: &Facts, vram: u64) -> u64 {
     let most = (vram / RING_SHARE).max(slots(facts, LEAST_SLOTS)).min(vram / 4);
     slots(facts, SLOTS).min(most) / GRANULE * GRANULE
@@ -75,7 +73,7 @@ pub fn ring(facts: &Facts, vram: u64) -> u64 {
 impl Placement {
     /// Bytes of VRAM it takes.
     pub fn vram(&self) -> u64 {
-        let parts = [self.kv_inside, self.scratch, self.ring];
+        let parts = [self.kv_inside, self.scratch, self.pools, self.ring];
         parts.iter().fold(self.inside.bytes(), |sum, bytes| sum.saturating_add(*bytes))
     }
 
@@ -90,9 +88,13 @@ impl Placement {
     }
 
     fn new(facts: &Facts, setting: &Setting) -> Self {
+        let kv = facts.cache.bytes(&setting.context);
+        let (kv_inside, kv_outside) = if setting.kv_in_ram { (0, kv) } else { (kv, 0) };
         Self {
-            kv_inside: facts.cache.bytes(setting.context, setting.parallel, setting.ubatch, setting.kv),
-            scratch: scratch(facts, setting.context, setting.ubatch),
+            kv_inside,
+            kv_outside,
+            scratch: facts.widths.bytes(&setting.context),
+            pools: POOLS,
             ring: setting.ring,
             ..Self::default()
         }
@@ -100,7 +102,9 @@ impl Placement {
 
     /// VRAM left for weights.
     fn room(&self, setting: &Setting) -> u64 {
-        [self.kv_inside, self.scratch, self.ring].iter().fold(setting.vram, |room, bytes| room.saturating_sub(*bytes))
+        [self.kv_inside, self.scratch, self.pools, self.ring]
+            .iter()
+            .fold(setting.vram, |room, bytes| room.saturating_sub(*bytes))
     }
 
     /// Everything in VRAM, whether that fits or not.
@@ -140,14 +144,15 @@ impl Placement {
     /// llama.cpp's own offload, tuned: as many layers on the GPU as fit, or all of them and the experts of as many.
     pub fn offloaded(facts: &Facts, setting: &Setting) -> Self {
         let layers = facts.layers.len() as u64;
+        let all = layers + facts.speculative + 1;
         let fits = |placement: &Self| placement.vram() <= setting.vram;
         let has_experts = facts.computed().experts.bytes > 0;
-        let with_experts = (0..=layers).map(|cpu_moe| Self::layered(facts, setting, layers + 1, cpu_moe));
+        let with_experts = (0..=layers).map(|cpu_moe| Self::layered(facts, setting, all, cpu_moe));
         if has_experts && let Some(found) = with_experts.into_iter().find(fits) {
             return found;
         }
         let cpu_moe = if has_experts { layers } else { 0 };
-        let by_layer = (0..=layers + 1).rev().map(|gpu_layers| Self::layered(facts, setting, gpu_layers, cpu_moe));
+        let by_layer = (0..=all).rev().map(|gpu_layers| Self::layered(facts, setting, gpu_layers, cpu_moe));
         by_layer.into_iter().find(fits).unwrap_or_else(|| Self::layered(facts, setting, 0, cpu_moe))
     }
 
@@ -164,24 +169,22 @@ impl Placement {
         placement
     }
 
-    /// llama.cpp's `-ngl` counts from the end, the output first; `-ncmoe` from the front.
+    /// llama.cpp's `-ngl` counts from the end: the output, blocks that only guess ahead, the layers; `-ncmoe` from the front.
     pub fn layered(facts: &Facts, setting: &Setting, gpu_layers: u64, cpu_moe: u64) -> Self {
         let mut placement = Self::new(facts, setting);
         (placement.kv_inside, placement.kv_outside) = (0, 0);
-        let count = facts.layers.len() as u64;
-        let first_on_gpu = (count + 1).saturating_sub(gpu_layers);
+        let first_on_gpu = (facts.layers.len() as u64 + facts.speculative + 1).saturating_sub(gpu_layers);
+        for (index, cache) in (0u64..).zip(&facts.cache.layers) {
+            let kv = facts.cache.layer_bytes(cache, &setting.context);
+            let inside = index >= first_on_gpu && !setting.kv_in_ram;
+            let place = if inside { &mut placement.kv_inside } else { &mut placement.kv_outside };
+            *place = place.saturating_add(kv);
+        }
         for (index, layer) in (0u64..).zip(&facts.layers) {
             let on_gpu = index >= first_on_gpu;
             let experts_on_gpu = on_gpu && index >= cpu_moe;
-            let cache = facts.cache.layers.get(index as usize).copied().unwrap_or_default();
-            let kv = cache.bytes(setting.context, setting.parallel, setting.ubatch, setting.kv);
             add(&mut placement, on_gpu, layer.dense(), Amount::default());
             add(&mut placement, experts_on_gpu, Amount::default(), layer.experts());
-            if on_gpu {
-                placement.kv_inside = placement.kv_inside.saturating_add(kv);
-            } else {
-                placement.kv_outside = placement.kv_outside.saturating_add(kv);
-            }
             let leaves_experts = on_gpu && !experts_on_gpu && layer.experts().bytes > 0;
             placement.handovers += u64::from(leaves_experts);
             placement.served += match on_gpu {
@@ -197,6 +200,25 @@ impl Placement {
     }
 }
 
+impl Placement {
+    /// Weights of a layer on the GPU are the CPU's instead.
+    pub(super) fn hand_over(&mut self, dense: Amount) {
+        self.inside.dense = less(self.inside.dense, dense);
+        self.outside.dense = self.outside.dense.plus(dense);
+        self.handovers += 1;
+        self.served += fit::FFN_MATRICES;
+    }
+
+    /// Of what is meant to be in VRAM, leaves outside what has no room there.
+    pub(super) fn fit_inside(&mut self, setting: &Setting) {
+        let (meant, room) = (self.inside, self.room(setting));
+        let dense = part(meant.dense, room);
+        let experts = part(meant.experts, room.saturating_sub(dense.bytes));
+        self.inside = Split { dense, experts };
+        self.outside = self.outside.plus(rest(meant, self.inside));
+    }
+}
+
 fn add(placement: &mut Placement, inside: bool, dense: Amount, experts: Amount) {
     let side = if inside { &mut placement.inside } else { &mut placement.outside };
     side.dense = side.dense.plus(dense);
@@ -208,10 +230,10 @@ fn part(amount: Amount, room: u64) -> Amount {
     if amount.bytes <= room { amount } else { amount.times(room as f64 / amount.bytes as f64) }
 }
 
+fn less(all: Amount, taken: Amount) -> Amount {
+    Amount { bytes: all.bytes.saturating_sub(taken.bytes), weights: all.weights.saturating_sub(taken.weights) }
+}
+
 fn rest(all: Split, taken: Split) -> Split {
-    let less = |all: Amount, taken: Amount| Amount {
-        bytes: all.bytes.saturating_sub(taken.bytes),
-        weights: all.weights.saturating_sub(taken.weights),
-    };
     Split { dense: less(all.dense, taken.dense), experts: less(all.experts, taken.experts) }
 }

@@ -62,7 +62,7 @@ impl Rig {
         rig
     }
 
-    /// What so many threads on so many cores decode at, when they read RAM at this rate.
+    /// What these threads on these cores decode at, when they read RAM at this rate.
     pub fn cpu_rate(threads: usize, cores: usize, reads: f64) -> f64 {
         let (alone, sharing) = (threads.min(cores) as f64, threads.saturating_sub(cores) as f64);
         (reads * fit::CPU_SHARE).min(alone * fit::CPU_CORE + sharing * fit::CPU_SIBLING)

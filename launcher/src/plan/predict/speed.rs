@@ -73,7 +73,7 @@ pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> O
     })
 }
 
-/// Seconds for a micro-batch of so many tokens.
+/// Seconds for a micro-batch of this many tokens.
 pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how: Prefill) -> Option<f64> {
     let tokens = ubatch as f64;
     let (inside, outside) = (&placement.inside, &placement.outside);

@@ -1,7 +1,7 @@
 //! The formulas against every row of DESIGN.md's llama-bench table.
 
 use super::*;
-use crate::plan::facts::{Facts, KvTypes};
+use crate::plan::facts::{ContextParams, Facts, KvTypes};
 use crate::plan::measure::{Cpu, Figures, Gpu, Rates};
 use crate::plan::predict::speed::{Decode, Prefill};
 use crate::plan::test_models::{dense, facts, moe};
@@ -25,13 +25,14 @@ pub fn h200() -> Figures {
         ..Gpu::default()
     };
     let cpu = Cpu { reads: vec![(4, 40.0), (16, 79.0)], ..Cpu::default() };
-    Figures { gpu: Some(gpu), gpus: 1, cpu, together: None, disk: Some(3.0), missing: Vec::new() }
+    Figures { gpu: Some(gpu), cpu, disk: Some(3.0), ..Figures::default() }
 }
 
 /// llama-bench makes its context as long as its test.
 pub fn setting(vram: u64, context: u64, ubatch: u64) -> Setting {
     let kv = KvTypes::both("f16").expect("F16");
-    Setting { vram: vram << 30, ram: 100 << 30, context, parallel: 1, ubatch, ring: 0, ring_is_fixed: false, kv }
+    let context = ContextParams { outputs: None, ..ContextParams::new(context, ubatch, kv) };
+    Setting { vram: vram << 30, ram: 100 << 30, context, kv_in_ram: false, ring: 0, ring_is_fixed: false }
 }
 
 /// One configuration of the table.
