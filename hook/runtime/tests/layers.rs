@@ -76,3 +76,27 @@ fn programs_linked_against_the_driver_are_caught_however_they_are_bound() {
         }
     }
 }
+
+/// The engine leaves its layer out, or gets along; the program runs either way, and the GOT catches what it always does.
+#[test]
+fn where_memory_cannot_be_written_and_executed_the_other_layers_do_it() {
+    let bench = Bench::new();
+    let denied = bench.program("denied", "denied.c", &[]);
+    let program = bench.program("routes", "routes.c", &[]);
+    let plugin = bench.library("plugin.so", "plugin.c", &["-lcuda"]);
+    let all: Vec<_> = LOOKED_UP.iter().chain(&PLUGIN).copied().collect();
+    for how in ["seccomp", "mprotect", "mdwe"] {
+        for layers in ["inline", "bodies", "inline,got,preload", "inline,got,preload,bodies"] {
+            let mut command = bench.hooked(&denied, layers);
+            let output = command.arg(how).arg(&program).arg(&plugin).output().expect("it starts");
+            if output.status.code() == Some(77) {
+                eprintln!("this kernel has no {how}");
+                continue;
+            }
+            let output = bench.accept(&output);
+            if layers.contains("got") {
+                assert_eq!(routes(&output), (all.clone(), vec![]), "{how} {layers}\n{}", bench.log());
+            }
+        }
+    }
+}
