@@ -6,7 +6,7 @@
 //! ```
 //!
 //! * [`table`] says, as data, which functions are intercepted; [`slot`] and the detours are generated from it;
-//! * [`libraries`] and [`loader`] find the originals, and [`twins`] their second addresses; [`inject`] puts the detours in
+//! * `libraries` and [`loader`] find the originals, and `twins` their second addresses; [`inject`] puts the detours in
 //!   their place; [`real`] is how the floors above ask for originals;
 //! * [`guard`] is the border: on or off, no nesting, no panic, every failure ends in the original call.
 //!
