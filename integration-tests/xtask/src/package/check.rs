@@ -125,12 +125,14 @@ fn scripts(unpacked: &Path, folder: &Path) -> Result<()> {
         postinst.contains(&format!("common.postinst greenboost {VERSION}")),
         "postinst does not build:\n{postinst}"
     );
+    kernels(unpacked)?;
     let (bin, log) = (folder.join("bin"), folder.join("dkms.log"));
     fs::create_dir_all(&bin)?;
     let fake =
         format!("#!/bin/sh\necho \"$@\" >> {}\n[ $1 != status ] || echo greenboost/{VERSION}: added\n", log.display());
     fs::write(bin.join("dkms"), fake)?;
     fs::set_permissions(bin.join("dkms"), fs::Permissions::from_mode(0o755))?;
+    loading(&control, folder)?;
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     for (argument, calls) in [("failed-upgrade", 0), ("upgrade", 2), ("remove", 2)] {
         fs::write(&log, "")?;
@@ -139,6 +141,52 @@ fn scripts(unpacked: &Path, folder: &Path) -> Result<()> {
         ensure!(said.lines().count() == calls, "prerm {argument} calls dkms so:\n{said}");
         let removes = said.contains(&format!("remove -m greenboost -v {VERSION} --all"));
         ensure!(removes == (calls > 0), "prerm {argument} calls dkms so:\n{said}");
+    }
+    Ok(())
+}
+
+/// Which kernels DKMS may build the module for, as DKMS itself asks.
+fn kernels(unpacked: &Path) -> Result<()> {
+    let conf = unpacked.join(format!("usr/src/greenboost-{VERSION}/dkms.conf"));
+    for (release, wanted) in [
+        ("4.19.0-27-amd64", false),
+        ("5.15.0-130-generic", false),
+        ("6.0.0-6-amd64", false),
+        ("6.1.0-57-cloud-amd64", true),
+        ("6.12.117+deb12-cloud-amd64", true),
+        ("7.3-cloud-amd64", true),
+        ("10.0.1", true),
+    ] {
+        let asks = "kernel_source_dir=/nowhere; . \"$1\"; [[ $2 =~ $BUILD_EXCLUSIVE_KERNEL ]]";
+        let mut bash = Command::new("bash");
+        let built = bash.args(["-c", asks, "bash"]).arg(&conf).arg(release).status().context("bash")?.success();
+        ensure!(built == wanted, "dkms.conf: {release} is built: {built}");
+    }
+    Ok(())
+}
+
+/// Runs postinst where modprobe succeeds and where it does not: it loads the module, or says how.
+fn loading(control: &Path, folder: &Path) -> Result<()> {
+    let bin = folder.join("load");
+    fs::create_dir_all(&bin)?;
+    // The script asks for DKMS's own by its path.
+    let script = fs::read_to_string(control.join("postinst")).context("postinst")?;
+    let script = script.replace("/usr/lib/dkms/common.postinst", ":").replace("/sys/module/greenboost", "/nowhere");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    for (modprobe, wanted) in [
+        ("exit 0", ["the module is loaded", "/etc/modules-load.d/greenboost.conf"]),
+        ("echo Key was rejected; exit 1", ["not loaded: Key was rejected", "modprobe greenboost"]),
+    ] {
+        for (name, body) in [("modprobe", modprobe), ("udevadm", "exit 0")] {
+            fs::write(bin.join(name), format!("#!/bin/sh\n{body}\n"))?;
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755))?;
+        }
+        let said =
+            quietly(Command::new("sh").arg("-c").arg(&script).args(["postinst", "configure"]).env("PATH", &path))?;
+        ensure!(
+            wanted.iter().all(|part| said.contains(part)),
+            "postinst, where modprobe does '{modprobe}', says {said}"
+        );
     }
     Ok(())
 }
