@@ -210,10 +210,24 @@ fn under_secure_boot_it_stays_installed_and_enrolment_is_explained() {
     assert_eq!(SecureBoot::of(&machine.system), SecureBoot::On);
     machine.fails("modprobe", true);
     machine.write("var/lib/dkms/mok.pub", "key");
+    machine.program("modinfo", "echo PKCS#7");
     let Ok(Installed::NotLoaded(why)) = machine.install(&options()) else { panic!("installed, not loaded") };
     assert!(why.contains("mokutil --import /var/lib/dkms/mok.pub") && why.contains("Enroll MOK"), "{why}");
     let status = Status::read(&machine.system);
     assert!(!status.loaded && status.advice.contains("mokutil --import"), "{status:?}");
+    machine.remove().expect("removed");
+}
+
+#[test]
+fn a_module_that_nothing_has_signed_is_not_said_to_be_signed() {
+    let machine = Machine::new();
+    machine.write("sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", "\u{6}\0\0\0\u{1}");
+    machine.fails("modprobe", true);
+    // As modinfo answers of a module without a signature.
+    machine.program("modinfo", "echo");
+    let Ok(Installed::NotLoaded(why)) = machine.install(&options()) else { panic!("installed, not loaded") };
+    assert!(why.contains("the module is not signed") && why.contains("dkms install --force"), "{why}");
+    assert!(!why.contains("mokutil") && !why.contains("has signed"), "{why}");
     machine.remove().expect("removed");
 }
 

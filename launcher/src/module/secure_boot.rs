@@ -44,13 +44,35 @@ impl SecureBoot {
     }
 }
 
-/// How a key is made known: what to type, and what the machine asks at the next start.
+/// Whether the module of a kernel carries a signature, whoever's.
+fn is_signed(system: &System, kernel: &str) -> bool {
+    // Present whether or not this modinfo can read who has signed.
+    let said = system.run(&["modinfo", "-k", kernel, "-F", "sig_id", "greenboost"]);
+    said.is_ok_and(|said| !said.trim().is_empty())
+}
+
+/// How the module comes to be loaded: what to type, and what the machine asks at the next start. A module that DKMS could
+/// not sign wants signing first.
 pub fn enrolment(system: &System) -> String {
+    const WITHOUT: &str = "Until then GreenBoost works without the module.";
+    let kernel = system.kernel();
+    if !is_signed(system, &kernel) {
+        let lacks = match system.program("openssl") {
+            Some(_) => "DKMS's log (/var/lib/dkms/greenboost) says why",
+            None => "DKMS signs with openssl, which is not installed (package openssl)",
+        };
+        return format!(
+            "Secure Boot is on: the kernel loads only what is signed by a key it knows, and the module is not signed: \
+             {lacks}. Then build it again, and load it:\n    sudo dkms install --force -m greenboost -v {} -k {kernel}\n    \
+             sudo modprobe greenboost\n{WITHOUT}",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
     let key = KEYS.iter().find(|key| system.at(key).exists()).unwrap_or(&KEYS[0]);
     format!(
         "Secure Boot is on: the kernel loads only what is signed by a key it knows. DKMS has signed the module with its own \
          key; make that known, once:\n    sudo mokutil --import {key}    # asks for a password of your choice (package \
          mokutil)\n    sudo reboot                # the machine asks: Enroll MOK, Continue, Yes, that password\n    sudo \
-         modprobe greenboost\nUntil then GreenBoost works without the module."
+         modprobe greenboost\n{WITHOUT}"
     )
 }
