@@ -4,89 +4,89 @@
  * settled when the device is opened: a file passed to another user still acts,
  * and is charged, for the one who opened it.
  */
-#include <linux/poll.h>
 #include <linux/slab.h>
 
-#include "compat.h"
 #include "greenboost.h"
 
-LIST_HEAD(gb_clients);
-/* Of the list, and of the users in it. */
-DEFINE_MUTEX(gb_clients_lock);
-static LIST_HEAD(gb_users);
+/* Files cost memory of the kernel, and each may wait for news. */
+#define MAX_FILES_PER_USER 256
+
+static LIST_HEAD(users);
+static atomic_t nr_clients;
+/* Of the list, and of what the users count. */
+static DEFINE_SPINLOCK(lock);
 
 /* The one there is, or else the new one, which is then taken. */
 static struct gb_user *user_get(kuid_t uid, struct gb_user **new)
 {
 	struct gb_user *user;
 
-	lockdep_assert_held(&gb_clients_lock);
-	list_for_each_entry(user, &gb_users, node) {
-		if (uid_eq(user->uid, uid)) {
-			user->refs++;
+	lockdep_assert_held(&lock);
+	list_for_each_entry(user, &users, node) {
+		if (uid_eq(user->uid, uid))
 			return user;
-		}
 	}
 	user = *new;
 	*new = NULL;
 	user->uid = uid;
-	user->refs = 1;
-	list_add(&user->node, &gb_users);
+	list_add(&user->node, &users);
 	return user;
-}
-
-static void user_put(struct gb_user *user)
-{
-	lockdep_assert_held(&gb_clients_lock);
-	if (--user->refs)
-		return;
-	WARN_ON(atomic64_read(&user->used));
-	list_del(&user->node);
-	kfree(user);
 }
 
 struct gb_client *gb_client_create(void)
 {
+	struct gb_state state = gb_state();
 	struct gb_client *client;
 	struct gb_user *new;
+	int err = -ENOMEM;
 
-	/*
-	 * Nothing is allocated with the lock held: who runs out of memory there
-	 * would be waited for by those who free some.
-	 */
 	client = kzalloc(sizeof(*client), GFP_KERNEL_ACCOUNT);
 	new = kzalloc(sizeof(*new), GFP_KERNEL_ACCOUNT);
 	if (!client || !new)
 		goto free;
 	kref_init(&client->refs);
-	spin_lock_init(&client->lock);
-	init_waitqueue_head(&client->wait);
-	client->pid = task_tgid_nr(current);
-	get_task_comm(client->comm, current);
+	/* A level that is not ok is news to who comes now. */
+	client->seen = state.seq;
+	if (state.ram_level != GB_LEVEL_OK || state.spill_level != GB_LEVEL_OK)
+		client->seen--;
 
-	mutex_lock(&gb_clients_lock);
+	spin_lock(&lock);
 	client->user = user_get(current_fsuid(), &new);
-	list_add_tail(&client->node, &gb_clients);
-	client->level = gb_level(&client->causes);
-	client->seq = client->level != GB_LEVEL_OK;
-	mutex_unlock(&gb_clients_lock);
+	if (client->user->files >= MAX_FILES_PER_USER) {
+		spin_unlock(&lock);
+		err = -EMFILE;
+		goto free;
+	}
+	client->user->files++;
+	client->user->refs++;
+	spin_unlock(&lock);
 	kfree(new);
+	if (atomic_inc_return(&nr_clients) == 1)
+		gb_watchdog_kick();
 	return client;
 
 free:
 	kfree(new);
 	kfree(client);
-	return NULL;
+	return ERR_PTR(err);
 }
 
 static void client_free(struct kref *refs)
 {
 	struct gb_client *client = container_of(refs, struct gb_client, refs);
+	struct gb_user *user = client->user;
+	bool last;
 
 	WARN_ON(atomic64_read(&client->used));
-	mutex_lock(&gb_clients_lock);
-	user_put(client->user);
-	mutex_unlock(&gb_clients_lock);
+	spin_lock(&lock);
+	last = !--user->refs;
+	if (last)
+		list_del(&user->node);
+	spin_unlock(&lock);
+	if (last) {
+		WARN_ON(atomic64_read(&user->used));
+		kfree(user);
+	}
 	kfree(client);
 }
 
@@ -103,49 +103,15 @@ void gb_client_put(struct gb_client *client)
 /* The file is gone: nobody listens any more. */
 void gb_client_close(struct gb_client *client)
 {
-	mutex_lock(&gb_clients_lock);
-	list_del(&client->node);
-	mutex_unlock(&gb_clients_lock);
-	gb_spill_clear(client);
-	gb_client_set_eventfd(client, -1);
+	spin_lock(&lock);
+	client->user->files--;
+	spin_unlock(&lock);
 	gb_client_put(client);
+	if (atomic_dec_and_test(&nr_clients))
+		gb_watchdog_kick();
 }
 
-int gb_client_set_eventfd(struct gb_client *client, int fd)
+bool gb_any_client(void)
 {
-	struct eventfd_ctx *ctx = NULL;
-
-	if (fd >= 0) {
-		ctx = eventfd_ctx_fdget(fd);
-		if (IS_ERR(ctx))
-			return PTR_ERR(ctx);
-	}
-	spin_lock(&client->lock);
-	swap(client->eventfd, ctx);
-	/* A level that is not ok already is news for a new listener. */
-	if (fd >= 0 && client->level != GB_LEVEL_OK)
-		gb_eventfd_signal(client->eventfd);
-	spin_unlock(&client->lock);
-	if (ctx)
-		eventfd_ctx_put(ctx);
-	return 0;
-}
-
-void gb_client_update(struct gb_client *client, u32 level, u32 causes)
-{
-	bool changed;
-
-	spin_lock(&client->lock);
-	changed = level != client->level;
-	client->level = level;
-	client->causes = causes;
-	if (changed) {
-		client->seq++;
-		if (client->eventfd)
-			gb_eventfd_signal(client->eventfd);
-	}
-	spin_unlock(&client->lock);
-	if (changed)
-		wake_up_interruptible_poll(&client->wait,
-					   EPOLLIN | EPOLLRDNORM | EPOLLPRI);
+	return atomic_read(&nr_clients);
 }

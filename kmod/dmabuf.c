@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A buffer as a DMA-BUF: what other drivers may do with it. A sealed buffer is
- * given to devices for reading only.
+ * A buffer as a DMA-BUF: what other drivers may do with it.
  */
 #include <linux/dma-mapping.h>
 #include <linux/iosys-map.h>
@@ -22,10 +21,8 @@ static void fill_table(struct gb_buffer *buf, struct sg_table *table)
 	struct scatterlist *sg = table->sgl;
 	unsigned long i;
 
-	for (i = 0; i < buf->nr_huge; i++, sg = sg_next(sg))
-		sg_set_page(sg, buf->huge[i], GB_CHUNK_SIZE, 0);
-	for (i = 0; i < buf->nr_small; i++, sg = sg_next(sg))
-		sg_set_page(sg, buf->small[i], PAGE_SIZE, 0);
+	for (i = 0; i < buf->nr_chunks; i++, sg = sg_next(sg))
+		sg_set_page(sg, buf->chunks[i], GB_CHUNK_BYTES, 0);
 }
 
 static int gb_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
@@ -39,12 +36,12 @@ static int gb_attach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 		return -ENOMEM;
 	at->dev = attach->dev;
 	at->dir = DMA_NONE;
-	err = sg_alloc_table(&at->table, buf->nr_huge + buf->nr_small, GFP_KERNEL);
+	err = sg_alloc_table(&at->table, buf->nr_chunks, GFP_KERNEL);
 	if (err)
 		goto free;
 	fill_table(buf, &at->table);
 	attach->priv = at;
-	atomic_inc(&buf->attached);
+	WRITE_ONCE(buf->touched, true);
 	mutex_lock(&buf->lock);
 	list_add(&at->node, &buf->attachments);
 	mutex_unlock(&buf->lock);
@@ -63,7 +60,6 @@ static void gb_detach(struct dma_buf *dmabuf, struct dma_buf_attachment *attach)
 	mutex_lock(&buf->lock);
 	list_del(&at->node);
 	mutex_unlock(&buf->lock);
-	atomic_dec(&buf->attached);
 	sg_free_table(&at->table);
 	kfree(at);
 }
@@ -76,10 +72,7 @@ static struct sg_table *gb_map(struct dma_buf_attachment *attach,
 	int err;
 
 	mutex_lock(&buf->lock);
-	if (buf->sealed && dir != DMA_TO_DEVICE)
-		err = -EPERM;
-	else
-		err = dma_map_sgtable(at->dev, &at->table, dir, 0);
+	err = dma_map_sgtable(at->dev, &at->table, dir, 0);
 	if (!err)
 		at->dir = dir;
 	mutex_unlock(&buf->lock);
@@ -108,35 +101,31 @@ static enum dma_data_direction sync_dir(const struct attachment *at,
 	return at->dir == DMA_BIDIRECTIONAL ? access : at->dir;
 }
 
-static int gb_begin_cpu_access(struct dma_buf *dmabuf,
-			       enum dma_data_direction dir)
+static void sync_all(struct gb_buffer *buf, enum dma_data_direction dir,
+		     void (*sync)(struct device *dev, struct sg_table *table,
+				  enum dma_data_direction dir))
 {
-	struct gb_buffer *buf = dmabuf->priv;
 	struct attachment *at;
 
 	mutex_lock(&buf->lock);
 	list_for_each_entry(at, &buf->attachments, node) {
 		if (at->dir != DMA_NONE)
-			dma_sync_sgtable_for_cpu(at->dev, &at->table,
-						 sync_dir(at, dir));
+			sync(at->dev, &at->table, sync_dir(at, dir));
 	}
 	mutex_unlock(&buf->lock);
+}
+
+static int gb_begin_cpu_access(struct dma_buf *dmabuf,
+			       enum dma_data_direction dir)
+{
+	sync_all(dmabuf->priv, dir, dma_sync_sgtable_for_cpu);
 	return 0;
 }
 
 static int gb_end_cpu_access(struct dma_buf *dmabuf,
 			     enum dma_data_direction dir)
 {
-	struct gb_buffer *buf = dmabuf->priv;
-	struct attachment *at;
-
-	mutex_lock(&buf->lock);
-	list_for_each_entry(at, &buf->attachments, node) {
-		if (at->dir != DMA_NONE)
-			dma_sync_sgtable_for_device(at->dev, &at->table,
-						    sync_dir(at, dir));
-	}
-	mutex_unlock(&buf->lock);
+	sync_all(dmabuf->priv, dir, dma_sync_sgtable_for_device);
 	return 0;
 }
 
@@ -147,16 +136,13 @@ static int gb_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 	struct page **pages;
 	void *vaddr;
 
-	pages = kvmalloc_array(nr, sizeof(*pages), GFP_KERNEL);
+	pages = kvmalloc_array(nr, sizeof(*pages), GFP_KERNEL | __GFP_NOWARN);
 	if (!pages)
 		return -ENOMEM;
 	for (i = 0; i < nr; i++)
 		pages[i] = gb_buffer_page(buf, i);
-	mutex_lock(&buf->lock);
-	vaddr = vmap(pages, nr, VM_MAP, buf->sealed ? PAGE_KERNEL_RO : PAGE_KERNEL);
-	if (vaddr)
-		buf->vmaps++;
-	mutex_unlock(&buf->lock);
+	WRITE_ONCE(buf->touched, true);
+	vaddr = vmap(pages, nr, VM_MAP, PAGE_KERNEL);
 	kvfree(pages);
 	if (!vaddr)
 		return -ENOMEM;
@@ -166,12 +152,7 @@ static int gb_vmap(struct dma_buf *dmabuf, struct iosys_map *map)
 
 static void gb_vunmap(struct dma_buf *dmabuf, struct iosys_map *map)
 {
-	struct gb_buffer *buf = dmabuf->priv;
-
-	mutex_lock(&buf->lock);
 	vunmap(map->vaddr);
-	buf->vmaps--;
-	mutex_unlock(&buf->lock);
 }
 
 static int gb_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
@@ -181,7 +162,7 @@ static int gb_dmabuf_mmap(struct dma_buf *dmabuf, struct vm_area_struct *vma)
 
 static void gb_release(struct dma_buf *dmabuf)
 {
-	gb_buffer_put(dmabuf->priv);
+	gb_buffer_release(dmabuf->priv);
 }
 
 static const struct dma_buf_ops gb_dmabuf_ops = {
@@ -198,39 +179,17 @@ static const struct dma_buf_ops gb_dmabuf_ops = {
 };
 
 /* Takes over the caller's reference to the buffer, also where it fails. */
-int gb_export(struct gb_buffer *buf, int flags, struct gb_export *export)
+struct dma_buf *gb_export(struct gb_buffer *buf)
 {
 	DEFINE_DMA_BUF_EXPORT_INFO(info);
-	int fd;
+	struct dma_buf *dmabuf;
 
 	info.ops = &gb_dmabuf_ops;
 	info.size = buf->bytes;
-	info.flags = flags;
+	info.flags = O_RDWR;
 	info.priv = buf;
-
-	fd = get_unused_fd_flags(O_CLOEXEC);
-	if (fd < 0) {
-		gb_buffer_put(buf);
-		return fd;
-	}
-	export->dmabuf = dma_buf_export(&info);
-	if (IS_ERR(export->dmabuf)) {
-		put_unused_fd(fd);
-		gb_buffer_put(buf);
-		return PTR_ERR(export->dmabuf);
-	}
-	export->fd = fd;
-	return 0;
-}
-
-/* The caller puts the DMA-BUF, which keeps the buffer until then. */
-struct gb_buffer *gb_buffer_from_fd(int fd, struct dma_buf **dmabuf)
-{
-	*dmabuf = dma_buf_get(fd);
-	if (IS_ERR(*dmabuf))
-		return ERR_CAST(*dmabuf);
-	if ((*dmabuf)->ops == &gb_dmabuf_ops)
-		return (*dmabuf)->priv;
-	dma_buf_put(*dmabuf);
-	return ERR_PTR(-EINVAL);
+	dmabuf = dma_buf_export(&info);
+	if (IS_ERR(dmabuf))
+		gb_buffer_release(buf);
+	return dmabuf;
 }

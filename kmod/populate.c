@@ -1,263 +1,210 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Getting the pages of a buffer: from the reserve what is there, the rest from
- * the page allocator, by several workers where there is enough to zero. All of
- * it or nothing; and never by letting the kernel kill somebody.
+ * the page allocator. All of it or nothing; and never by letting the kernel
+ * kill somebody. What is going to fail is found out first: it takes nothing
+ * from the reserve, from a budget or from the machine.
  *
- * Fresh pages are charged to the caller's memory cgroup. The reserve's cannot
- * be (no module may charge a page after the fact), so a caller whose group, or
- * a group above it, has a limit does not get them: its limit stays exact.
+ * The asker allocates by itself, so its NUMA policy, its cpuset and its memory
+ * cgroup hold. The reserve's pages cannot be charged to a cgroup (no module may
+ * charge a page after the fact), so a caller whose group, or a group above it,
+ * has a limit does not get them: its limit stays exact.
  */
 #include <linux/memcontrol.h>
-#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 
 #include "greenboost.h"
 
-#define GFP_CHUNK (GFP_KERNEL_ACCOUNT | __GFP_COMP | __GFP_ZERO | \
+#define GFP_CHUNK (GFP_USER | __GFP_ACCOUNT | __GFP_COMP | __GFP_ZERO | \
 		   __GFP_NOWARN | __GFP_RETRY_MAYFAIL)
-#define GFP_SMALL (GFP_KERNEL_ACCOUNT | __GFP_ZERO | __GFP_NOWARN | \
-		   __GFP_RETRY_MAYFAIL)
 
-/* Zeroing fewer chunks than this is done before a worker has woken up. */
-#define CHUNKS_PER_WORKER	32
-#define MAX_WORKERS		8
+/* Available memory is looked at again after this many chunks. */
+#define LOOK_EVERY	16
 
-/* A look at available memory costs as much as a small page: one in so many. */
-#define ROOM_EVERY		16
+/* Bytes that requests under way have been granted and not yet allocated. */
+static atomic64_t promised;
 
-struct fill {
-	struct gb_buffer *buf;
-	struct mem_cgroup *memcg;
-	unsigned long want;
-	int node;		/* the caller's, where it asked for none */
-	gfp_t gfp;
-	bool limited;		/* the caller's memory cgroup */
-	atomic_long_t next;
-	atomic_t running;
-	struct completion idle;
-	int err;
-};
-
-struct fill_worker {
-	struct work_struct work;
-	struct fill *fill;
-};
-
-static bool memcg_limited(void)
+/* The most bytes that the caller's memory cgroups could ever hold. */
+static u64 memcg_limit(void)
 {
-	bool limited = false;
+	u64 limit = U64_MAX;
 #ifdef CONFIG_MEMCG
-	struct mem_cgroup *memcg;
 	struct page_counter *counter;
+	struct mem_cgroup *memcg;
 
 	if (mem_cgroup_disabled())
-		return false;
+		return limit;
 	rcu_read_lock();
 	memcg = mem_cgroup_from_task(current);
 	counter = memcg ? &memcg->memory : NULL;
-	for (; counter && !limited; counter = counter->parent)
-		limited = READ_ONCE(counter->max) < PAGE_COUNTER_MAX ||
-			  READ_ONCE(counter->high) < PAGE_COUNTER_MAX;
+	for (; counter; counter = counter->parent) {
+		u64 pages = min(READ_ONCE(counter->max), READ_ONCE(counter->high));
+
+		if (pages < PAGE_COUNTER_MAX)
+			limit = min(limit, pages << PAGE_SHIFT);
+	}
 	rcu_read_unlock();
 #endif
-	return limited;
+	return limit;
 }
 
-/*
- * What nobody uses goes before anybody is refused: the reserve, which costs
- * only zeroing again, then shared objects. Not where that would not suffice.
- */
-static bool make_room(u64 bytes)
+/* At the critical mark nothing is allocated, and everybody hears of it now. */
+static bool critical(u64 available)
 {
-	u64 shortage = gb_shortage(bytes);
+	u32 level = gb_ram_level();
 
-	if (shortage > gb_reserve_ready() + gb_share_idle())
+	if (level == GB_LEVEL_CRITICAL)
+		return true;
+	if (available >= READ_ONCE(gb_ram_marks.critical))
 		return false;
-	while (shortage && shortage != U64_MAX) {
-		if (!gb_reserve_shrink(shortage) && !gb_share_evict(shortage))
-			return false;
-		shortage = gb_shortage(bytes);
-	}
-	return !shortage;
+	gb_ram_level_set(level, GB_LEVEL_CRITICAL, GB_CAUSE_MEMORY);
+	gb_watchdog_kick();
+	return true;
 }
 
 /*
- * Where memory is in pieces, what nobody uses is whole. That is no help against
- * the limit of a cgroup, nor surely where one node is asked for.
+ * Grants bytes, of which some may come from dropping a part of the reserve.
+ * EAGAIN: the machine has them, and is or would come near the critical mark.
+ * ENOMEM: it has not that much.
  */
-static struct page *get_chunk(const struct fill *fill)
+static int promise(u64 bytes, u64 droppable)
 {
-	bool any = fill->buf->node < 0 || num_node_state(N_MEMORY) == 1;
-	struct page *page;
+	u64 all = atomic64_add_return(bytes, &promised);
+	u64 available = gb_available();
+	u64 wanted = all + READ_ONCE(gb_ram_marks.critical);
+	int err = -EAGAIN;
 
-	do {
-		page = alloc_pages_node(fill->node, fill->gfp, GB_CHUNK_ORDER);
-	} while (!page && any && !fill->limited &&
-		 !fatal_signal_pending(current) &&
-		 (gb_reserve_shrink(GB_CHUNK_SIZE) ||
-		  gb_share_evict(GB_CHUNK_SIZE)));
-	return page;
+	if (critical(available))
+		goto refuse;
+	if (wanted > available + droppable) {
+		if (bytes > available + droppable)
+			err = -ENOMEM;
+		goto refuse;
+	}
+	if (wanted > available)
+		gb_reserve_shrink(wanted - available);
+	return 0;
+
+refuse:
+	atomic64_sub(bytes, &promised);
+	return err;
 }
 
-/* Chunks are claimed in steps, so that nobody waits for the slowest worker. */
-static void fill_share(struct fill *fill, bool signals)
+static struct page *fresh(int node)
 {
-	struct gb_buffer *buf = fill->buf;
-	unsigned long i, end;
+	if (node < 0)
+		return alloc_pages(GFP_CHUNK, GB_CHUNK_ORDER);
+	return alloc_pages_node(node, GFP_CHUNK | __GFP_THISNODE, GB_CHUNK_ORDER);
+}
 
-	for (;;) {
-		i = atomic_long_fetch_add(ROOM_EVERY, &fill->next);
-		end = min(i + ROOM_EVERY, fill->want);
-		if (i >= fill->want || READ_ONCE(fill->err))
-			return;
-		if (!make_room((end - i) * GB_CHUNK_SIZE)) {
-			WRITE_ONCE(fill->err, -ENOMEM);
-			return;
+/* What the reserve had not zeroed yet. */
+static int zero(struct gb_buffer *buf, unsigned long from)
+{
+	for (; from < buf->nr_chunks; from++) {
+		if (fatal_signal_pending(current)) {
+			/* Not all of it is zero: none of it is ready. */
+			buf->touched = true;
+			return -EINTR;
 		}
-		for (; i < end; i++) {
-			if (signals && fatal_signal_pending(current)) {
-				WRITE_ONCE(fill->err, -EINTR);
-				return;
-			}
-			buf->huge[i] = get_chunk(fill);
-			if (!buf->huge[i]) {
-				WRITE_ONCE(fill->err, -ENOMEM);
-				return;
-			}
-			cond_resched();
-		}
+		gb_chunk_zero(buf->chunks[from]);
 	}
+	return 0;
 }
 
-static void fill_work(struct work_struct *work)
+/* Takes what the reserve has, as far as it is zeroed first. */
+static int take_ready(struct gb_buffer *buf, unsigned long want)
 {
-	struct fill_worker *worker = container_of(work, struct fill_worker, work);
-	struct fill *fill = worker->fill;
-	struct mem_cgroup *old = set_active_memcg(fill->memcg);
+	unsigned long dirty;
 
-	fill_share(fill, false);
-	set_active_memcg(old);
-	if (atomic_dec_and_test(&fill->running))
-		complete(&fill->idle);
+	buf->nr_ready = gb_reserve_take(buf->chunks, want, buf->node, &dirty);
+	buf->nr_chunks = buf->nr_ready;
+	return zero(buf, buf->nr_ready - dirty);
 }
 
-/* Fills huge[nr_ready..]; leaves no holes, also where it fails. */
-static int fill_fresh(struct gb_buffer *buf, unsigned long want, bool limited)
+/* The rest, which is promised. */
+static int take_fresh(struct gb_buffer *buf, unsigned long want, bool limited)
 {
-	struct fill fill = {
-		.buf = buf,
-		.want = want,
-		.node = buf->node < 0 ? numa_mem_id() : buf->node,
-		.gfp = GFP_CHUNK | (buf->node < 0 ? 0 : __GFP_THISNODE),
-		.limited = limited,
-	};
-	unsigned int nr_workers, i;
-	struct fill_worker *workers;
-	unsigned long from, to;
+	while (buf->nr_chunks < want) {
+		struct page *page;
 
-	nr_workers = min3((want - buf->nr_ready) / CHUNKS_PER_WORKER,
-			  num_online_cpus() - 1UL, MAX_WORKERS - 1UL);
-	workers = kcalloc(nr_workers, sizeof(*workers), GFP_KERNEL);
-	if (!workers)
-		nr_workers = 0;
-	atomic_long_set(&fill.next, buf->nr_ready);
-	atomic_set(&fill.running, nr_workers + 1);
-	init_completion(&fill.idle);
-	fill.memcg = get_mem_cgroup_from_mm(current->mm);
-	for (i = 0; i < nr_workers; i++) {
-		workers[i].fill = &fill;
-		INIT_WORK(&workers[i].work, fill_work);
-		queue_work(system_unbound_wq, &workers[i].work);
-	}
-	fill_share(&fill, true);
-	if (!atomic_dec_and_test(&fill.running)) {
-		if (wait_for_completion_killable(&fill.idle)) {
-			WRITE_ONCE(fill.err, -EINTR);
-			wait_for_completion(&fill.idle);
-		}
-	}
-	/* The last worker may still be on its way out of its function. */
-	for (i = 0; i < nr_workers; i++)
-		flush_work(&workers[i].work);
-	kfree(workers);
-	mem_cgroup_put(fill.memcg);
-
-	for (from = to = buf->nr_ready; from < want; from++) {
-		if (buf->huge[from])
-			buf->huge[to++] = buf->huge[from];
-	}
-	buf->nr_huge = to;
-	return fill.err;
-}
-
-/* What is left, in pages of PAGE_SIZE. */
-static int fill_small(struct gb_buffer *buf, unsigned long nr)
-{
-	int node = buf->node < 0 ? numa_mem_id() : buf->node;
-	gfp_t gfp = GFP_SMALL | (buf->node < 0 ? 0 : __GFP_THISNODE);
-	struct page *page;
-
-	buf->small = kvcalloc(nr, sizeof(*buf->small), GFP_KERNEL_ACCOUNT);
-	if (!buf->small)
-		return -ENOMEM;
-	while (buf->nr_small < nr) {
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		if (buf->nr_small % GB_CHUNK_PAGES == 0 &&
-		    !make_room(GB_CHUNK_SIZE))
-			return -ENOMEM;
-		page = alloc_pages_node(node, gfp, 0);
+		if (buf->nr_chunks % LOOK_EVERY == 0 && critical(gb_available()))
+			return -EAGAIN;
+		page = fresh(buf->node);
+		/* Where there is memory still, it is whole pages that are not. */
 		if (!page)
-			return -ENOMEM;
-		buf->small[buf->nr_small++] = page;
+			return limited || buf->node >= 0 ? -ENOMEM : -ENOSPC;
+		buf->chunks[buf->nr_chunks++] = page;
+		atomic64_sub(GB_CHUNK_BYTES, &promised);
 		cond_resched();
 	}
 	return 0;
 }
 
-int gb_populate(struct gb_buffer *buf, u32 flags)
+int gb_populate(struct gb_buffer *buf)
 {
-	unsigned long want = buf->bytes / GB_CHUNK_SIZE;
-	bool limited = memcg_limited();
-	int err = -ENOMEM;
+	unsigned long want = buf->bytes / GB_CHUNK_BYTES, usable = 0, missing;
+	u64 limit = memcg_limit();
+	bool limited = limit != U64_MAX;
+	u64 held = gb_reserve_held();
+	int err;
 
-	buf->huge = kvcalloc(want, sizeof(*buf->huge), GFP_KERNEL_ACCOUNT);
-	if (!buf->huge)
+	if (buf->bytes > min(limit, (u64)totalram_pages() << PAGE_SHIFT))
 		return -ENOMEM;
 	if (!limited)
-		buf->nr_ready = gb_reserve_take(buf->huge, want, buf->node);
-	buf->nr_huge = buf->nr_ready;
-	/* Hopeless is found out before the page cache is squeezed for it. */
-	if (!make_room((want - buf->nr_ready) * GB_CHUNK_SIZE))
-		goto out;
-	err = buf->nr_ready < want ? fill_fresh(buf, want, limited) : 0;
-	if (err == -ENOMEM && (flags & GB_ALLOC_MIXED))
-		err = fill_small(buf, (want - buf->nr_huge) * GB_CHUNK_PAGES);
-out:
+		usable = min(gb_reserve_usable(buf->node), want);
+	missing = want - usable;
+	err = promise(missing * GB_CHUNK_BYTES,
+		      held - min(held, usable * GB_CHUNK_BYTES));
 	if (err)
-		gb_depopulate(buf);
+		return err;
+	err = gb_charge(buf->client, buf->bytes);
+	if (err)
+		goto break_promise;
+	buf->chunks = kvcalloc(want, sizeof(*buf->chunks),
+			       GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!buf->chunks) {
+		err = -ENOMEM;
+		goto uncharge;
+	}
+	err = usable ? take_ready(buf, usable) : 0;
+	/* Somebody else may have been quicker. */
+	if (!err && buf->nr_ready < usable) {
+		err = promise((usable - buf->nr_ready) * GB_CHUNK_BYTES, 0);
+		if (!err)
+			missing += usable - buf->nr_ready;
+	}
+	if (!err)
+		err = take_fresh(buf, want, limited);
+	missing -= buf->nr_chunks - buf->nr_ready;
+	if (err)
+		goto depopulate;
+	return 0;
+
+depopulate:
+	gb_depopulate(buf);
+uncharge:
+	gb_uncharge(buf->client, buf->bytes);
+break_promise:
+	atomic64_sub(missing * GB_CHUNK_BYTES, &promised);
 	return err;
 }
 
+/* One page at a time, in the task that lets go of the buffer. */
 void gb_depopulate(struct gb_buffer *buf)
 {
 	unsigned long i;
 
-	for (i = 0; i < buf->nr_huge; i++) {
-		if (i >= buf->nr_ready || !gb_reserve_give(buf->huge[i]))
-			__free_pages(buf->huge[i], GB_CHUNK_ORDER);
+	for (i = 0; i < buf->nr_chunks; i++) {
+		if (i >= buf->nr_ready ||
+		    !gb_reserve_give(buf->chunks[i], !buf->touched))
+			gb_chunk_free(buf->chunks[i]);
 		cond_resched();
 	}
-	for (i = 0; i < buf->nr_small; i++) {
-		__free_page(buf->small[i]);
-		cond_resched();
-	}
-	buf->nr_huge = 0;
+	buf->nr_chunks = 0;
 	buf->nr_ready = 0;
-	buf->nr_small = 0;
-	kvfree(buf->huge);
-	kvfree(buf->small);
+	kvfree(buf->chunks);
 	gb_reserve_kick();
 }

@@ -2,158 +2,225 @@
 /*
  * Chunks kept ready: allocated and zeroed in the background, early in the
  * machine's life, so that taking them later costs neither zeroing nor luck
- * with fragmentation. What comes back is zeroed again before it counts.
+ * with fragmentation. What comes back unchanged is ready at once; what was
+ * written to is the reserve's as well, to be zeroed by a thread of ours or by
+ * whoever wants it before.
  *
- * The reserve is idle memory: it shrinks when memory gets low or is wanted from
- * elsewhere, and when the kernel is about to kill somebody it goes at once, and
- * unused shared objects with it.
+ * The reserve is idle memory, and the kernel counts it as reclaimable: whoever
+ * looks at MemAvailable sees it as available. It goes when RAM is short, to
+ * reclaim below the low mark, and all of it before the kernel kills anybody.
  */
-#include <linux/freezer.h>
+#include <linux/cpuset.h>
 #include <linux/highmem.h>
 #include <linux/kthread.h>
 #include <linux/oom.h>
+#include <linux/page-flags.h>
 #include <linux/slab.h>
+#include <linux/vmstat.h>
 
+#include "compat.h"
 #include "greenboost.h"
 
 /* Not charged to anybody, and not worth disturbing anybody for. */
 #define GFP_RESERVE (GFP_KERNEL | __GFP_COMP | __GFP_ZERO | __GFP_NOWARN | \
 		     __GFP_NORETRY | __GFP_THISNODE)
-#define RETRY (2 * HZ)
+
+enum chunk_kind { ZEROED, DIRTY, NR_KINDS };
 
 static DEFINE_SPINLOCK(lock);
-static struct list_head *ready;		/* zeroed, one list per node */
-static LIST_HEAD(used);			/* to be zeroed */
-static unsigned long nr_ready, nr_used, target;
+static struct list_head *lists[NR_KINDS];	/* one per node */
+static unsigned long nr[NR_KINDS], wanted;
+static unsigned long nr_on[MAX_NUMNODES];
 
 static DECLARE_WAIT_QUEUE_HEAD(wake);
 static bool kicked;
 static struct task_struct *filler;
+static struct shrinker *shrinker;
 
-static unsigned long drop_list(struct list_head *list, unsigned long *nr,
-			       unsigned long keep)
+static unsigned long held(void)
 {
-	struct page *page;
-	unsigned long dropped = 0;
+	return READ_ONCE(nr[ZEROED]) + READ_ONCE(nr[DIRTY]);
+}
 
-	for (;;) {
-		spin_lock(&lock);
-		page = list_first_entry_or_null(list, struct page, lru);
-		if (!page || nr_ready + nr_used <= keep) {
-			spin_unlock(&lock);
-			return dropped;
-		}
+static void count(struct page *page, enum chunk_kind kind, int chunks)
+{
+	nr[kind] += chunks;
+	nr_on[page_to_nid(page)] += chunks;
+	mod_node_page_state(page_pgdat(page), NR_KERNEL_MISC_RECLAIMABLE,
+			    chunks * (long)GB_CHUNK_PAGES);
+}
+
+/* Takes a chunk over, if more are wanted. */
+static bool push(struct page *page, enum chunk_kind kind)
+{
+	bool done;
+
+	spin_lock(&lock);
+	done = filler && held() < wanted;
+	if (done) {
+		list_add(&page->lru, &lists[kind][page_to_nid(page)]);
+		count(page, kind, 1);
+	}
+	spin_unlock(&lock);
+	return done;
+}
+
+/* Lets go of one, while more than these are held. */
+static struct page *pop(enum chunk_kind kind, int node, unsigned long keep)
+{
+	struct page *page = NULL;
+
+	spin_lock(&lock);
+	if (held() > keep)
+		page = list_first_entry_or_null(&lists[kind][node], struct page, lru);
+	if (page) {
 		list_del(&page->lru);
-		--*nr;
-		spin_unlock(&lock);
+		count(page, kind, -1);
+	}
+	spin_unlock(&lock);
+	return page;
+}
+
+static bool poisoned(struct page *page)
+{
+	unsigned long i;
+
+	for (i = 0; i < GB_CHUNK_PAGES; i++) {
+		if (PageHWPoison(page + i))
+			return true;
+	}
+	return false;
+}
+
+/* A chunk with broken memory is nobody's ever after: 2 MiB are lost. */
+void gb_chunk_free(struct page *page)
+{
+	if (poisoned(page))
+		pr_warn_ratelimited("greenboost: 2 MiB with a memory error are put away\n");
+	else
 		__free_pages(page, GB_CHUNK_ORDER);
-		dropped++;
+}
+
+void gb_chunk_zero(struct page *page)
+{
+	unsigned long i;
+
+	for (i = 0; i < GB_CHUNK_PAGES; i++) {
+		clear_highpage(page + i);
+		cond_resched();
 	}
 }
 
-/* Frees all but so many chunks; returns how many. */
-unsigned long gb_reserve_drop(unsigned long keep)
+/* Frees all but this many chunks, what costs zeroing first; says how many. */
+static unsigned long drop(unsigned long keep)
 {
-	unsigned long dropped = drop_list(&used, &nr_used, keep);
-	int node;
+	unsigned long dropped = 0;
+	struct page *page;
+	int kind, node;
 
-	for_each_node(node)
-		dropped += drop_list(&ready[node], &nr_ready, keep);
+	for (kind = NR_KINDS - 1; kind >= 0; kind--) {
+		for_each_node(node) {
+			while ((page = pop(kind, node, keep))) {
+				gb_chunk_free(page);
+				dropped++;
+			}
+		}
+	}
 	return dropped;
 }
 
-/* Frees at least so many bytes, or all there is; returns how many. */
-u64 gb_reserve_shrink(u64 bytes)
+static unsigned long drop_some(unsigned long chunks)
 {
-	unsigned long less = div_u64(bytes + GB_CHUNK_SIZE - 1, GB_CHUNK_SIZE);
-	unsigned long held = READ_ONCE(nr_ready) + READ_ONCE(nr_used);
+	unsigned long now = held();
 
-	return (u64)gb_reserve_drop(held > less ? held - less : 0) * GB_CHUNK_SIZE;
+	return drop(now > chunks ? now - chunks : 0);
 }
 
-/* The caller's node first, unless a node was asked for. */
-unsigned long gb_reserve_take(struct page **pages, unsigned long want, int node)
+/* Frees at least this many bytes, or all there is. */
+void gb_reserve_shrink(u64 bytes)
+{
+	drop_some(DIV_ROUND_UP_ULL(bytes, GB_CHUNK_BYTES));
+}
+
+static bool may_take_from(int from, int node)
+{
+	if (node >= 0)
+		return from == node;
+	return node_possible(from) && node_isset(from, cpuset_current_mems_allowed);
+}
+
+/* How many chunks the caller would get, of this node or of those it may use. */
+unsigned long gb_reserve_usable(int node)
+{
+	unsigned long usable = 0;
+	int from;
+
+	for_each_node(from) {
+		if (may_take_from(from, node))
+			usable += READ_ONCE(nr_on[from]);
+	}
+	return usable;
+}
+
+/*
+ * Those that are ready first, and of each the nearest; the last of them, as
+ * many as it says, the caller has to zero.
+ */
+unsigned long gb_reserve_take(struct page **pages, unsigned long want, int node,
+			      unsigned long *dirty)
 {
 	int near = node < 0 ? numa_mem_id() : node;
-	unsigned long got = 0;
+	unsigned long got = 0, zeroed = 0;
 	struct page *page;
-	int i;
+	int kind, i, from;
 
-	for (i = -1; i < (int)nr_node_ids && got < want; i++) {
-		int from = i < 0 ? near : i;
-
-		if (i >= 0 && (node >= 0 || !node_possible(i)))
-			continue;
-		spin_lock(&lock);
-		while (got < want && !list_empty(&ready[from])) {
-			page = list_first_entry(&ready[from], struct page, lru);
-			list_del(&page->lru);
-			nr_ready--;
-			pages[got++] = page;
-			/* Other processes need the lock and the CPU as well. */
-			if (got % 512 == 0) {
-				spin_unlock(&lock);
+	for (kind = 0; kind < NR_KINDS; kind++) {
+		for (i = -1; i < (int)nr_node_ids; i++) {
+			from = i < 0 ? near : i;
+			if (!may_take_from(from, node))
+				continue;
+			while (got < want && (page = pop(kind, from, 0))) {
+				if (poisoned(page))
+					gb_chunk_free(page);
+				else
+					pages[got++] = page;
 				cond_resched();
-				spin_lock(&lock);
 			}
 		}
-		spin_unlock(&lock);
+		if (kind == ZEROED)
+			zeroed = got;
 	}
+	*dirty = got - zeroed;
 	atomic64_add(got, &gb_counters.reserve_hits);
 	return got;
 }
 
-/* Whether the reserve has taken over the page, which nobody else may hold. */
-bool gb_reserve_give(struct page *page)
+/* Whether the reserve has taken back the page, which nobody else may hold. */
+bool gb_reserve_give(struct page *page, bool zeroed)
 {
-	bool wanted = gb_level(NULL) == GB_LEVEL_OK && page_count(page) == 1;
-
-	spin_lock(&lock);
-	wanted = wanted && filler && nr_ready + nr_used < target;
-	if (wanted) {
-		list_add(&page->lru, &used);
-		nr_used++;
-	}
-	spin_unlock(&lock);
-	return wanted;
+	return !gb_ram_short() && page_count(page) == 1 && !poisoned(page) &&
+	       push(page, zeroed ? ZEROED : DIRTY);
 }
 
+/* What is given up at the low mark is not taken shortly above it. */
 static bool may_grow(void)
 {
-	u64 held = gb_reserve_ready() + atomic64_read(&gb_pool_used);
+	u64 all = gb_reserve_held() + atomic64_read(&gb_pool_used);
 
-	return gb_level(NULL) == GB_LEVEL_OK &&
-	       held + GB_CHUNK_SIZE <= READ_ONCE(gb_limits[GB_LIMIT_POOL]) &&
-	       gb_available() > gb_low_mark + gb_low_mark / 4;
-}
-
-static struct page *rezeroed(void)
-{
-	struct page *page;
-	unsigned long i;
-
-	spin_lock(&lock);
-	page = list_first_entry_or_null(&used, struct page, lru);
-	if (page) {
-		list_del(&page->lru);
-		nr_used--;
-	}
-	spin_unlock(&lock);
-	for (i = 0; page && i < GB_CHUNK_PAGES; i++) {
-		clear_highpage(page + i);
-		cond_resched();
-	}
-	return page;
+	return held() < READ_ONCE(wanted) && !gb_ram_short() &&
+	       all + GB_CHUNK_BYTES <= READ_ONCE(gb_limits[GB_LIMIT_POOL]) &&
+	       gb_level_of(&gb_ram_marks, gb_available(), GB_LEVEL_LOW) == GB_LEVEL_OK;
 }
 
 /* One chunk more. Nodes take turns, so that each has its part. */
 static bool grow(void)
 {
 	static int node = NUMA_NO_NODE;
-	struct page *page = rezeroed();
 	int tries = num_node_state(N_MEMORY);
-	bool wanted;
+	struct page *page = NULL;
 
+	if (!may_grow())
+		return false;
 	while (!page && tries--) {
 		node = next_node_in(node < 0 ? MAX_NUMNODES - 1 : node,
 				    node_states[N_MEMORY]);
@@ -161,16 +228,28 @@ static bool grow(void)
 	}
 	if (!page)
 		return false;
-	spin_lock(&lock);
 	/* Zeroing takes its time, in which less may have come to be wanted. */
-	wanted = nr_ready + nr_used < target;
-	if (wanted) {
-		list_add_tail(&page->lru, &ready[page_to_nid(page)]);
-		nr_ready++;
+	if (!push(page, ZEROED))
+		gb_chunk_free(page);
+	return true;
+}
+
+/* Takes no memory, so it needs no more of it than there is. */
+static bool zero_one(void)
+{
+	struct page *page = NULL;
+	int node;
+
+	for_each_node_state(node, N_MEMORY) {
+		page = pop(DIRTY, node, 0);
+		if (page)
+			break;
 	}
-	spin_unlock(&lock);
-	if (!wanted)
-		__free_pages(page, GB_CHUNK_ORDER);
+	if (!page)
+		return false;
+	gb_chunk_zero(page);
+	if (!gb_reserve_give(page, true))
+		gb_chunk_free(page);
 	return true;
 }
 
@@ -179,80 +258,124 @@ static int fill(void *unused)
 	set_user_nice(current, 10);
 	while (!kthread_should_stop()) {
 		WRITE_ONCE(kicked, false);
-		while (nr_ready < READ_ONCE(target) && !kthread_should_stop()) {
-			if (!may_grow() || !grow())
-				break;
+		if (gb_ram_short())
+			drop(0);
+		while (!kthread_should_stop() && (zero_one() || grow()))
 			cond_resched();
-		}
-		wait_event_interruptible_timeout(wake, READ_ONCE(kicked) ||
-						 kthread_should_stop(), RETRY);
+		wait_event_interruptible(wake, READ_ONCE(kicked) ||
+					 kthread_should_stop());
 	}
 	return 0;
 }
 
+/* Wakes the filler, where it has something to do. */
 void gb_reserve_kick(void)
 {
+	if (!(gb_ram_short() ? held() : READ_ONCE(nr[DIRTY]) || may_grow()))
+		return;
 	WRITE_ONCE(kicked, true);
 	wake_up(&wake);
 }
 
 void gb_reserve_resize(u64 bytes)
 {
-	unsigned long chunks = div_u64(bytes, GB_CHUNK_SIZE);
+	unsigned long chunks = div_u64(bytes, GB_CHUNK_BYTES);
 
-	WRITE_ONCE(target, chunks);
-	gb_reserve_drop(chunks);
+	WRITE_ONCE(wanted, chunks);
+	drop(chunks);
 	gb_reserve_kick();
 }
 
-u64 gb_reserve_target(void)
+u64 gb_reserve_wanted(void)
 {
-	return (u64)READ_ONCE(target) * GB_CHUNK_SIZE;
+	return (u64)READ_ONCE(wanted) * GB_CHUNK_BYTES;
 }
 
 u64 gb_reserve_ready(void)
 {
-	return (u64)READ_ONCE(nr_ready) * GB_CHUNK_SIZE;
+	return (u64)READ_ONCE(nr[ZEROED]) * GB_CHUNK_BYTES;
 }
 
-/* The objects first: what they free could end in the reserve. */
+u64 gb_reserve_held(void)
+{
+	return (u64)held() * GB_CHUNK_BYTES;
+}
+
+/*
+ * Reclaim gets it where RAM is short without it. Where it is not, the kernel
+ * only wants cheaper pages for its cache, of which there is no end.
+ */
+static unsigned long shrink_count(struct shrinker *unused, struct shrink_control *sc)
+{
+	return gb_available() < READ_ONCE(gb_ram_marks.low) ? held() * GB_CHUNK_PAGES : 0;
+}
+
+static unsigned long shrink_scan(struct shrinker *unused, struct shrink_control *sc)
+{
+	unsigned long dropped = drop_some(DIV_ROUND_UP(sc->nr_to_scan, GB_CHUNK_PAGES));
+
+	return dropped ? dropped * GB_CHUNK_PAGES : SHRINK_STOP;
+}
+
 static int on_oom(struct notifier_block *nb, unsigned long action, void *freed)
 {
-	u64 pages = gb_share_evict_at_oom() >> PAGE_SHIFT;
-
-	pages += gb_reserve_drop(0) * GB_CHUNK_PAGES;
-	*(unsigned long *)freed += pages;
+	*(unsigned long *)freed += drop(0) * GB_CHUNK_PAGES;
 	return NOTIFY_OK;
 }
 
 static struct notifier_block oom_notifier = { .notifier_call = on_oom };
+
+static int start_giving_up(void)
+{
+	int err;
+
+	shrinker = shrinker_alloc(0, "greenboost");
+	if (!shrinker)
+		return -ENOMEM;
+	shrinker->count_objects = shrink_count;
+	shrinker->scan_objects = shrink_scan;
+	shrinker->batch = GB_CHUNK_PAGES;
+	err = gb_shrinker_register(shrinker);
+	if (!err)
+		err = register_oom_notifier(&oom_notifier);
+	if (err)
+		shrinker_free(shrinker);
+	return err;
+}
+
+static void stop_giving_up(void)
+{
+	unregister_oom_notifier(&oom_notifier);
+	shrinker_free(shrinker);
+}
 
 int gb_reserve_start(u64 bytes)
 {
 	struct task_struct *task;
 	int node, err;
 
-	ready = kcalloc(nr_node_ids, sizeof(*ready), GFP_KERNEL);
-	if (!ready)
+	lists[0] = kcalloc(NR_KINDS * nr_node_ids, sizeof(*lists[0]), GFP_KERNEL);
+	if (!lists[0])
 		return -ENOMEM;
-	for (node = 0; node < nr_node_ids; node++)
-		INIT_LIST_HEAD(&ready[node]);
-	err = register_oom_notifier(&oom_notifier);
+	lists[1] = lists[0] + nr_node_ids;
+	for (node = 0; node < NR_KINDS * nr_node_ids; node++)
+		INIT_LIST_HEAD(&lists[0][node]);
+	err = start_giving_up();
 	if (err)
 		goto free;
 	task = kthread_run(fill, NULL, "greenboost_fill");
 	if (IS_ERR(task)) {
 		err = PTR_ERR(task);
-		goto unregister;
+		goto stop;
 	}
 	filler = task;
 	gb_reserve_resize(bytes);
 	return 0;
 
-unregister:
-	unregister_oom_notifier(&oom_notifier);
+stop:
+	stop_giving_up();
 free:
-	kfree(ready);
+	kfree(lists[0]);
 	return err;
 }
 
@@ -264,7 +387,7 @@ void gb_reserve_stop(void)
 	filler = NULL;
 	spin_unlock(&lock);
 	kthread_stop(task);
-	unregister_oom_notifier(&oom_notifier);
-	gb_reserve_drop(0);
-	kfree(ready);
+	stop_giving_up();
+	drop(0);
+	kfree(lists[0]);
 }

@@ -1,175 +1,180 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The filesystem an open file spills to, by a directory in it. Asking a
- * filesystem may take for ever, so a worker asks and the watchdog goes on; one
- * that does not answer counts as gone.
+ * The level of the spill path: the one folder that root names, on the disk that
+ * programs spill to. Asking a filesystem may take for ever, so a thread of its
+ * own asks, which alone may hang; one that does not answer counts as gone.
  *
- * A question outlives the open file that asked, and the filesystem that took
- * its place there: it is its own, held by the file and by the worker. While the
- * worker waits the module cannot be unloaded, which is refused and not waited
- * for.
+ * While it asks, the module cannot be unloaded: that is refused, not waited for.
  */
-#include <linux/dcache.h>
-#include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/kthread.h>
 #include <linux/module.h>
-#include <linux/path.h>
-#include <linux/slab.h>
+#include <linux/namei.h>
 #include <linux/statfs.h>
-#include <linux/workqueue.h>
+#include <linux/string.h>
 
+#include "compat.h"
 #include "greenboost.h"
 
-#define PATIENCE (5 * HZ)
+#define PERIOD		HZ
+#define PATIENCE	(5 * HZ)
 
-struct gb_spill_watch {
-	struct kref refs;
-	struct path path;
-	u64 low;
-	u64 critical;
-	unsigned long asked_at;
-	struct work_struct work;
+struct gb_marks gb_spill_marks = { .low = 4ULL << 30, .critical = 1ULL << 30 };
 
-	/* The worker's while it is asked, the watchdog's otherwise. */
-	bool asked;
-	u64 free;
-	u32 level;
-	u32 causes;
-};
+static DEFINE_SPINLOCK(lock);	/* of these four */
+static char spill_path[256];
+static struct path root;	/* of who named it: a thread has none of its own */
+static unsigned long asked_at;
+static bool asking;
 
-static struct workqueue_struct *queue;
+static struct task_struct *asker;
+static DECLARE_WAIT_QUEUE_HEAD(wake);
+static bool kicked;
 
-static void watch_free(struct kref *refs)
+/* Free bytes of a folder that takes writes; some filesystems only say zero. */
+static int ask(const struct path *from, const char *name, u64 *free)
 {
-	struct gb_spill_watch *watch = container_of(refs, struct gb_spill_watch, refs);
-
-	path_put(&watch->path);
-	kfree(watch);
-}
-
-static u32 judge(const struct gb_spill_watch *watch, u64 free)
-{
-	u64 low = watch->low;
-	u64 critical = watch->critical;
-
-	/* The level falls a quarter later than it rises. */
-	if (watch->level == GB_LEVEL_CRITICAL)
-		critical += critical / 4;
-	if (watch->level != GB_LEVEL_OK)
-		low += low / 4;
-	if (free < critical)
-		return GB_LEVEL_CRITICAL;
-	return free < low ? GB_LEVEL_LOW : GB_LEVEL_OK;
-}
-
-static bool gone(const struct path *path, struct kstatfs *st)
-{
-	return vfs_statfs(path, st) || sb_rdonly(path->dentry->d_sb) ||
-	       d_unlinked(path->dentry);
-}
-
-static void ask(struct work_struct *work)
-{
-	struct gb_spill_watch *watch = container_of(work, struct gb_spill_watch, work);
 	struct kstatfs st = {};
+	struct path path;
+	int err;
 
-	if (gone(&watch->path, &st)) {
-		watch->free = 0;
-		watch->level = GB_LEVEL_CRITICAL;
-		watch->causes = GB_CAUSE_SPILL_GONE;
-	} else {
-		watch->free = st.f_bavail * (st.f_frsize ?: st.f_bsize);
-		watch->level = judge(watch, watch->free);
-		watch->causes = watch->level ? GB_CAUSE_SPILL : 0;
-	}
-	/* With the answer before it: the watchdog's again, see gb_spill_tick(). */
-	smp_store_release(&watch->asked, false);
-	kref_put(&watch->refs, watch_free);
-	module_put(THIS_MODULE);
-}
-
-/* Takes the answer to the last question, and asks the next one. */
-void gb_spill_tick(struct gb_client *client)
-{
-	struct gb_spill_watch *watch;
-
-	spin_lock(&client->lock);
-	watch = client->spill;
-	/* The answer comes with it, see ask(). */
-	if (watch && !smp_load_acquire(&watch->asked)) {
-		client->spill_level = watch->level;
-		client->spill_causes = watch->causes;
-		atomic64_set(&client->spill_free, watch->free);
-		watch->asked = true;
-		watch->asked_at = jiffies;
-		kref_get(&watch->refs);
-		__module_get(THIS_MODULE);
-		queue_work(queue, &watch->work);
-	} else if (watch && time_after(jiffies, watch->asked_at + PATIENCE)) {
-		client->spill_level = GB_LEVEL_CRITICAL;
-		client->spill_causes = GB_CAUSE_SPILL_GONE;
-		atomic64_set(&client->spill_free, 0);
-	}
-	spin_unlock(&client->lock);
-}
-
-static void replace(struct gb_client *client, struct gb_spill_watch *watch)
-{
-	spin_lock(&client->lock);
-	swap(client->spill, watch);
-	client->spill_level = GB_LEVEL_OK;
-	client->spill_causes = 0;
-	atomic64_set(&client->spill_free, 0);
-	spin_unlock(&client->lock);
-	if (watch)
-		kref_put(&watch->refs, watch_free);
-}
-
-void gb_spill_clear(struct gb_client *client)
-{
-	replace(client, NULL);
-}
-
-int gb_spill_set(struct gb_client *client, const struct gb_spill *req)
-{
-	struct gb_spill_watch *watch;
-	struct file *dir;
-	int err = 0;
-
-	if (req->critical > req->low)
-		return -EINVAL;
-	dir = fget(req->dir_fd);
-	if (!dir)
-		return -EBADF;
-	if (!S_ISDIR(file_inode(dir)->i_mode)) {
-		err = -ENOTDIR;
-		goto put;
-	}
-	watch = kzalloc(sizeof(*watch), GFP_KERNEL_ACCOUNT);
-	if (!watch) {
-		err = -ENOMEM;
-		goto put;
-	}
-	kref_init(&watch->refs);
-	INIT_WORK(&watch->work, ask);
-	watch->low = req->low;
-	watch->critical = req->critical;
-	watch->path = dir->f_path;
-	path_get(&watch->path);
-	replace(client, watch);
-put:
-	fput(dir);
+	err = vfs_path_lookup(from->dentry, from->mnt, name,
+			      LOOKUP_FOLLOW | LOOKUP_DIRECTORY, &path);
+	if (err)
+		return err;
+	err = vfs_statfs(&path, &st);
+	if (!err && (sb_rdonly(path.dentry->d_sb) || !st.f_blocks))
+		err = -EROFS;
+	path_put(&path);
+	*free = st.f_bavail * (st.f_frsize ?: st.f_bsize);
 	return err;
+}
+
+/* Whether there was something to ask, and nothing has changed since. */
+static bool ask_once(char *name, size_t size)
+{
+	struct path from;
+	bool same, any;
+	u64 free = 0;
+	int err = 0;
+	u32 level;
+
+	spin_lock(&lock);
+	strscpy(name, spill_path, size);
+	any = *name;
+	asking = any;
+	asked_at = jiffies;
+	from = root;
+	if (any)
+		path_get(&from);
+	spin_unlock(&lock);
+	if (any) {
+		err = ask(&from, name, &free);
+		path_put(&from);
+	}
+	spin_lock(&lock);
+	asking = false;
+	same = !strcmp(name, spill_path);
+	spin_unlock(&lock);
+	if (!same)
+		return false;
+	if (!any) {
+		gb_spill_level_set(GB_LEVEL_OK, 0, 0);
+	} else if (err) {
+		gb_spill_level_set(GB_LEVEL_CRITICAL, GB_CAUSE_SPILL_GONE, 0);
+	} else {
+		level = gb_level_of(&gb_spill_marks, free, gb_state().spill_level);
+		gb_spill_level_set(level, level ? GB_CAUSE_SPILL : 0, free);
+	}
+	return any;
+}
+
+static int watch(void *unused)
+{
+	static char name[sizeof(spill_path)];
+
+	while (!kthread_should_stop()) {
+		bool again;
+
+		WRITE_ONCE(kicked, false);
+		/* Fails while the module is being unloaded. */
+		again = try_module_get(THIS_MODULE);
+		if (again) {
+			again = ask_once(name, sizeof(name)) && gb_any_client();
+			module_put(THIS_MODULE);
+		}
+		wait_event_interruptible_timeout(wake, READ_ONCE(kicked) ||
+						 kthread_should_stop(),
+						 again ? PERIOD : MAX_SCHEDULE_TIMEOUT);
+	}
+	return 0;
+}
+
+static void kick(void)
+{
+	WRITE_ONCE(kicked, true);
+	wake_up(&wake);
+}
+
+/* The watchdog's look: whether the question has been open for too long. */
+void gb_spill_tick(void)
+{
+	bool gone, idle;
+
+	spin_lock(&lock);
+	gone = asking && time_after(jiffies, asked_at + PATIENCE);
+	idle = !asking && *spill_path && time_after(jiffies, asked_at + 2 * PERIOD);
+	spin_unlock(&lock);
+	if (gone)
+		gb_spill_level_set(GB_LEVEL_CRITICAL, GB_CAUSE_SPILL_GONE, 0);
+	else if (idle && gb_any_client())
+		kick();
+}
+
+/* An empty one: none. */
+int gb_spill_path_set(const char *path)
+{
+	struct path new = {};
+	int err;
+
+	if (*path && *path != '/')
+		return -EINVAL;
+	if (strlen(path) >= sizeof(spill_path))
+		return -ENAMETOOLONG;
+	err = *path ? kern_path("/", LOOKUP_DIRECTORY, &new) : 0;
+	if (err)
+		return err;
+	spin_lock(&lock);
+	swap(root, new);
+	strscpy(spill_path, path, sizeof(spill_path));
+	spin_unlock(&lock);
+	path_put(&new);
+	kick();
+	return 0;
+}
+
+ssize_t gb_spill_path_show(char *out)
+{
+	ssize_t size;
+
+	spin_lock(&lock);
+	size = sysfs_emit(out, "%s\n", spill_path);
+	spin_unlock(&lock);
+	return size;
 }
 
 int gb_spill_start(void)
 {
-	queue = alloc_workqueue("greenboost_spill", WQ_UNBOUND, 0);
-	return queue ? 0 : -ENOMEM;
+	struct task_struct *task = kthread_run(watch, NULL, "greenboost_spill");
+
+	if (IS_ERR(task))
+		return PTR_ERR(task);
+	asker = task;
+	return 0;
 }
 
-/* The last worker may still be on its way out of its function. */
 void gb_spill_stop(void)
 {
-	destroy_workqueue(queue);
+	kthread_stop(asker);
+	path_put(&root);
 }

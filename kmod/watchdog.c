@@ -1,92 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The level: ok, low, critical. It rises at once and falls only after a while
- * of calm above a higher mark, so that it does not flutter.
+ * The level of RAM: ok, low, critical. It rises at once and falls only after a
+ * while of calm above a higher mark, so that it does not flutter.
  *
- * At low the reserve and unused shared objects go back to the machine; at
- * critical nothing is allocated, before the kernel has to kill anybody. Memory
- * in use is never taken: its owner is told (read, poll, eventfd) and answers.
+ * At low the reserve goes back to the machine; at critical nothing is allocated,
+ * before the kernel has to kill anybody. Memory in use is never taken: its owner
+ * is told and answers. The watchdog looks and tells; freeing, which may take
+ * long, and asking filesystems, which may take for ever, are others' work.
  */
-#include <linux/freezer.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
 #include <linux/mm.h>
 
 #include "greenboost.h"
-#include "trace.h"
 
-#define CALM_TICKS	5
+#define CALM		(HZ / 2)
 #define HORIZON_MS	1000
+/* Where nobody listens, it looks for the reserve's sake only. */
+#define IDLE_PERIOD	(10 * HZ)
 
-u64 gb_low_mark;
-u64 gb_critical_mark;
-atomic64_t gb_level_counts[3];
+struct gb_marks gb_ram_marks;
 
-static u32 level, level_causes;
 static u64 decline;
 static unsigned int period;
 static struct task_struct *watchdog;
+static DECLARE_WAIT_QUEUE_HEAD(wake);
+static bool kicked;
 
+/* Without the reserve, which the kernel counts as well. */
 u64 gb_available(void)
 {
 	long pages = si_mem_available();
+	u64 available = pages > 0 ? (u64)pages << PAGE_SHIFT : 0;
+	u64 held = gb_reserve_held();
 
-	return pages > 0 ? (u64)pages << PAGE_SHIFT : 0;
-}
-
-static DEFINE_MUTEX(marks);
-
-/* Critical is worse than low: its mark is never the higher one. */
-int gb_low_mark_set(u64 bytes)
-{
-	int err = -EINVAL;
-
-	mutex_lock(&marks);
-	if (bytes >= gb_critical_mark) {
-		WRITE_ONCE(gb_low_mark, bytes);
-		err = 0;
-	}
-	mutex_unlock(&marks);
-	return err;
-}
-
-int gb_critical_mark_set(u64 bytes)
-{
-	int err = -EINVAL;
-
-	mutex_lock(&marks);
-	if (bytes <= gb_low_mark) {
-		WRITE_ONCE(gb_critical_mark, bytes);
-		err = 0;
-	}
-	mutex_unlock(&marks);
-	return err;
+	return available > held ? available - held : 0;
 }
 
 u64 gb_decline(void)
 {
 	return READ_ONCE(decline);
-}
-
-u32 gb_level(u32 *causes)
-{
-	if (causes)
-		*causes = READ_ONCE(level_causes);
-	return READ_ONCE(level);
-}
-
-/*
- * How much must be freed before so much can be taken without coming near the
- * critical mark. When the level is critical, no amount is enough.
- */
-u64 gb_shortage(u64 bytes)
-{
-	u64 wanted = bytes + READ_ONCE(gb_critical_mark);
-	u64 available = gb_available();
-
-	if (gb_level(NULL) == GB_LEVEL_CRITICAL)
-		return U64_MAX;
-	return wanted > available ? wanted - available : 0;
 }
 
 static bool pool_nearly_full(u64 bytes)
@@ -96,39 +49,26 @@ static bool pool_nearly_full(u64 bytes)
 	return limit && bytes > limit - limit / 16;
 }
 
-/* Marks are raised by a quarter to see whether the level may fall. */
+/* Whether a level may fall is judged by marks a quarter higher. */
 static u32 judge(u64 available, bool falling, u32 *causes)
 {
-	u64 low = READ_ONCE(gb_low_mark);
-	u64 critical = READ_ONCE(gb_critical_mark);
+	u32 from = falling ? GB_LEVEL_CRITICAL : GB_LEVEL_OK;
 	u64 loss = div_u64(decline * HORIZON_MS, MSEC_PER_SEC);
 	u64 soon = available > loss ? available - loss : 0;
 	u64 used = atomic64_read(&gb_pool_used);
-	u32 now = GB_LEVEL_OK;
+	u32 now = gb_level_of(&gb_ram_marks, available, from);
+	u32 then = gb_level_of(&gb_ram_marks, soon, from);
 
-	*causes = 0;
-	if (falling) {
-		low += low / 4;
-		critical += critical / 4;
-		used += used / 32;
-	}
-	if (pool_nearly_full(used)) {
-		*causes |= GB_CAUSE_POOL;
-		now = GB_LEVEL_LOW;
-	}
+	*causes = now ? GB_CAUSE_MEMORY : 0;
 	/* A fall counts where memory is short already, or a little later. */
-	if (available < low) {
-		*causes |= GB_CAUSE_MEMORY;
-		now = GB_LEVEL_LOW;
-	} else if (available < 2 * low && soon < low) {
+	if (then > now &&
+	    (now || gb_level_of(&gb_ram_marks, available / 2, from))) {
 		*causes |= GB_CAUSE_DECLINE;
-		now = GB_LEVEL_LOW;
+		now++;
 	}
-	if (available < critical) {
-		now = GB_LEVEL_CRITICAL;
-	} else if (available < low && soon < critical) {
-		*causes |= GB_CAUSE_DECLINE;
-		now = GB_LEVEL_CRITICAL;
+	if (pool_nearly_full(falling ? used + used / 32 : used)) {
+		*causes |= GB_CAUSE_POOL;
+		now = max(now, GB_LEVEL_LOW);
 	}
 	return now;
 }
@@ -137,7 +77,7 @@ static u32 judge(u64 available, bool falling, u32 *causes)
  * What the reserve takes is no decline: it comes back when it is needed. On a
  * busy machine a tick comes late, and what was lost since was lost more slowly.
  */
-static void measure(u64 available)
+static void measure(u64 available, bool idle)
 {
 	static u64 before;
 	static ktime_t looked;
@@ -145,66 +85,59 @@ static void measure(u64 available)
 	u64 ms = max(ktime_ms_delta(now, looked), 1LL);
 	u64 rate = 0;
 
-	available += gb_reserve_ready();
+	available += gb_reserve_held();
 	if (before > available)
 		rate = div64_u64((before - available) * MSEC_PER_SEC, ms);
-	before = available;
+	before = idle ? 0 : available;
 	looked = now;
-	WRITE_ONCE(decline, (3 * decline + rate) / 4);
+	WRITE_ONCE(decline, idle ? 0 : (3 * decline + rate) / 4);
 }
 
-static void set_level(u32 to, u32 causes, u64 available)
+static void tick(bool idle)
 {
-	WRITE_ONCE(level_causes, causes);
-	if (to == level)
-		return;
-	trace_gb_level(level, to, causes, available);
-	atomic64_inc(&gb_level_counts[to]);
-	WRITE_ONCE(level, to);
-	gb_reserve_kick();
-}
-
-static void tick(void)
-{
-	static unsigned int calm;
+	static unsigned long calm_since;
+	static bool calm;
 	u64 available = gb_available();
-	u32 causes, now, relaxed, relaxed_causes;
-	struct gb_client *client;
+	u32 causes, now, relaxed, relaxed_causes, level = gb_ram_level();
 
-	measure(available);
+	measure(available, idle);
 	now = judge(available, false, &causes);
 	relaxed = judge(available, true, &relaxed_causes);
-	if (now >= level) {
-		calm = 0;
-		set_level(now, causes, available);
-	} else if (relaxed >= level) {
-		calm = 0;
-	} else if (++calm >= CALM_TICKS) {
-		calm = 0;
-		set_level(relaxed, relaxed_causes, available);
+	if (now >= level || relaxed >= level) {
+		calm = false;
+		if (now >= level)
+			gb_ram_level_set(level, now, causes);
+	} else if (!calm && !idle) {
+		calm = true;
+		calm_since = jiffies;
+	} else if (idle || time_after_eq(jiffies, calm_since + CALM)) {
+		calm = false;
+		gb_ram_level_set(level, relaxed, relaxed_causes);
 	}
-
-	if (level != GB_LEVEL_OK)
-		gb_reserve_drop(0);
-	gb_share_tick(level);
-	gb_buffer_reap(false);
-
-	mutex_lock(&gb_clients_lock);
-	list_for_each_entry(client, &gb_clients, node) {
-		gb_spill_tick(client);
-		gb_client_update(client, max(level, client->spill_level),
-				 level_causes | client->spill_causes);
-	}
-	mutex_unlock(&gb_clients_lock);
+	gb_spill_tick();
+	gb_reserve_kick();
 }
 
 static int watch(void *unused)
 {
 	while (!kthread_should_stop()) {
-		tick();
-		schedule_timeout_interruptible(msecs_to_jiffies(period));
+		bool idle = !gb_any_client();
+
+		WRITE_ONCE(kicked, false);
+		tick(idle);
+		wait_event_interruptible_timeout(wake, READ_ONCE(kicked) ||
+						 kthread_should_stop(),
+						 idle ? IDLE_PERIOD :
+						 msecs_to_jiffies(period));
 	}
 	return 0;
+}
+
+/* Has it look now. */
+void gb_watchdog_kick(void)
+{
+	WRITE_ONCE(kicked, true);
+	wake_up(&wake);
 }
 
 int gb_watchdog_start(unsigned int period_ms)

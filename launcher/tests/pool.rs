@@ -20,20 +20,23 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 const FILES: &[(&str, &str)] = &[
-    ("level", "low"),
-    ("pool_used", "6442450944"),
-    ("pool_limit", "51539607552"),
-    ("user_limit", "34359738368"),
-    ("file_limit", "34359738368"),
-    ("reserve", "17179869184"),
-    ("reserve_ready", "0"),
-    ("cache_used", "1073741824"),
-    ("cache_limit", "25769803776"),
-    ("cache_ttl_ms", "600000"),
-    ("available", "5368709120"),
-    ("decline", "104857600"),
-    ("low_mark", "6442450944"),
-    ("critical_mark", "3221225472"),
+    ("ram_level", "low"),
+    ("pool_used_bytes", "6442450944"),
+    ("pool_limit_bytes", "51539607552"),
+    ("user_limit_bytes", "34359738368"),
+    ("file_limit_bytes", "34359738368"),
+    ("reserve_bytes", "17179869184"),
+    ("reserve_ready_bytes", "0"),
+    ("reserve_held_bytes", "0"),
+    ("spill_path", "/mnt/nvme"),
+    ("spill_level", "ok"),
+    ("spill_free_bytes", "8589934592"),
+    ("spill_low_mark_bytes", "4294967296"),
+    ("spill_critical_mark_bytes", "1073741824"),
+    ("available_bytes", "5368709120"),
+    ("decline_bytes_per_s", "104857600"),
+    ("low_mark_bytes", "6442450944"),
+    ("critical_mark_bytes", "3221225472"),
     ("allocations", "12"),
     ("frees", "9"),
     ("refused", "2"),
@@ -69,7 +72,7 @@ fn status_shows_every_figure_for_people_and_for_programs() {
         "6 GiB of 48 GiB in use",
         "32 GiB a user, 32 GiB an open file",
         "0 B ready of 16 GiB",
-        "1 GiB in nobody's use, kept up to 24 GiB and for 600 s",
+        "spill path /mnt/nvme: ok, 8 GiB free; low below 4 GiB, critical below 1 GiB",
         "5 GiB available, falling by 100 MiB a second; low below 6 GiB, critical below 3 GiB",
         "12 allocations, 9 freed, 2 refused; 512 chunks",
         "the module is not loaded (no /dev/greenboost)",
@@ -78,7 +81,7 @@ fn status_shows_every_figure_for_people_and_for_programs() {
     }
     let (status, json, _) = run(&mut pool(&place, &["status", "--json"]));
     let json: Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!((status, &json["loaded"], &json["level"]), (Some(0), &Value::Bool(true), &Value::from("low")));
+    assert_eq!((status, &json["loaded"], &json["ram_level"]), (Some(0), &Value::Bool(true), &Value::from("low")));
     assert_eq!(json["pool_limit_bytes"], 48_u64 << 30);
     assert_eq!(json["decline_bytes_per_s"], 100 << 20);
 }
@@ -101,12 +104,12 @@ fn what_is_set_is_written_in_bytes_and_its_limits_are_told() {
     let place = loaded();
     let (status, text, _) = run(&mut pool(&place, &["reserve", "2.5GiB"]));
     assert_eq!(status, Some(0));
-    assert_eq!(fs::read_to_string(place.path("sysfs/reserve")).expect("file"), (5_u64 << 29).to_string());
+    assert_eq!(fs::read_to_string(place.path("sysfs/reserve_bytes")).expect("file"), (5_u64 << 29).to_string());
     for part in ["reserve: 2.5 GiB wanted, 0 B ready", "the level is low", "reserve_mb=2560"] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     let (_, text, _) = run(&mut pool(&place, &["limit", "40G"]));
-    assert_eq!(fs::read_to_string(place.path("sysfs/pool_limit")).expect("file"), (40_u64 << 30).to_string());
+    assert_eq!(fs::read_to_string(place.path("sysfs/pool_limit_bytes")).expect("file"), (40_u64 << 30).to_string());
     assert!(text.contains("one program still gets 32 GiB at most"), "{text}");
     let (_, text, _) = run(&mut pool(&place, &["limit", "4G"]));
     assert!(text.contains("6 GiB are in use, which is more"), "{text}");
@@ -118,7 +121,7 @@ fn what_is_set_is_written_in_bytes_and_its_limits_are_told() {
 #[test]
 fn another_user_than_root_is_told_to_use_sudo() {
     let place = loaded();
-    let file = place.path("sysfs/reserve");
+    let file = place.path("sysfs/reserve_bytes");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).expect("chmod");
     let mut command = pool(&place, &["reserve", "1G"]);
     // SAFETY: no arguments, no failure.
@@ -179,7 +182,8 @@ impl Source for Scripted {
 }
 
 fn event(level: Level, causes: u32, seq: u64) -> Event {
-    Event { level, causes: Causes(causes), seq, available: 3 << 30, spill_free: 0 }
+    let spill_level = if causes & abi::CAUSE_SPILL == 0 { Level::Ok } else { Level::Low };
+    Event { level, spill_level, causes: Causes(causes), seq, available_bytes: 3 << 30, spill_free_bytes: 1 << 30 }
 }
 
 /// What is written until the reader goes away after so many lines.
@@ -209,13 +213,15 @@ fn each_change_is_one_line_and_what_is_no_change_is_none() {
         event(Level::Low, memory, 3),
         event(Level::Critical, memory | abi::CAUSE_DECLINE, 4),
         event(Level::Ok, 0, 5),
+        event(Level::Ok, abi::CAUSE_SPILL, 6),
     ];
-    let lines = followed(&events, 4);
+    let lines = followed(&events, 5);
     let wanted = [
         "Z ok; 3 GiB of RAM available",
         "Z low (little available RAM); 3 GiB",
         "Z critical (little available RAM, available RAM falls fast); 3 GiB",
         "Z ok; 3 GiB",
+        "Z ok (little space at the spill path); 3 GiB of RAM available; spill path low, 1 GiB free",
     ];
     assert_eq!(lines.len(), wanted.len(), "{lines:#?}");
     for (line, wanted) in lines.iter().zip(wanted) {

@@ -154,9 +154,10 @@ static int look(struct peer *peer, struct peer_import *req)
 	req->sum = 0;
 	req->segments = peer->table->nents;
 	req->huge_segments = 0;
-	for_each_sgtable_sg(peer->table, sg, i) {
-		req->huge_segments += sg->length == SZ_2M;
-		req->bytes += sg->length;
+	/* What a device sees; DMABUF_DEBUG hides the pages behind it. */
+	for_each_sgtable_dma_sg(peer->table, sg, i) {
+		req->huge_segments += sg_dma_len(sg) == SZ_2M;
+		req->bytes += sg_dma_len(sg);
 	}
 	err = dma_buf_begin_cpu_access(peer->dmabuf, DMA_FROM_DEVICE);
 	if (err)

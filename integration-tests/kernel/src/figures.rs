@@ -89,10 +89,10 @@ fn pinned(at: *const u8, len: usize) -> Peer {
 /// A buffer out of pages that were ready, and its mapping.
 fn pool(ms: &mut Times<'_>, size: usize) -> (Buffer, Mapping) {
     let device = device();
-    let request = Request::new(size as u64, "figures");
+    let request = Request::new(size as u64);
     let fill = || {
-        set("reserve", size);
-        eventually("the reserve is full", || value("reserve_ready") == size as u64);
+        set("reserve_bytes", size);
+        eventually("the reserve is full", || value("reserve_ready_bytes") == size as u64);
     };
     fill();
     ms.time("pool.pinned", || {
@@ -106,7 +106,7 @@ fn pool(ms: &mut Times<'_>, size: usize) -> (Buffer, Mapping) {
     let mapping = present(&ready);
     ms.add("pool.present", start.elapsed().as_secs_f64() * 1e3);
     assert_eq!(ready.ready_bytes(), size as u64);
-    set("reserve", 0);
+    set("reserve_bytes", 0);
     let seen = Peer::open().import(ready.as_fd(), peer::BIDIRECTIONAL, 0).expect("an import");
     assert_eq!((seen.huge_segments as usize, seen.bytes as usize), (size / CHUNK, size));
     ms.add("pool.segments", seen.segments.into());
@@ -118,7 +118,7 @@ fn pool(ms: &mut Times<'_>, size: usize) -> (Buffer, Mapping) {
 fn fresh(ms: &mut Times<'_>, size: usize) {
     let device = device();
     let fresh = ms.time("fresh.present", || {
-        let fresh = device.alloc(&Request::new(size as u64, "figures")).expect("memory");
+        let fresh = device.alloc(&Request::new(size as u64)).expect("memory");
         (present(&fresh), fresh)
     });
     assert_eq!(fresh.1.ready_bytes(), 0);

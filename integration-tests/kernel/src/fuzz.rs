@@ -4,7 +4,7 @@
 //! all. Each kind must have succeeded now and then, or it tests nothing.
 
 use crate::Test;
-use crate::machine::{Setting, option};
+use crate::machine::{Marks, Setting, option, value};
 use crate::process::Child;
 use greenboost_kmod::{CHUNK, abi};
 use std::fs::File;
@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 pub const TESTS: &[Test] = &[("fuzz: random calls from four threads leave nothing", random_calls)];
 
@@ -29,16 +30,9 @@ const fn kind(name: &'static str, weight: u64, succeeds: bool, run: fn(&mut Thre
     Kind { name, weight, succeeds, run }
 }
 
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 11] = [
     kind("info", 2, true, info),
     kind("alloc", 2, true, alloc),
-    kind("query", 3, true, query),
-    kind("seal", 3, true, seal),
-    kind("publish", 2, true, publish),
-    kind("open", 3, true, open),
-    kind("withdraw", 1, true, withdraw),
-    kind("spill", 2, true, spill),
-    kind("eventfd", 2, true, eventfd),
     kind("noise", 6, true, noise),
     kind("number", 3, false, number),
     kind("read", 2, true, read),
@@ -53,7 +47,6 @@ const KINDS: [Kind; 18] = [
 /// What the threads know of each other's work.
 struct Shared {
     fd: AtomicI32,
-    id: AtomicU64,
     tried: [AtomicU64; KINDS.len()],
     succeeded: [AtomicU64; KINDS.len()],
 }
@@ -63,7 +56,6 @@ struct Thread {
     random: Random,
     devices: Vec<File>,
     folder: File,
-    eventfd: RawFd,
     own: Vec<RawFd>,
     shared: Arc<Shared>,
 }
@@ -102,19 +94,25 @@ impl Random {
     fn flags(&mut self) -> u32 {
         if self.one_in(16) { self.number() as u32 } else { 0 }
     }
-
-    fn key(&mut self) -> abi::Key {
-        abi::Key { ino: self.below(4), reserved: self.one_in(16).into(), ..Default::default() }
-    }
 }
 
 fn random_calls() {
     let calls = option("gb.fuzz").and_then(|calls| calls.parse().ok()).unwrap_or(100_000u64);
-    let _limit = Setting::new("pool_limit", 64 * CHUNK as u64);
+    let _limit = Setting::new("pool_limit_bytes", 64 * CHUNK as u64);
+    // Else there is nothing to read: a level that rises and falls all the time.
+    let _marks = Marks::new(value("low_mark_bytes"), 0);
+    let above = value("available_bytes") * 2;
+    let restless = Child::run(|_| {
+        loop {
+            let low = Setting::new("low_mark_bytes", above);
+            std::thread::sleep(Duration::from_millis(20));
+            drop(low);
+            std::thread::sleep(Duration::from_millis(700));
+        }
+    });
     let child = Child::run(|_| {
         let shared = Arc::new(Shared {
             fd: AtomicI32::new(-1),
-            id: AtomicU64::new(0),
             tried: [const { AtomicU64::new(0) }; KINDS.len()],
             succeeded: [const { AtomicU64::new(0) }; KINDS.len()],
         });
@@ -138,23 +136,20 @@ fn random_calls() {
         println!("gb-figure fuzz.calls {calls} {done}");
         assert!(done > calls / 50, "only {done} calls of {calls} did anything");
     });
-    assert!(child.ended_well());
-    // What the dead process published waits for its time; nobody will come for it.
-    let _none = Setting::new("cache_limit", 0);
-    crate::machine::eventually("the cache is empty", || crate::machine::value("pool_used") == 0);
+    let well = child.ended_well();
+    restless.kill();
+    assert!(well);
+    crate::machine::eventually("all came back", || value("pool_used_bytes") == 0);
 }
 
 impl Thread {
     fn new(seed: u64, shared: Arc<Shared>) -> Self {
         let mut device = File::options();
         device.read(true).write(true).custom_flags(libc::O_NONBLOCK);
-        // SAFETY: a new descriptor, which ends with the process.
-        let eventfd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
         Self {
             random: Random(seed * 0x9E37_79B9_7F4A_7C15),
             devices: (0..2).map(|_| device.open("/dev/greenboost").expect("open")).collect(),
             folder: File::open("/tmp").expect("a folder"),
-            eventfd,
             own: Vec::new(),
             shared,
         }
@@ -195,8 +190,7 @@ impl Thread {
         match self.random.below(8) {
             0 => self.folder.as_raw_fd(),
             1 => self.random.number() as i32,
-            2 => self.eventfd,
-            3 | 4 => self.shared.fd.load(Relaxed),
+            2..=4 => self.shared.fd.load(Relaxed),
             _ => self.own.last().copied().unwrap_or(-1),
         }
     }
@@ -231,82 +225,26 @@ fn alloc(thread: &mut Thread) -> bool {
     let mut request = abi::Alloc {
         bytes: if random.one_in(4) { random.number() } else { (1 + random.below(2)) * CHUNK as u64 },
         node: if random.one_in(8) { random.number() as i32 } else { -1 },
-        flags: if random.one_in(8) { abi::ALLOC_MIXED } else { random.flags() },
+        flags: random.flags(),
         reserved: random.flags(),
         ..Default::default()
     };
-    for byte in request.label.iter_mut().take(random.below(34) as usize) {
-        *byte = if random.one_in(64) { random.next() as u8 } else { b'a' };
-    }
     let done = thread.call(abi::IOC_ALLOC, &mut request);
     if done {
-        thread.shared.id.store(request.id, Relaxed);
         thread.keep(request.fd);
     }
     done
-}
-
-fn query(thread: &mut Thread) -> bool {
-    let id = match thread.random.below(8) {
-        0 => thread.random.number(),
-        _ => thread.shared.id.load(Relaxed).saturating_sub(thread.random.below(16)),
-    };
-    let reserved = [thread.random.flags().into(), 0];
-    thread.call(abi::IOC_QUERY, &mut abi::Query { id, reserved, ..Default::default() })
-}
-
-fn seal(thread: &mut Thread) -> bool {
-    let (fd, flags) = (thread.fd(), thread.random.flags());
-    thread.call(abi::IOC_SEAL, &mut abi::Seal { fd, flags })
-}
-
-fn publish(thread: &mut Thread) -> bool {
-    let (fd, ttl_ms) = (thread.fd(), thread.random.below(20) as u32);
-    let (key, reserved) = (thread.random.key(), thread.random.flags().into());
-    thread.call(abi::IOC_PUBLISH, &mut abi::Publish { key, fd, ttl_ms, reserved })
-}
-
-fn open(thread: &mut Thread) -> bool {
-    let (key, flags) = (thread.random.key(), thread.random.flags());
-    let mut request = abi::Open { key, flags, ..Default::default() };
-    let done = thread.call(abi::IOC_OPEN, &mut request);
-    if done {
-        thread.keep(request.fd);
-    }
-    done
-}
-
-fn withdraw(thread: &mut Thread) -> bool {
-    let (key, reserved) = (thread.random.key(), thread.random.flags().into());
-    thread.call(abi::IOC_WITHDRAW, &mut abi::Withdraw { key, reserved })
-}
-
-/// Mostly the folder, whose level rises and falls with these numbers.
-fn spill(thread: &mut Thread) -> bool {
-    let dir_fd = if thread.random.one_in(2) { thread.folder.as_raw_fd() } else { thread.fd() };
-    let (low, critical) = (thread.random.number(), thread.random.number() >> 40);
-    let flags = thread.random.flags();
-    thread.call(abi::IOC_SPILL, &mut abi::Spill { dir_fd, flags, low, critical })
-}
-
-fn eventfd(thread: &mut Thread) -> bool {
-    let (fd, flags) = (thread.fd(), thread.random.flags());
-    thread.call(abi::IOC_EVENTFD, &mut abi::Eventfd { fd, flags })
 }
 
 /// Any bytes under a known number; also those that make descriptors, which are then kept as others are.
 fn noise(thread: &mut Thread) -> bool {
     let mut words = [0u64; 32];
     words.iter_mut().for_each(|word| *word = thread.random.number());
-    let request = abi::CALLS[thread.random.below(9) as usize];
+    let request = abi::CALLS[thread.random.below(abi::CALLS.len() as u64) as usize];
     let done = thread.call(request, &mut words);
-    // SAFETY: the array is larger than either struct, and aligned as they are; any bytes make one.
-    unsafe {
-        match request {
-            abi::IOC_ALLOC if done => thread.keep((*words.as_ptr().cast::<abi::Alloc>()).fd),
-            abi::IOC_OPEN if done => thread.keep((*words.as_ptr().cast::<abi::Open>()).fd),
-            _ => {}
-        }
+    if done && request == abi::IOC_ALLOC {
+        // SAFETY: the array is larger than the struct, and aligned as it is; any bytes make one.
+        thread.keep(unsafe { (*words.as_ptr().cast::<abi::Alloc>()).fd });
     }
     done
 }

@@ -5,7 +5,7 @@ use crate::machine::{self, eventually, load, set, shown, unload, value};
 use crate::mapping::{buffer, device, pattern, words};
 use crate::peer::{self, Peer};
 use crate::process::{Child, Count, elsewhere};
-use greenboost_kmod::{Access, CHUNK, Device, Key, Request};
+use greenboost_kmod::{Access, CHUNK, Device, Request, abi};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
@@ -22,11 +22,11 @@ pub const TESTS: &[Test] = &[
     ("life: kill -9 while allocating, mapping, pinning, importing gives all back", killed_in_every_phase),
     ("life: what is still pinned stays charged until it is not", pinned_beyond_its_end),
     ("life: the module cannot be unloaded while anything lives", busy),
-    ("life: tracepoints tell of allocations and levels", traced),
+    ("life: what a process holds shows in its fdinfo and in its RSS", shows),
 ];
 
 pub const UNLOADING: &[Test] = &[
-    ("unloading: it unloads with a reserve and a cache, and gives all back", unloads_clean),
+    ("unloading: it unloads with a reserve, and gives all back", unloads_clean),
     ("unloading: a filesystem that hangs refuses it, until it answers", hangs),
     ("unloading: bad parameters are survived, and it loads again", loads_again),
 ];
@@ -45,32 +45,37 @@ fn loads() {
 fn defaults() {
     let ram = machine::counter("/proc/meminfo", "MemTotal") * 1024;
     let info = device().info().expect("info");
-    assert!(info.pool_limit > ram / 4 && info.pool_limit + (1 << 30) <= ram + (64 << 20), "{info:?} of {ram}");
-    assert_eq!((info.user_limit, info.file_limit), (info.pool_limit, info.pool_limit));
-    assert!(info.cache_limit <= info.pool_limit / 2);
-    assert_eq!((info.reserve_target, info.reserve_ready, info.pool_used), (0, 0, 0));
-    let (low, critical) = (value("low_mark"), value("critical_mark"));
+    assert!(
+        info.pool_limit_bytes > ram / 4 && info.pool_limit_bytes + (1 << 30) <= ram + (64 << 20),
+        "{info:?} of {ram}"
+    );
+    // Half of RAM, as /dev/shm; and less than what would make the pool nearly full.
+    assert!(info.user_limit_bytes.abs_diff(ram / 2) < 64 << 20, "{info:?} of {ram}");
+    assert!(info.user_limit_bytes < info.pool_limit_bytes / 16 * 15);
+    assert_eq!(info.file_limit_bytes, info.user_limit_bytes);
+    assert_eq!((info.reserve_wanted_bytes, info.reserve_ready_bytes, info.pool_used_bytes), (0, 0, 0));
+    let (low, critical) = (value("low_mark_bytes"), value("critical_mark_bytes"));
     assert!(critical > 0 && critical < low && low < ram / 4, "{critical} {low} of {ram}");
-    assert_eq!(shown("level"), "ok");
+    assert_eq!(shown("ram_level"), "ok");
 }
 
 fn one_value_per_file() {
     let mut files = 0;
     for entry in std::fs::read_dir("/sys/class/misc/greenboost").expect("sysfs").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type().expect("a type").is_file() && !["uevent", "dev"].contains(&name.as_str()) {
+        if entry.file_type().expect("a type").is_file() && !["uevent", "dev", "spill_path"].contains(&name.as_str()) {
             let text = shown(&name);
             assert!(!text.is_empty() && !text.contains([' ', '\n', '\t']), "{name}: {text:?}");
             files += 1;
         }
     }
     assert!(files > 15, "{files} files");
-    for bad in ["many", "1Z", "-1", "99999999999999999999"] {
-        assert!(machine::try_set("pool_limit", bad).is_err(), "{bad:?} is refused");
+    for bad in ["many", "1Z", "1k", "1KB", "1 K x", "K", "0x10", "-1", "99999999999999999999", "\n"] {
+        assert!(machine::try_set("pool_limit_bytes", bad).is_err(), "{bad:?} is refused");
     }
     // What cannot be, or could not be kept.
-    let (low, critical) = (value("low_mark"), value("critical_mark"));
-    for (name, bad) in [("low_mark", critical - 1), ("critical_mark", low + 1), ("cache_ttl_ms", 1 << 32)] {
+    let (low, critical) = (value("low_mark_bytes"), value("critical_mark_bytes"));
+    for (name, bad) in [("low_mark_bytes", critical - 1), ("critical_mark_bytes", low + 1)] {
         let before = value(name);
         assert_eq!(
             machine::try_set(name, bad).map_err(|error| error.raw_os_error()),
@@ -79,24 +84,22 @@ fn one_value_per_file() {
         );
         assert_eq!(value(name), before);
     }
-    drop(machine::Setting::new("cache_ttl_ms", u64::from(u32::MAX)));
-    let before = value("pool_limit");
-    set("pool_limit", "512M");
-    assert_eq!(value("pool_limit"), 512 << 20);
-    set("pool_limit", before);
+    let before = value("pool_limit_bytes");
+    for (text, bytes) in [("512M", 512 << 20), ("1K", 1 << 10), ("3G\n", 3 << 30)] {
+        set("pool_limit_bytes", text);
+        assert_eq!(value("pool_limit_bytes"), bytes, "{text:?}");
+    }
+    set("pool_limit_bytes", before);
 }
 
 fn last_reference() {
     let (buffer, mapping) = buffer(4);
     let bytes = buffer.bytes();
-    let id = buffer.id();
     drop(buffer);
-    assert_eq!(value("pool_used"), bytes, "the mapping holds it");
+    assert_eq!(value("pool_used_bytes"), bytes, "the mapping holds it");
     words(&mapping)[7] = 7;
-    assert_eq!(device().query(id).expect("it is there").mappings, 1);
     drop(mapping);
-    eventually("the mapping was the last", || value("pool_used") == 0);
-    assert_eq!(device().query(id).expect_err("it is gone").errno(), Some(libc::ENOENT));
+    eventually("the mapping was the last", || value("pool_used_bytes") == 0);
 }
 
 fn passed_over_a_socket() {
@@ -108,7 +111,7 @@ fn passed_over_a_socket() {
     });
     let fd = child.receive();
     child.kill();
-    assert_eq!(value("pool_used"), 2 * CHUNK as u64, "our descriptor holds it");
+    assert_eq!(value("pool_used_bytes"), 2 * CHUNK as u64, "our descriptor holds it");
     // SAFETY: a new mapping, read while nobody writes.
     unsafe {
         let len = 2 * CHUNK;
@@ -120,17 +123,14 @@ fn passed_over_a_socket() {
 }
 
 fn fork_shares() {
-    let (buffer, mapping) = buffer(2);
+    let (_buffer, mapping) = buffer(2);
     let sum = pattern(words(&mapping));
-    let id = buffer.id();
     elsewhere(|| {
-        assert_eq!(device().query(id).expect("its state").mappings, 2);
         assert_eq!(words(&mapping).iter().fold(0u64, |sum, word| sum.wrapping_add(*word)), sum);
         words(&mapping)[0] = 1;
         // Ends without unmapping.
     });
     assert_eq!(words(&mapping)[0], 1, "the child wrote to the same memory");
-    assert_eq!(device().query(id).expect("its state").mappings, 1);
 }
 
 fn killed_in_every_phase() {
@@ -138,7 +138,7 @@ fn killed_in_every_phase() {
         |_, rounds| {
             let device = device();
             loop {
-                drop(device.alloc(&Request::new(256 << 20, "killed")).expect("memory"));
+                drop(device.alloc(&Request::new(256 << 20)).expect("memory"));
                 rounds.one_more();
             }
         },
@@ -167,18 +167,6 @@ fn killed_in_every_phase() {
                 rounds.one_more();
             }
         },
-        |_, rounds| {
-            let (device, mut number) = (device(), 0);
-            loop {
-                number += 1;
-                rounds.one_more();
-                let buffer = device.alloc(&Request::new(CHUNK as u64, "killed")).expect("memory");
-                device.seal(&buffer).expect("sealing");
-                let key = Key { ino: number % 3, ..Key::default() };
-                let _ = device.publish(&buffer, &key, Some(std::time::Duration::from_millis(1)));
-                let _ = device.open_shared(&key).map(|shared| shared.map(|shared| shared.map(Access::Read)));
-            }
-        },
     ];
     let free = machine::free();
     for (phase, body) in phases.iter().enumerate() {
@@ -188,7 +176,7 @@ fn killed_in_every_phase() {
             eventually(&format!("phase {phase} is in its loop"), || rounds.get() > 0);
             std::thread::sleep(std::time::Duration::from_millis(wait));
             child.kill();
-            eventually(&format!("all is back after phase {phase}"), || value("pool_used") == 0);
+            eventually(&format!("all is back after phase {phase}"), || value("pool_used_bytes") == 0);
         }
         eventually(&format!("its memory as well, after phase {phase}"), || machine::free() + (64 << 20) > free);
     }
@@ -207,17 +195,17 @@ fn pinned_beyond_its_end() {
     drop((buffer, mapping));
     for peer in [first, last] {
         std::thread::sleep(std::time::Duration::from_millis(400));
-        assert_eq!(value("pool_used"), bytes, "pinned memory is not free, and does not look it");
+        assert_eq!(value("pool_used_bytes"), bytes, "pinned memory is not free, and does not look it");
         peer.unpin();
     }
-    eventually("the watchdog finds it free", || value("pool_used") == 0);
+    eventually("the watchdog finds it free", || value("pool_used_bytes") == 0);
 }
 
 fn busy() {
     let refused = || assert_eq!(unload("greenboost"), Err(libc::EWOULDBLOCK));
     let open = device();
     refused();
-    let buffer = open.alloc(&Request::new(1, "busy")).expect("memory");
+    let buffer = open.alloc(&Request::new(1)).expect("memory");
     drop(open);
     refused();
     let mapping = buffer.map(Access::ReadWrite).expect("a mapping");
@@ -231,40 +219,27 @@ fn busy() {
     peer.release();
 }
 
-fn traced() {
-    let at = "/sys/kernel/tracing";
-    let events = ["gb_alloc", "gb_free"].map(|name| format!("{at}/events/greenboost/{name}/enable"));
-    events.iter().for_each(|path| std::fs::write(path, "1").expect("the tracepoint is there"));
-    let id = buffer(1).0.id();
-    events.iter().for_each(|path| std::fs::write(path, "0").expect("the tracepoint is there"));
-    let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
-    for line in [format!("gb_alloc: id={id} bytes=2097152"), format!("gb_free: id={id} bytes=2097152")] {
-        assert!(trace.contains(&line), "{line} in\n{trace}");
-    }
-    let level = format!("{at}/events/greenboost/gb_level/enable");
-    std::fs::write(&level, "1").expect("the tracepoint is there");
-    let low = machine::Setting::new("low_mark", value("available") + (512 << 20));
-    eventually("the level is low", || shown("level") == "low");
-    drop(low);
-    eventually("the level is ok", || shown("level") == "ok");
-    std::fs::write(&level, "0").expect("the tracepoint is there");
-    let trace = std::fs::read_to_string(format!("{at}/trace")).expect("the trace");
-    for line in ["gb_level: from=0 to=1", "gb_level: from=1 to=0"] {
-        assert!(trace.contains(line), "{line} in\n{trace}");
-    }
+/// Where systemd-oomd, earlyoom and the kernel look, and whoever asks who holds the pool.
+fn shows() {
+    let (buffer, mapping) = buffer(8);
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", buffer.as_fd().as_raw_fd())).expect("fdinfo");
+    let line = |name: &str| {
+        let line =
+            info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {info}"));
+        line.trim().to_owned()
+    };
+    assert_eq!((line("size:"), line("exp_name:").as_str()), (buffer.bytes().to_string(), "greenboost"));
+    let resident = || machine::counter("/proc/self/status", "VmRSS") * 1024;
+    let before = resident();
+    pattern(words(&mapping));
+    assert!(resident() >= before + buffer.bytes(), "what is mapped and touched is the process's");
 }
 
 fn unloads_clean() {
     let before = machine::free();
-    set("reserve", "256M");
-    eventually("the reserve is full", || value("reserve_ready") == 256 << 20);
-    let device = device();
-    let buffer = device.alloc(&Request::new(64 << 20, "cached")).expect("memory");
-    device.seal(&buffer).expect("sealing");
-    device.publish(&buffer, &Key::default(), None).expect("publishing");
-    drop((buffer, device));
-    assert_eq!(value("cache_used"), 64 << 20);
-    unload("greenboost").expect("a reserve and a cache are in nobody's use");
+    set("reserve_bytes", "256M");
+    eventually("the reserve is full", || value("reserve_ready_bytes") == 256 << 20);
+    unload("greenboost").expect("a reserve is in nobody's use");
     eventually(&format!("{before} bytes are free again"), || machine::free() + (16 << 20) > before);
 }
 
@@ -275,8 +250,8 @@ fn hangs() {
     machine::mount("none", slow, "gb_slow");
     peer.hang(true);
     let device = device();
-    device.watch_spill(std::fs::File::open(slow).expect("open").as_fd(), 2, 1).expect("a folder");
-    eventually("it counts as gone", || device.info().expect("info").causes == greenboost_kmod::abi::CAUSE_SPILL_GONE);
+    set("spill_path", slow);
+    eventually("it counts as gone", || device.info().expect("info").causes == abi::CAUSE_SPILL_GONE);
     drop(device);
     assert_eq!(unload("greenboost"), Err(libc::EWOULDBLOCK));
     drop(self::device());
@@ -287,18 +262,16 @@ fn hangs() {
 
 fn loads_again() {
     assert_eq!(load("greenboost", "reserve_mb=lots"), Err(libc::EINVAL));
-    load("greenboost", "reserve_mb=999999 watchdog_ms=0 low_mb=200 critical_mb=100 cache_ttl_s=1 pool_mb=512")
-        .expect("loads");
-    eventually("the reserve stays within the pool", || value("reserve_ready") == 512 << 20);
-    assert_eq!(shown("level"), "ok");
+    load("greenboost", "reserve_mb=999999 watchdog_ms=0 low_mb=200 critical_mb=100 pool_mb=512").expect("loads");
+    eventually("the reserve stays within the pool", || value("reserve_ready_bytes") == 512 << 20);
+    assert_eq!(shown("ram_level"), "ok");
     unload("greenboost").expect("nothing holds it");
-    // What would wrap, and what contradicts itself.
-    load("greenboost", "cache_ttl_s=4294968 low_mb=100 critical_mb=200").expect("loads");
-    assert_eq!(value("cache_ttl_ms"), u64::from(u32::MAX / 1000 * 1000));
-    assert_eq!((value("low_mark"), value("critical_mark")), (100 << 20, 100 << 20));
+    // What contradicts itself.
+    load("greenboost", "low_mb=100 critical_mb=200").expect("loads");
+    assert_eq!((value("low_mark_bytes"), value("critical_mark_bytes")), (100 << 20, 100 << 20));
     unload("greenboost").expect("nothing holds it");
     load("greenboost", "reserve_mb=64 low_mb=999999 critical_mb=999999").expect("loads in the worst of states");
-    eventually("it sees them", || shown("level") == "critical");
-    assert!(matches!(device().alloc(&Request::new(1, "none")), Err(greenboost_kmod::Error::Pressure)));
+    eventually("it sees them", || shown("ram_level") == "critical");
+    assert!(matches!(device().alloc(&Request::new(1)), Err(greenboost_kmod::Error::Pressure)));
     unload("greenboost").expect("nothing holds it");
 }

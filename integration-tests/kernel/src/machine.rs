@@ -17,10 +17,9 @@ pub fn set_up() {
     mount("proc", "/proc", "proc");
     mount("sysfs", "/sys", "sysfs");
     mount("debugfs", "/sys/kernel/debug", "debugfs");
-    mount("tracefs", "/sys/kernel/tracing", "tracefs");
     mount("tmpfs", "/tmp", "tmpfs");
     mount("cgroup2", CGROUP, "cgroup2");
-    fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory").expect("memory cgroups");
+    fs::write(format!("{CGROUP}/cgroup.subtree_control"), "+memory +cpu +cpuset").expect("memory cgroups");
     if Path::new("/dev/nvme0n1").exists() {
         mount("/dev/nvme0n1", SPILL, "ext4");
     }
@@ -86,7 +85,7 @@ pub fn panic_kernel() {
 /// Holds memory for ever, to see whether the leak check notices.
 pub fn leak() {
     let device = greenboost_kmod::Device::open().expect("the device");
-    std::mem::forget(device.alloc(&greenboost_kmod::Request::new(1, "leak")).expect("a chunk"));
+    std::mem::forget(device.alloc(&greenboost_kmod::Request::new(1)).expect("a chunk"));
 }
 
 /// Loads a module of the initramfs.
@@ -156,15 +155,15 @@ pub struct Marks([u64; 2]);
 impl Marks {
     /// Changes both.
     pub fn new(low: u64, critical: u64) -> Self {
-        let before = ["low_mark", "critical_mark"].map(value);
+        let before = ["low_mark_bytes", "critical_mark_bytes"].map(value);
         Self::change([low, critical]);
         Self(before)
     }
 
     fn change([low, critical]: [u64; 2]) {
-        set("critical_mark", 0);
-        set("low_mark", low);
-        set("critical_mark", critical);
+        set("critical_mark_bytes", 0);
+        set("low_mark_bytes", low);
+        set("critical_mark_bytes", critical);
     }
 }
 
@@ -193,8 +192,7 @@ pub fn reload(parameters: &str) {
     load("greenboost", parameters).expect("it loads");
 }
 
-/// Runs something while the watchdog sleeps, which is the only one to give back what nobody uses when the level changes.
-/// The module is loaded anew for it. Where it took too long, the watchdog was awake after all, and it is done again.
+/// Runs something while the watchdog sleeps, unless a setting wakes it. The module is loaded anew for it. Where it took too long, the watchdog was awake after all, and it is done again.
 pub fn between_ticks(body: fn()) {
     for round in 1.. {
         let start = Instant::now();
@@ -210,26 +208,27 @@ pub fn between_ticks(body: fn()) {
     }
 }
 
-/// What must be so between two tests: no buffer, no client, no byte, an ok level.
+/// What must be so between two tests: no buffer, no open file, no byte, an ok level.
 pub fn expect_nothing_left() {
     if !Path::new(SYSFS).exists() {
         return;
     }
-    eventually("nothing is left in the pool", || value("pool_used") == 0);
-    let lines = |table: &str| {
-        let text = fs::read_to_string(format!("/sys/kernel/debug/greenboost/{table}")).expect("debugfs");
-        text.lines().count() - 1
-    };
-    assert_eq!((lines("buffers"), lines("clients")), (0, 0), "a buffer or an open file is left");
+    eventually("nothing is left in the pool", || value("pool_used_bytes") == 0);
+    eventually("no buffer and no open file is left", || references() == 0);
     eventually("frees catch up with allocations", || value("frees") == value("allocations"));
-    eventually("the level is ok", || shown("level") == "ok");
+    eventually("the level is ok", || shown("ram_level") == "ok");
+}
+
+/// Open files and buffers: what keeps the module from being unloaded.
+pub fn references() -> u64 {
+    let text = fs::read_to_string("/sys/module/greenboost/refcnt").expect("the module is loaded");
+    text.trim().parse().expect("a number")
 }
 
 /// Drops what a failed test may have left, for the sake of the next one.
 pub fn start_over() {
     if Path::new(SYSFS).exists() {
-        set("reserve", 0);
-        let _limit = Setting::new("cache_limit", 0);
+        set("reserve_bytes", 0);
         std::thread::sleep(Duration::from_millis(500));
     }
 }

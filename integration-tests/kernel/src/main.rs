@@ -15,13 +15,14 @@ mod hook;
 mod lifecycle;
 mod machine;
 mod mapping;
+mod numa;
 mod peer;
 mod pool;
 mod pressure;
 mod process;
 mod reserve;
-mod sharing;
 mod spill;
+mod threads;
 mod users;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -41,7 +42,7 @@ fn main() {
         users::TESTS,
         budgets::TESTS,
         reserve::TESTS,
-        sharing::TESTS,
+        numa::TESTS,
         lifecycle::TESTS,
         pressure::TESTS,
         spill::TESTS,

@@ -1,13 +1,16 @@
 //! The watchdog: a memory hog drives ok, low, critical, ok; whoever listens hears it. What a disk does: `spill.rs`.
 
 use crate::Test;
-use crate::machine::{Marks, PATIENCE, Setting, counter, eventually, oom_kills, set, shown, value};
+use crate::machine::{
+    CGROUP, Marks, PATIENCE, Setting, between_ticks, counter, eventually, oom_kills, set, shown, value,
+};
 use crate::mapping::{buffer, device, pattern, words};
-use crate::process::{Child, Count, bind, run_before_all};
-use greenboost_kmod::{CHUNK, Causes, Device, Error, Key, Level, Request, abi};
+use crate::process::{Child, Count, bind};
+use crate::threads::{hindrance, kernel_thread};
+use greenboost_kmod::{CHUNK, Causes, Device, Error, Level, Request, abi};
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 pub const TESTS: &[Test] = &[
@@ -15,26 +18,15 @@ pub const TESTS: &[Test] = &[
     ("pressure: memory that falls fast is low before it is little", falls_fast),
     ("pressure: a watchdog that comes late does not take a slow fall for a fast one", comes_late),
     ("pressure: the level rises at once, falls late, and a quarter above the mark", hysteresis),
-    ("pressure: before the kernel kills anybody, unused objects and the reserve go", out_of_memory),
+    ("pressure: near critical is told and refused before the watchdog looks", told_at_once),
+    ("pressure: a process that is throttled while it frees delays nobody", throttled),
+    ("pressure: where nothing is open nothing wakes up", asleep),
+    ("pressure: before the kernel kills anybody, the reserve goes", out_of_memory),
     ("pressure: a nearly full pool is low, not critical", full_pool),
     ("pressure: a level is told once, also to who comes late", told_once),
     ("pressure: who waits in read or poll is woken", woken),
-    ("pressure: who holds what is in a table", clients),
     ("pressure: listeners that close while being told are no trouble", closing_listeners),
 ];
-
-pub fn eventfd() -> OwnedFd {
-    // SAFETY: a new descriptor.
-    unsafe { OwnedFd::from_raw_fd(libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)) }
-}
-
-/// How often it was signalled since last asked.
-pub fn signals(eventfd: &OwnedFd) -> u64 {
-    let mut count = 0u64;
-    // SAFETY: eight bytes, as eventfd wants.
-    let got = unsafe { libc::read(eventfd.as_raw_fd(), (&raw mut count).cast(), 8) };
-    if got == 8 { count } else { 0 }
-}
 
 /// Waits for a level by listening, not by looking.
 #[track_caller]
@@ -47,32 +39,25 @@ pub fn hear(device: &Device, level: Level) -> Causes {
             return event.causes;
         }
     }
-    panic!("no event says {level:?} within {PATIENCE:?}; the level is {}", shown("level"));
+    panic!("no event says {level:?} within {PATIENCE:?}; the level is {}", shown("ram_level"));
 }
 
 fn hog() {
-    let available = value("available");
+    let available = value("available_bytes");
     let marks = Marks::new(available - (640 << 20), available - (960 << 20));
     let kills = oom_kills();
-    let (device, eventfd) = (device(), eventfd());
-    device.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
+    let device = device();
     let (mine, mapping) = buffer(8);
     let sum = pattern(words(&mapping));
-    let (shared, unused) = buffer(4);
-    drop(unused);
-    device.seal(&shared).expect("sealing");
-    device.publish(&shared, &Key::default(), None).expect("publishing");
-    drop(shared);
-    set("reserve", 32 << 20);
-    eventually("the reserve is full", || value("reserve_ready") == 32 << 20);
+    set("reserve_bytes", 32 << 20);
+    eventually("the reserve is full", || value("reserve_ready_bytes") == 32 << 20);
     let counts = || ["became_low", "became_critical", "became_ok"].map(value);
     let before = counts();
-    assert_eq!(signals(&eventfd), 0);
 
     let mut hog = Child::run(|parent| {
         let mut held = Vec::new();
-        for mark in ["low_mark", "critical_mark"] {
-            while value("available") + (24 << 20) > value(mark) {
+        for mark in ["low_mark_bytes", "critical_mark_bytes"] {
+            while value("available_bytes") + (24 << 20) > value(mark) {
                 held.push(vec![1u8; 8 << 20]);
                 std::thread::sleep(Duration::from_millis(30));
             }
@@ -83,30 +68,26 @@ fn hog() {
     hog.until_reached();
     let causes = hear(&device, Level::Low);
     assert!(causes.0 & (abi::CAUSE_MEMORY | abi::CAUSE_DECLINE) != 0, "{:?}", causes.words());
-    assert!(signals(&eventfd) >= 1);
-    eventually("the reserve went", || value("reserve_ready") == 0);
-    eventually("the unused object went", || value("cache_used") == 0);
-    drop(device.alloc(&Request::new(CHUNK as u64, "small")).expect("low refuses nothing"));
+    eventually("the reserve went", || value("reserve_ready_bytes") == 0);
+    drop(device.alloc(&Request::new(CHUNK as u64)).expect("low refuses nothing"));
 
     hog.go_on();
     hog.until_reached();
     hear(&device, Level::Critical);
-    assert!(signals(&eventfd) >= 1);
     let refused = value("refused");
-    assert!(matches!(device.alloc(&Request::new(CHUNK as u64, "small")), Err(Error::Pressure)));
+    assert!(matches!(device.alloc(&Request::new(CHUNK as u64)), Err(Error::Pressure)));
     assert_eq!(value("refused"), refused + 1);
     assert_eq!(words(&mapping).iter().fold(0u64, |sum, word| sum.wrapping_add(*word)), sum, "in use, so untouched");
 
     hog.go_on();
     assert!(hog.ended_well());
     hear(&device, Level::Ok);
-    assert!(signals(&eventfd) >= 1);
-    drop(device.alloc(&Request::new(CHUNK as u64, "small")).expect("it works again"));
-    eventually("the reserve is back", || value("reserve_ready") == 32 << 20);
+    drop(device.alloc(&Request::new(CHUNK as u64)).expect("it works again"));
+    eventually("the reserve is back", || value("reserve_ready_bytes") == 32 << 20);
     let after = counts();
     assert!(after.iter().zip(before).all(|(after, before)| *after > before), "{before:?} {after:?}");
     assert_eq!(oom_kills(), kills);
-    set("reserve", 0);
+    set("reserve_bytes", 0);
     drop((mine, marks));
 }
 
@@ -115,7 +96,7 @@ fn hog() {
 fn falls_fast() {
     let device = device();
     for _ in 0..20 {
-        eventually("nothing declines", || value("decline") == 0);
+        eventually("nothing declines", || value("decline_bytes_per_s") == 0);
         let stop = Count::new();
         let hog = Child::run(|parent| {
             let mut held = Vec::new();
@@ -124,12 +105,12 @@ fn falls_fast() {
             }
             parent.wait();
         });
-        eventually("memory falls", || value("decline") > 16 << 20);
+        eventually("memory falls", || value("decline_bytes_per_s") > 16 << 20);
         stop.one_more();
-        let low = value("available") - value("decline") / 4;
+        let low = value("available_bytes") - value("decline_bytes_per_s") / 4;
         let marks = Marks::new(low, low / 2);
         let heard = device.next_event(Some(Duration::from_secs(2))).expect("an answer");
-        let still = value("available") > low;
+        let still = value("available_bytes") > low;
         drop((hog, marks));
         if let Some(event) = heard {
             assert_eq!((event.level, event.causes.0, still), (Level::Low, abi::CAUSE_DECLINE, true));
@@ -141,33 +122,25 @@ fn falls_fast() {
 }
 
 fn comes_late() {
+    let _device = device();
     let watchdog = kernel_thread("greenboost_dog");
     for _ in 0..10 {
-        eventually("nothing declines", || value("decline") == 0);
+        eventually("nothing declines", || value("decline_bytes_per_s") == 0);
         bind(watchdog, &[0]);
         bind(0, &[1]);
-        let busy = Count::new();
-        let hindrance = Child::run(|_| {
-            bind(0, &[0]);
-            run_before_all();
-            busy.one_more();
-            let start = Instant::now();
-            // Linux leaves other threads a twentieth of each second.
-            while start.elapsed() < Duration::from_millis(850) {}
-            busy.one_more();
-        });
-        eventually("the watchdog is held up", || busy.get() > 0);
+        let mut hindrance = hindrance();
+        hindrance.begin();
         let start = Instant::now();
         let mut taken = Vec::new();
         while start.elapsed() < Duration::from_millis(400) && taken.len() < 96 {
             taken.push(vec![1u8; 4 << 20]);
         }
         let bytes = (taken.len() as u64) << 22;
-        let in_time = busy.get() == 1;
+        let in_time = hindrance.is_on();
         assert!(hindrance.ended_well());
         let mut fastest = 0;
         while start.elapsed() < Duration::from_millis(1500) {
-            fastest = value("decline").max(fastest);
+            fastest = value("decline_bytes_per_s").max(fastest);
         }
         drop(taken);
         bind(watchdog, &[0, 1]);
@@ -181,35 +154,28 @@ fn comes_late() {
     panic!("memory is not taken fast enough here to show it");
 }
 
-/// The process of a kernel thread.
-fn kernel_thread(name: &str) -> i32 {
-    let processes = fs::read_dir("/proc").expect("proc is mounted").flatten();
-    let named = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name);
-    let found = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(named);
-    found.unwrap_or_else(|| panic!("there is no thread {name}"))
-}
-
-/// Memory stays as it is: only the marks move.
+/// Memory stays as it is: only the marks move. Where nobody listened it would fall at once.
 fn hysteresis() {
-    eventually("nothing declines", || value("decline") == 0);
-    let (available, critical) = (value("available"), value("critical_mark"));
+    let _device = device();
+    eventually("nothing declines", || value("decline_bytes_per_s") == 0);
+    let (available, critical) = (value("available_bytes"), value("critical_mark_bytes"));
     let above = Marks::new(available + (256 << 20), critical);
-    eventually("the level is low", || shown("level") == "low");
+    eventually("the level is low", || shown("ram_level") == "low");
     let within = Marks::new(available - available / 8, critical);
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(shown("level"), "low", "it falls at the mark itself");
+    assert_eq!(shown("ram_level"), "low", "it falls at the mark itself");
     let below = Marks::new(available / 2, critical);
     let start = Instant::now();
-    eventually("the level is ok", || shown("level") == "ok");
+    eventually("the level is ok", || shown("ram_level") == "ok");
     assert!(start.elapsed() > Duration::from_millis(380), "it falls without waiting: {:?}", start.elapsed());
     // From critical as well, and then it is low only.
     let critical = Marks::new(available * 2, available + (256 << 20));
-    eventually("the level is critical", || shown("level") == "critical");
+    eventually("the level is critical", || shown("ram_level") == "critical");
     let within = [within, Marks::new(available * 2, available - available / 8)];
     std::thread::sleep(Duration::from_millis(1500));
-    assert_eq!(shown("level"), "critical", "it falls at the mark itself");
+    assert_eq!(shown("ram_level"), "critical", "it falls at the mark itself");
     let low = Marks::new(available * 2, available / 2);
-    eventually("the level is low", || shown("level") == "low");
+    eventually("the level is low", || shown("ram_level") == "low");
     // Each puts back what was before it.
     drop(low);
     within.into_iter().rev().for_each(drop);
@@ -220,32 +186,26 @@ fn hysteresis() {
 fn out_of_memory() {
     let marks = Marks::new(0, 0);
     let kills = oom_kills();
-    set("reserve", 128 << 20);
-    eventually("the reserve is full", || value("reserve_ready") == 128 << 20);
-    let device = device();
-    let unused = device.alloc(&Request::new(128 << 20, "unused")).expect("memory");
-    device.seal(&unused).expect("sealing");
-    device.publish(&unused, &Key::default(), None).expect("publishing");
-    drop(unused);
-    eventually("the reserve is full", || value("reserve_ready") == 128 << 20);
+    set("reserve_bytes", 128 << 20);
+    eventually("the reserve is full", || value("reserve_ready_bytes") == 128 << 20);
     let hog = Child::run(|_| {
         let mut held = Vec::new();
-        while value("cache_used") > 0 || value("reserve_ready") == 128 << 20 {
+        while value("reserve_ready_bytes") == 128 << 20 {
             held.push(vec![1u8; 2 << 20]);
         }
     });
     assert!(hog.ended_well(), "it was killed");
-    assert_eq!((value("cache_used"), oom_kills()), (0, kills));
-    set("reserve", 0);
+    assert_eq!(oom_kills(), kills);
+    set("reserve_bytes", 0);
     drop(marks);
 }
 
 fn full_pool() {
-    let limit = Setting::new("pool_limit", 32 * CHUNK as u64);
+    let limit = Setting::new("pool_limit_bytes", 32 * CHUNK as u64);
     let device = device();
-    let held = device.alloc(&Request::new(31 * CHUNK as u64, "full")).expect("memory");
+    let held = device.alloc(&Request::new(31 * CHUNK as u64)).expect("memory");
     assert_eq!(hear(&device, Level::Low).0, abi::CAUSE_POOL);
-    drop(device.alloc(&Request::new(1, "full")).expect("the limit is not reached"));
+    drop(device.alloc(&Request::new(1)).expect("the limit is not reached"));
     drop(held);
     hear(&device, Level::Ok);
     drop(limit);
@@ -253,18 +213,14 @@ fn full_pool() {
 
 fn told_once() {
     let early = device();
-    let low = Setting::new("low_mark", value("available") + (512 << 20));
+    let low = Setting::new("low_mark_bytes", value("available_bytes") + (512 << 20));
     hear(&early, Level::Low);
     assert!(early.next_event(Some(Duration::from_millis(300))).expect("an answer").is_none(), "told already");
-    let (late, eventfd) = (device(), eventfd());
+    let late = device();
     assert_eq!(late.next_event(None).expect("an answer").expect("news to it").level, Level::Low);
-    late.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
-    assert_eq!(signals(&eventfd), 1, "the level is news for a new eventfd");
-    late.set_eventfd(None).expect("no eventfd");
     drop(low);
     hear(&early, Level::Ok);
     hear(&late, Level::Ok);
-    assert_eq!(signals(&eventfd), 0, "it was taken back");
 }
 
 /// By what the module wakes: whoever waits for one kind of news only must hear as well.
@@ -288,14 +244,14 @@ fn woken() {
             parent.reached();
             waits();
         });
-        let clients = || table("clients").lines().any(|line| line.starts_with(&format!("{} ", child.pid())));
-        eventually("it waits", || clients() && sleeps(&child));
+        let has_it_open = || crate::machine::references() > 0;
+        eventually("it waits", || has_it_open() && sleeps(&child));
         std::thread::sleep(Duration::from_millis(300));
         assert!(sleeps(&child), "it did not wait");
-        let low = Setting::new("low_mark", value("available") + (512 << 20));
+        let low = Setting::new("low_mark_bytes", value("available_bytes") + (512 << 20));
         assert!(child.ended_well(), "it was not woken");
         drop(low);
-        eventually("the level is ok", || shown("level") == "ok");
+        eventually("the level is ok", || shown("ram_level") == "ok");
     }
 }
 
@@ -310,26 +266,89 @@ fn poll(device: &Device, events: i16) -> i16 {
     poll.revents
 }
 
-fn table(name: &str) -> String {
-    fs::read_to_string(format!("/sys/kernel/debug/greenboost/{name}")).expect("debugfs")
+/// What is left between the watchdog's looks goes to a program that takes it, and not through us.
+fn told_at_once() {
+    between_ticks(|| {
+        let device = device();
+        let critical = value("available_bytes") - (64 << 20);
+        let _marks = Marks::new(critical, critical);
+        let before = value("became_critical");
+        let mut hog = Child::run(|parent| {
+            let held = std::hint::black_box(vec![1u8; 160 << 20]);
+            parent.reached();
+            parent.wait();
+            drop(held);
+        });
+        hog.until_reached();
+        assert_eq!(shown("ram_level"), "ok", "it has looked, and this test proves nothing");
+        assert!(matches!(device.alloc(&Request::new(1)), Err(Error::Pressure)));
+        assert_eq!(value("became_critical"), before + 1);
+        let event = device.next_event(None).expect("an answer").expect("who is refused is told");
+        assert_eq!((event.level, event.causes.0), (Level::Critical, abi::CAUSE_MEMORY));
+        hog.go_on();
+        assert!(hog.ended_well());
+    });
 }
 
-fn clients() {
+/// It gets a twentieth of a processor, and frees hundreds of MiB with that. Levels and INFO wait for nobody.
+fn throttled() {
+    let group = format!("{CGROUP}/throttled");
+    fs::create_dir(&group).expect("a cgroup");
+    fs::write(format!("{group}/cpu.max"), "5000 100000").expect("its share");
+    set("reserve_bytes", 128 << 20);
+    eventually("the reserve is full", || value("reserve_ready_bytes") == 128 << 20);
     let device = device();
-    let held = device.alloc(&Request::new(3 * CHUNK as u64, "held")).expect("memory");
-    let (ours, bytes) = (std::process::id(), held.bytes());
-    let row = |level, causes| format!("{ours} 0 {bytes} {bytes} {level} {causes} ");
-    let shows = |row: &str| table("clients").lines().any(|line| line.starts_with(row) && line.ends_with(" init"));
-    assert!(shows(&row(0, "0x0")), "{}", table("clients"));
-    // What was taken for this is a fall as well, for a moment.
-    eventually("nothing declines", || value("decline") == 0);
-    let low = Setting::new("low_mark", value("available") + (512 << 20));
-    hear(&device, Level::Low);
-    assert!(shows(&row(1, "0x1")), "{}", table("clients"));
-    let expected = format!("{} 0 {ours} {bytes} 0 0 0 0 0 0 held", held.id());
-    assert!(table("buffers").lines().any(|line| line == expected), "{}", table("buffers"));
-    drop(low);
-    hear(&device, Level::Ok);
+    let rounds = Count::new();
+    let slow = Child::run(|_| {
+        let device = self::device();
+        fs::write(format!("{group}/cgroup.procs"), "0").expect("joining");
+        loop {
+            drop(device.alloc(&Request::new(256 << 20)));
+            rounds.one_more();
+        }
+    });
+    eventually("it takes and frees", || rounds.get() > 0);
+    let end = Instant::now() + Duration::from_secs(6);
+    let (mut longest_info, mut longest_news) = (Duration::ZERO, Duration::ZERO);
+    while Instant::now() < end {
+        let start = Instant::now();
+        device.info().expect("info");
+        longest_info = longest_info.max(start.elapsed());
+        let level = if shown("ram_level") == "ok" { Level::Low } else { Level::Ok };
+        let low =
+            if level == Level::Low { Some(Setting::new("low_mark_bytes", value("available_bytes") * 2)) } else { None };
+        let start = Instant::now();
+        hear(&device, level);
+        if level == Level::Low {
+            longest_news = longest_news.max(start.elapsed());
+        }
+        drop(low);
+    }
+    slow.kill();
+    eventually("the cgroup is empty", || fs::remove_dir(&group).is_ok());
+    println!("gb-figure throttled.info_ms {:.1}", longest_info.as_secs_f64() * 1e3);
+    println!("gb-figure throttled.news_ms {:.1}", longest_news.as_secs_f64() * 1e3);
+    assert!(longest_info.max(longest_news) < Duration::from_secs(1), "INFO {longest_info:?}, levels {longest_news:?}");
+    set("reserve_bytes", 0);
+}
+
+fn asleep() {
+    eventually("nothing is open", || crate::machine::references() == 0);
+    let threads = ["greenboost_dog", "greenboost_fill", "greenboost_spill"].map(kernel_thread);
+    let wakes = || -> u64 {
+        let status = |thread: &i32| counter(&format!("/proc/{thread}/status"), "voluntary_ctxt_switches");
+        threads.iter().map(status).sum()
+    };
+    // What closing and the last setting have to say is said.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = wakes();
+    std::thread::sleep(Duration::from_secs(8));
+    let woken = wakes() - before;
+    assert!(woken <= 1, "{woken} times in 8 s");
+    // And it does look where somebody listens.
+    let _device = device();
+    let before = wakes();
+    eventually("it looks", || wakes() > before + 5);
 }
 
 fn closing_listeners() {
@@ -338,11 +357,7 @@ fn closing_listeners() {
         .map(|_| {
             Child::run(move |_| {
                 while Instant::now() < end {
-                    let (device, eventfd) = (device(), eventfd());
-                    device.set_eventfd(Some(eventfd.as_fd())).expect("an eventfd");
-                    let dir = File::open("/tmp").expect("a folder");
-                    device.watch_spill(dir.as_fd(), 1 << 60, 1 << 59).expect("a folder");
-                    drop(eventfd);
+                    let device = device();
                     let _ = device.next_event(Some(Duration::from_millis(5)));
                 }
             })
@@ -350,7 +365,7 @@ fn closing_listeners() {
         .collect();
     let available = counter("/proc/meminfo", "MemAvailable") * 1024;
     while Instant::now() < end {
-        let low = Setting::new("low_mark", available * 2);
+        let low = Setting::new("low_mark_bytes", available * 2);
         std::thread::sleep(Duration::from_millis(120));
         drop(low);
         std::thread::sleep(Duration::from_millis(120));

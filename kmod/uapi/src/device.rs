@@ -1,6 +1,6 @@
 //! The open device.
 
-use crate::{Buffer, Error, Key, Request, Result, abi};
+use crate::{Buffer, Error, Request, Result, abi};
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,14 +9,14 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-/// How the machine is off, as this device's owner should see it.
+/// How short of something the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Nothing to do.
     Ok,
     /// Give back what is idle, stop growing.
     Low,
-    /// Allocations are refused.
+    /// Of RAM: allocations are refused. Of the spill path: it takes nothing, or soon will not.
     Critical,
 }
 
@@ -31,7 +31,7 @@ impl Level {
     }
 }
 
-/// Why the level is not ok.
+/// Why a level is not ok.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Causes(pub u32);
 
@@ -42,8 +42,8 @@ impl Causes {
             (abi::CAUSE_MEMORY, "little available RAM"),
             (abi::CAUSE_DECLINE, "available RAM falls fast"),
             (abi::CAUSE_POOL, "the pool is nearly full"),
-            (abi::CAUSE_SPILL, "little space for spilling"),
-            (abi::CAUSE_SPILL_GONE, "nowhere to spill to"),
+            (abi::CAUSE_SPILL, "little space at the spill path"),
+            (abi::CAUSE_SPILL_GONE, "the spill path takes nothing"),
         ]
         .into_iter()
         .filter_map(|(bit, word)| (self.0 & bit != 0).then_some(word))
@@ -51,48 +51,36 @@ impl Causes {
     }
 }
 
-/// Limits, use and state, in bytes.
+/// Limits, use and state.
 pub type Info = abi::Info;
 
 impl abi::Info {
-    /// The level in a type.
+    /// The level of RAM in a type.
     pub fn level(&self) -> Level {
-        Level::from_raw(self.level)
+        Level::from_raw(self.ram_level)
+    }
+
+    /// The level of the spill path.
+    pub fn spill_level(&self) -> Level {
+        Level::from_raw(self.spill_level)
     }
 }
 
-/// A change of the level, or the present one where several changes came together.
+/// A change of a level, or the present one where several changes came together.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
-    /// The level now.
+    /// The level of RAM now.
     pub level: Level,
+    /// The level of the spill path.
+    pub spill_level: Level,
     /// Why.
     pub causes: Causes,
     /// Counts the changes.
     pub seq: u64,
-    /// RAM the machine can still give.
-    pub available: u64,
-    /// Free bytes where this device spills to, if that was set.
-    pub spill_free: u64,
-}
-
-/// What the module says of a buffer.
-#[derive(Clone, Copy, Debug)]
-pub struct State {
-    /// Its size.
-    pub bytes: u64,
-    /// How much of it is 4 KiB pages.
-    pub small_bytes: u64,
-    /// No more writes.
-    pub sealed: bool,
-    /// Published under a key.
-    pub shared: bool,
-    /// The user it is charged to.
-    pub uid: u32,
-    /// Mappings in all processes.
-    pub mappings: u32,
-    /// Devices attached to it.
-    pub attachments: u32,
+    /// RAM the machine can still give, without what the reserve keeps.
+    pub available_bytes: u64,
+    /// Free bytes at the spill path, if one is set.
+    pub spill_free_bytes: u64,
 }
 
 /// An open `/dev/greenboost`.
@@ -156,101 +144,14 @@ impl Device {
     /// # Errors
     /// [`Error::Pressure`], [`Error::PoolFull`], [`Error::Quota`] and [`Error::NoMemory`] are answers; another is a
     /// mistake in the request.
-    pub fn alloc(&self, request: &Request<'_>) -> Result<Buffer> {
+    pub fn alloc(&self, request: &Request) -> Result<Buffer> {
         let mut raw = request.raw();
         self.call("alloc", abi::IOC_ALLOC, &mut raw)?;
         // SAFETY: the call succeeded, so the descriptor is new and nobody else's.
-        Ok(unsafe { Buffer::new(OwnedFd::from_raw_fd(raw.fd), raw.id, raw.bytes, raw.small_bytes, raw.ready_bytes) })
+        Ok(unsafe { Buffer::new(OwnedFd::from_raw_fd(raw.fd), raw.bytes, raw.ready_bytes) })
     }
 
-    /// What the module says of a buffer of this user.
-    ///
-    /// # Errors
-    /// Where there is no such buffer, or it is another user's.
-    pub fn query(&self, id: u64) -> Result<State> {
-        let mut raw = abi::Query { id, ..Default::default() };
-        self.call("query", abi::IOC_QUERY, &mut raw)?;
-        Ok(State {
-            bytes: raw.bytes,
-            small_bytes: raw.small_bytes,
-            sealed: raw.state & abi::STATE_SEALED != 0,
-            shared: raw.state & abi::STATE_SHARED != 0,
-            uid: raw.uid,
-            mappings: raw.mappings,
-            attachments: raw.attachments,
-        })
-    }
-
-    /// Forbids all writes to a buffer, for ever. Its writable mappings must be gone, and so must pins and importers.
-    ///
-    /// # Errors
-    /// EBUSY where something could still write, EALREADY where it is sealed.
-    pub fn seal(&self, buffer: &Buffer) -> Result<()> {
-        self.call("seal", abi::IOC_SEAL, &mut abi::Seal { fd: buffer.as_fd().as_raw_fd(), flags: 0 })
-    }
-
-    /// Offers a sealed buffer to this user's other processes. It is kept for `ttl` after its last use (the
-    /// administrator's default where there is none), unless memory is wanted.
-    ///
-    /// # Errors
-    /// EPERM for a buffer that is not sealed or another user's, EEXIST where the key is taken.
-    pub fn publish(&self, buffer: &Buffer, key: &Key, ttl: Option<Duration>) -> Result<()> {
-        // Zero would mean the default.
-        let ttl_ms = ttl.map_or(0, |ttl| u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX).max(1));
-        let fd = buffer.as_fd().as_raw_fd();
-        self.call("publish", abi::IOC_PUBLISH, &mut abi::Publish { key: *key, fd, ttl_ms, reserved: 0 })
-    }
-
-    /// Opens what a process of this user has published, for reading.
-    ///
-    /// # Errors
-    /// None but the unexpected: where nothing is published under the key, the answer is `None`.
-    pub fn open_shared(&self, key: &Key) -> Result<Option<Buffer>> {
-        let mut raw = abi::Open { key: *key, ..Default::default() };
-        match self.call("open", abi::IOC_OPEN, &mut raw) {
-            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
-            Err(error) => Err(error),
-            // SAFETY: the call succeeded, so the descriptor is new and nobody else's.
-            Ok(()) => Ok(Some(unsafe { Buffer::new(OwnedFd::from_raw_fd(raw.fd), raw.id, raw.bytes, 0, 0) })),
-        }
-    }
-
-    /// Takes an offer back. Those who have opened it keep it.
-    ///
-    /// # Errors
-    /// ENOENT where nothing is published under the key.
-    pub fn withdraw(&self, key: &Key) -> Result<()> {
-        self.call("withdraw", abi::IOC_WITHDRAW, &mut abi::Withdraw { key: *key, reserved: 0 })
-    }
-
-    /// Watches the filesystem of a directory: below `low` free bytes this device's level is low, below `critical`
-    /// critical.
-    ///
-    /// # Errors
-    /// Where it is no directory, or `critical` is above `low`.
-    pub fn watch_spill(&self, dir: BorrowedFd<'_>, low: u64, critical: u64) -> Result<()> {
-        let mut raw = abi::Spill { dir_fd: dir.as_raw_fd(), flags: 0, low, critical };
-        self.call("spill", abi::IOC_SPILL, &mut raw)
-    }
-
-    /// Watches no filesystem any more.
-    ///
-    /// # Errors
-    /// None that is expected.
-    pub fn forget_spill(&self) -> Result<()> {
-        self.call("spill", abi::IOC_SPILL, &mut abi::Spill { dir_fd: -1, ..Default::default() })
-    }
-
-    /// Has an eventfd signalled at each change of the level (and at once, where it is not ok).
-    ///
-    /// # Errors
-    /// Where it is no eventfd.
-    pub fn set_eventfd(&self, eventfd: Option<BorrowedFd<'_>>) -> Result<()> {
-        let fd = eventfd.map_or(-1, |fd| fd.as_raw_fd());
-        self.call("eventfd", abi::IOC_EVENTFD, &mut abi::Eventfd { fd, flags: 0 })
-    }
-
-    /// The next change of the level: `None` where none comes in time (or, without a time, where there is none now).
+    /// The next change of a level: `None` where none comes in time (or, without a time, where there is none now).
     ///
     /// The device is readable (`poll`) exactly when this has something to say.
     ///
@@ -269,9 +170,14 @@ impl Device {
             let none = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
             return if none { Ok(None) } else { Err(Error::of("read", error)) };
         }
-        let level = Level::from_raw(raw.level);
-        let causes = Causes(raw.causes);
-        Ok(Some(Event { level, causes, seq: raw.seq, available: raw.available, spill_free: raw.spill_free }))
+        Ok(Some(Event {
+            level: Level::from_raw(raw.ram_level),
+            spill_level: Level::from_raw(raw.spill_level),
+            causes: Causes(raw.causes),
+            seq: raw.seq,
+            available_bytes: raw.available_bytes,
+            spill_free_bytes: raw.spill_free_bytes,
+        }))
     }
 
     /// Waits until there is something to say, no longer than `timeout`.

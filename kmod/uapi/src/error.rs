@@ -17,16 +17,16 @@ pub enum Error {
     /// The module speaks another version of the interface.
     #[error("the module speaks version {0} of the interface, this program version {ours}", ours = crate::abi::ABI_MAJOR)]
     Version(u32),
-    /// The machine is critically short of memory: nothing is allocated until it is not.
+    /// The machine is critically short of memory, or would be with this: nothing of it is allocated now.
     #[error("refused: memory is critically short")]
     Pressure,
-    /// The pool's limit is reached.
-    #[error("the pool's limit is reached")]
+    /// The pool's limit is reached, or memory is in pieces smaller than 2 MiB.
+    #[error("the pool's limit is reached, or no whole 2 MiB pages are left")]
     PoolFull,
     /// This user's, or this open file's, limit is reached.
     #[error("this user's limit is reached")]
     Quota,
-    /// The machine has not so much memory (or not in 2 MiB pages, or not within the memory cgroup's limit).
+    /// The machine has not that much memory (or not on this node, or not within the memory cgroup's limit).
     #[error("not enough memory")]
     NoMemory,
     /// An address and an offset that are not congruent modulo 2 MiB: the kernel would map 4 KiB at a time.

@@ -1,7 +1,7 @@
 //! What greenboost.ko offers, typed.
 //!
-//! A [`Device`] is an open `/dev/greenboost`: it allocates [`Buffer`]s (DMA-BUFs of 2 MiB pages), opens objects other
-//! processes of the same user have published, and hears of memory pressure. A [`Mapping`] is a buffer in this process,
+//! A [`Device`] is an open `/dev/greenboost`: it allocates [`Buffer`]s (DMA-BUFs of 2 MiB pages), and hears of memory
+//! pressure. A [`Mapping`] is a buffer in this process,
 //! at an address where the kernel maps 2 MiB at once.
 //!
 //! Everything is given back by being dropped, and by the kernel where a process dies without dropping: memory belongs to
@@ -16,14 +16,13 @@ mod device;
 mod error;
 mod mapping;
 
-pub use abi::Key;
 pub use buffer::{Buffer, Request};
-pub use device::{Causes, Device, Event, Info, Level, State};
+pub use device::{Causes, Device, Event, Info, Level};
 pub use error::Error;
 pub use mapping::{Access, Mapping, map_fixed};
 
 /// The unit of allocation, and the congruence a mapping needs: 2 MiB.
-pub const CHUNK: usize = abi::CHUNK_SIZE as usize;
+pub const CHUNK: usize = abi::CHUNK_BYTES as usize;
 
 /// Results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

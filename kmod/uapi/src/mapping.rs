@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 /// What a mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Reading: all that a sealed buffer allows.
+    /// Reading.
     Read,
     /// Reading and writing.
     ReadWrite,
@@ -67,7 +67,7 @@ impl Mapping {
     /// Maps the first `len` bytes of a buffer's descriptor (or, as [`map_fixed`], of another file).
     ///
     /// # Errors
-    /// EPERM or EACCES for writing to what is sealed.
+    /// The kernel's own.
     pub fn of_file(fd: BorrowedFd<'_>, len: usize, access: Access) -> Result<Self> {
         let (none, reserve) = (libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new mapping, wherever there is room.

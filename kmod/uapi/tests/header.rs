@@ -18,25 +18,17 @@ macro_rules! rows {
 
 fn rows() -> Vec<(&'static str, u64)> {
     let mut rows = rows! {
-        gb_info = Info { abi_major, abi_minor, level, causes, pool_limit, pool_used, user_limit, user_used, file_limit,
-            file_used, reserve_target, reserve_ready, cache_limit, cache_used, available, decline, spill_free, refused,
-            reserved }
-        gb_alloc = Alloc { bytes, flags, node, label, id, small_bytes, ready_bytes, fd, reserved }
-        gb_query = Query { id, bytes, small_bytes, state, uid, mappings, attachments, label, reserved }
-        gb_seal = Seal { fd, flags }
-        gb_key = Key { dev, ino, file_bytes, mtime_ns, offset, bytes, layout, reserved }
-        gb_publish = Publish { key, fd, ttl_ms, reserved }
-        gb_open = Open { key, id, bytes, fd, flags }
-        gb_withdraw = Withdraw { key, reserved }
-        gb_spill = Spill { dir_fd, flags, low, critical }
-        gb_eventfd = Eventfd { fd, flags }
-        gb_event = Event { level, causes, seq, available, spill_free }
+        gb_info = Info { abi_major, abi_minor, ram_level, spill_level, causes, reserved0, pool_limit_bytes,
+            pool_used_bytes, user_limit_bytes, user_used_bytes, file_limit_bytes, file_used_bytes,
+            reserve_wanted_bytes, reserve_ready_bytes, available_bytes, decline_bytes_per_s, spill_free_bytes,
+            refused, reserved }
+        gb_alloc = Alloc { bytes, flags, node, ready_bytes, fd, reserved }
+        gb_event = Event { ram_level, spill_level, causes, reserved, seq, available_bytes, spill_free_bytes }
     };
     rows.extend([
         ("GB_ABI_MAJOR", abi::ABI_MAJOR.into()),
         ("GB_ABI_MINOR", abi::ABI_MINOR.into()),
-        ("GB_CHUNK_SIZE", abi::CHUNK_SIZE),
-        ("GB_LABEL_LEN", abi::LABEL_LEN as u64),
+        ("GB_CHUNK_BYTES", abi::CHUNK_BYTES),
         ("GB_LEVEL_OK", abi::LEVEL_OK.into()),
         ("GB_LEVEL_LOW", abi::LEVEL_LOW.into()),
         ("GB_LEVEL_CRITICAL", abi::LEVEL_CRITICAL.into()),
@@ -45,18 +37,8 @@ fn rows() -> Vec<(&'static str, u64)> {
         ("GB_CAUSE_POOL", abi::CAUSE_POOL.into()),
         ("GB_CAUSE_SPILL", abi::CAUSE_SPILL.into()),
         ("GB_CAUSE_SPILL_GONE", abi::CAUSE_SPILL_GONE.into()),
-        ("GB_ALLOC_MIXED", abi::ALLOC_MIXED.into()),
-        ("GB_STATE_SEALED", abi::STATE_SEALED.into()),
-        ("GB_STATE_SHARED", abi::STATE_SHARED.into()),
         ("GB_IOC_INFO", abi::IOC_INFO.into()),
         ("GB_IOC_ALLOC", abi::IOC_ALLOC.into()),
-        ("GB_IOC_QUERY", abi::IOC_QUERY.into()),
-        ("GB_IOC_SEAL", abi::IOC_SEAL.into()),
-        ("GB_IOC_PUBLISH", abi::IOC_PUBLISH.into()),
-        ("GB_IOC_OPEN", abi::IOC_OPEN.into()),
-        ("GB_IOC_WITHDRAW", abi::IOC_WITHDRAW.into()),
-        ("GB_IOC_SPILL", abi::IOC_SPILL.into()),
-        ("GB_IOC_EVENTFD", abi::IOC_EVENTFD.into()),
     ]);
     rows
 }

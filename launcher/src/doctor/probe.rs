@@ -242,7 +242,7 @@ fn pool() -> Option<Result<Pool, String>> {
 
 /// Maps 2 MiB of the pool at `address`.
 fn map_pool(pool: &Pool, address: u64) -> Result<&'static str, String> {
-    let buffer = pool.alloc(&Request::new(SIZE_2_MIB as u64, "probe")).map_err(|error| error.to_string())?;
+    let buffer = pool.alloc(&Request::new(SIZE_2_MIB as u64)).map_err(|error| error.to_string())?;
     // SAFETY: the range was reserved by the driver for us and holds nothing.
     let mapped = unsafe { buffer.map_fixed(address as *mut c_void, 0, SIZE_2_MIB, PoolAccess::ReadWrite) };
     let detail = if buffer.ready_bytes() > 0 { "pages of the reserve" } else { "fresh 2 MiB pages" };

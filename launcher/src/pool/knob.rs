@@ -22,11 +22,16 @@ impl Knob {
     /// The name of its file.
     pub fn file(self) -> &'static str {
         match self {
-            Self::Reserve => "reserve",
-            Self::PoolLimit => "pool_limit",
-            Self::UserLimit => "user_limit",
-            Self::FileLimit => "file_limit",
+            Self::Reserve => "reserve_bytes",
+            Self::PoolLimit => "pool_limit_bytes",
+            Self::UserLimit => "user_limit_bytes",
+            Self::FileLimit => "file_limit_bytes",
         }
+    }
+
+    /// What it is called.
+    fn name(self) -> &'static str {
+        self.file().trim_end_matches("_bytes")
     }
 
     /// Its option when the module is loaded, which is in MiB.
@@ -55,7 +60,7 @@ impl Knob {
             Self::Reserve => {
                 format!("reserve: {} wanted, {} ready", format_size(now), format_size(state.reserve_ready_bytes))
             }
-            _ => format!("{}: {}", self.file(), format_size(now)),
+            _ => format!("{}: {}", self.name(), format_size(now)),
         }];
         if now != asked {
             lines.push(format!("asked for {}: what is kept is whole pages of 2 MiB", format_size(asked)));
@@ -79,8 +84,8 @@ fn reserve_hindrance(state: &State) -> Option<String> {
     let room = state.pool_limit_bytes.saturating_sub(state.pool_used_bytes);
     if ready >= wanted {
         None
-    } else if state.level != "ok" {
-        Some(format!("the level is {}: the reserve is filled again when it is ok", state.level))
+    } else if state.ram_level != "ok" {
+        Some(format!("the level is {}: the reserve is filled again when it is ok", state.ram_level))
     } else if wanted > room {
         Some(format!(
             "the pool's limit leaves room for {}: raise it with `greenboost pool limit`, or keep less",
@@ -129,7 +134,7 @@ pub fn set(paths: &Paths, knob: Knob, bytes: u64) -> Result<State, Problem> {
         Err(error) => Err(match error.kind() {
             _ if !paths.sysfs.exists() => Problem::NotLoaded { path: paths.sysfs.clone() },
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Problem::NotRoot { path },
-            io::ErrorKind::InvalidInput => Problem::Refused { name: knob.file(), bytes, source: error },
+            io::ErrorKind::InvalidInput => Problem::Refused { name: knob.name(), bytes, source: error },
             _ => Problem::Unreadable { path, reason: error.to_string() },
         }),
     }

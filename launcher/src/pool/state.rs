@@ -14,7 +14,8 @@ use std::path::Path;
 #[allow(missing_docs, reason = "the table in docs/kernel-module.md explains the files of the same names")]
 pub struct State {
     pub loaded: bool,
-    pub level: String,
+    pub ram_level: String,
+    pub spill_level: String,
     pub causes: Vec<&'static str>,
     /// `ok`, or why this user cannot allocate.
     pub device: String,
@@ -24,13 +25,15 @@ pub struct State {
     pub file_limit_bytes: u64,
     pub reserve_bytes: u64,
     pub reserve_ready_bytes: u64,
-    pub cache_used_bytes: u64,
-    pub cache_limit_bytes: u64,
-    pub cache_ttl_ms: u64,
+    pub reserve_held_bytes: u64,
     pub available_bytes: u64,
     pub decline_bytes_per_s: u64,
     pub low_mark_bytes: u64,
     pub critical_mark_bytes: u64,
+    pub spill_path: String,
+    pub spill_free_bytes: u64,
+    pub spill_low_mark_bytes: u64,
+    pub spill_critical_mark_bytes: u64,
     pub allocations: u64,
     pub frees: u64,
     pub refused: u64,
@@ -57,22 +60,25 @@ impl State {
         };
         Ok(Self {
             loaded: true,
-            level: text(&paths.sysfs, "level")?,
+            ram_level: text(&paths.sysfs, "ram_level")?,
+            spill_level: text(&paths.sysfs, "spill_level")?,
             causes,
             device,
-            pool_used_bytes: number("pool_used")?,
-            pool_limit_bytes: number("pool_limit")?,
-            user_limit_bytes: number("user_limit")?,
-            file_limit_bytes: number("file_limit")?,
-            reserve_bytes: number("reserve")?,
-            reserve_ready_bytes: number("reserve_ready")?,
-            cache_used_bytes: number("cache_used")?,
-            cache_limit_bytes: number("cache_limit")?,
-            cache_ttl_ms: number("cache_ttl_ms")?,
-            available_bytes: number("available")?,
-            decline_bytes_per_s: number("decline")?,
-            low_mark_bytes: number("low_mark")?,
-            critical_mark_bytes: number("critical_mark")?,
+            pool_used_bytes: number("pool_used_bytes")?,
+            pool_limit_bytes: number("pool_limit_bytes")?,
+            user_limit_bytes: number("user_limit_bytes")?,
+            file_limit_bytes: number("file_limit_bytes")?,
+            reserve_bytes: number("reserve_bytes")?,
+            reserve_ready_bytes: number("reserve_ready_bytes")?,
+            reserve_held_bytes: number("reserve_held_bytes")?,
+            available_bytes: number("available_bytes")?,
+            decline_bytes_per_s: number("decline_bytes_per_s")?,
+            low_mark_bytes: number("low_mark_bytes")?,
+            critical_mark_bytes: number("critical_mark_bytes")?,
+            spill_path: text(&paths.sysfs, "spill_path")?,
+            spill_free_bytes: number("spill_free_bytes")?,
+            spill_low_mark_bytes: number("spill_low_mark_bytes")?,
+            spill_critical_mark_bytes: number("spill_critical_mark_bytes")?,
             allocations: number("allocations")?,
             frees: number("frees")?,
             refused: number("refused")?,
@@ -99,7 +105,7 @@ impl State {
             let _ = writeln!(text, "{name:<10} {words}");
         };
         let why = if self.causes.is_empty() { String::new() } else { format!(": {}", self.causes.join(", ")) };
-        row("level", format!("{}{why}", self.level));
+        row("level", format!("{}{why}", self.ram_level));
         row("pool", format!("{} of {} in use", format_size(self.pool_used_bytes), format_size(self.pool_limit_bytes)));
         row(
             "limits",
@@ -112,15 +118,6 @@ impl State {
         row(
             "reserve",
             format!("{} ready of {}", format_size(self.reserve_ready_bytes), format_size(self.reserve_bytes)),
-        );
-        row(
-            "shared",
-            format!(
-                "{} in nobody's use, kept up to {} and for {} s",
-                format_size(self.cache_used_bytes),
-                format_size(self.cache_limit_bytes),
-                self.cache_ttl_ms / 1000
-            ),
         );
         let falling = match self.decline_bytes_per_s {
             0 => String::new(),
@@ -135,6 +132,19 @@ impl State {
                 format_size(self.critical_mark_bytes)
             ),
         );
+        if !self.spill_path.is_empty() {
+            row(
+                "spill path",
+                format!(
+                    "{}: {}, {} free; low below {}, critical below {}",
+                    self.spill_path.escape_debug(),
+                    self.spill_level,
+                    format_size(self.spill_free_bytes),
+                    format_size(self.spill_low_mark_bytes),
+                    format_size(self.spill_critical_mark_bytes)
+                ),
+            );
+        }
         row(
             "so far",
             format!(

@@ -52,10 +52,11 @@ pub(super) fn run(paths: &Paths, json: bool) -> Result<(), Problem> {
     // How things are to begin with: otherwise a quiet machine shows nothing, as a broken one would.
     let now = Event {
         level: info.level(),
+        spill_level: info.spill_level(),
         causes: Causes(info.causes),
         seq: 0,
-        available: info.available,
-        spill_free: info.spill_free,
+        available_bytes: info.available_bytes,
+        spill_free_bytes: info.spill_free_bytes,
     };
     let stdout = io::stdout();
     let line = if json { json_line } else { text_line };
@@ -101,7 +102,8 @@ pub fn follow(
             return Ok(());
         }
         let next = source.next().map_err(Ended::Source)?;
-        news = next.filter(|event| (event.level, event.causes) != (shown.level, shown.causes));
+        let says = |event: &Event| (event.level, event.spill_level, event.causes);
+        news = next.filter(|event| says(event) != says(&shown));
     }
 }
 
@@ -128,18 +130,22 @@ fn word(level: Level) -> &'static str {
     }
 }
 
-/// An event for people: time of day (UTC), level, reason, RAM.
+/// An event for people: time of day (UTC), level, reason, RAM; and the spill path, where that is short.
 pub fn text_line(event: &Event) -> String {
     let seconds = now().as_secs() % 86_400;
     let why = event.causes.words().join(", ");
     let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+    let spill = match event.spill_level {
+        Level::Ok => String::new(),
+        level => format!("; spill path {}, {} free", word(level), format_size(event.spill_free_bytes)),
+    };
     format!(
-        "{:02}:{:02}:{:02}Z {}{why}; {} of RAM available",
+        "{:02}:{:02}:{:02}Z {}{why}; {} of RAM available{spill}",
         seconds / 3600,
         seconds / 60 % 60,
         seconds % 60,
         word(event.level),
-        format_size(event.available)
+        format_size(event.available_bytes)
     )
 }
 
@@ -148,10 +154,11 @@ fn json_line(event: &Event) -> String {
     json!({
         "time": now().as_secs_f64(),
         "level": word(event.level),
+        "spill_level": word(event.spill_level),
         "causes": event.causes.words(),
         "seq": event.seq,
-        "available_bytes": event.available,
-        "spill_free_bytes": event.spill_free,
+        "available_bytes": event.available_bytes,
+        "spill_free_bytes": event.spill_free_bytes,
     })
     .to_string()
 }

@@ -16,9 +16,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// What the module's statistics call our buffers.
-const LABEL: &str = "greenboost-chunk";
-
 /// The pool.
 #[derive(Default)]
 pub struct Kmod {
@@ -59,7 +56,7 @@ fn open_at(path: &Path) -> Result<Device, String> {
 
 /// A buffer on the node next to the GPU, else, where that has no more, on any.
 fn buffer(device: &Device, node: Option<u32>, bytes: u64) -> Result<Buffer, Error> {
-    let anywhere = Request::new(bytes, LABEL);
+    let anywhere = Request::new(bytes);
     match device.alloc(&Request { node, ..anywhere }) {
         // EINVAL: a node that the driver knows and the kernel does not.
         Err(Error::NoMemory | Error::Os { .. }) if node.is_some() => device.alloc(&anywhere),

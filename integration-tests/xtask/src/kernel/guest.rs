@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const MEMORY_MIB: u32 = 3072;
+/// How much of it is another NUMA node's.
+const SECOND_NODE_MIB: u32 = 512;
 const DISK: u64 = 192 << 20;
 /// The longest a run of the tests may take, and the longest its console may be silent: several times what an idle
 /// machine needs, since a busy one tests nothing less.
@@ -198,6 +200,11 @@ impl Guest {
         let mut qemu = process::program("qemu-system-x86_64", &["-accel", "tcg,thread=multi", "-cpu", "max"]);
         qemu.args(["-smp", "2", "-nographic", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
         qemu.args(["-m", &self.memory_mib.to_string()]);
+        // Two nodes, of which the second has no processor: what a cpuset or a GPU far away asks for.
+        for (node, mib, processors) in [(0, self.memory_mib - SECOND_NODE_MIB, ",cpus=0-1"), (1, SECOND_NODE_MIB, "")] {
+            qemu.arg("-object").arg(format!("memory-backend-ram,id=node{node},size={mib}M"));
+            qemu.arg("-numa").arg(format!("node,nodeid={node},memdev=node{node}{processors}"));
+        }
         qemu.arg("-kernel").arg(&self.image).arg("-initrd").arg(&self.initramfs);
         qemu.arg("-append").arg(format!("{COMMAND_LINE}{words}"));
         qemu.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", self.disk.display()));

@@ -5,7 +5,6 @@ use crate::process::{self, quietly};
 use crate::workspace;
 use anyhow::{Context, Result, bail};
 use std::fs;
-use std::path::PathBuf;
 use std::time::Instant;
 
 /// It comes with the kernel's source only, of which it needs these files.
@@ -15,9 +14,6 @@ const FOLDERS: [&str; 3] = ["kmod", "kmod/include/uapi", "integration-tests/kern
 
 /// What it may not say: BIT() is not for headers of userspace, and our macros make functions, as the kernel's own do.
 const IGNORED: &str = "--ignore=BIT_MACRO,COMPLEX_MACRO,MACRO_ARG_REUSE";
-
-/// Tracepoints are written as nothing else is.
-const LENIENT: &str = "trace.h";
 
 /// Checks the modules' sources, to the letter. Answers why it could not, where it could not.
 ///
@@ -41,18 +37,10 @@ pub fn check() -> Result<Option<String>> {
                 .filter(|path| path.extension().is_some_and(|extension| extension == "c" || extension == "h")),
         );
     }
-    let (lenient, strict): (Vec<PathBuf>, Vec<PathBuf>) =
-        files.iter().cloned().partition(|path| path.ends_with(LENIENT));
-    for (files, how) in [(strict, &["--strict"][..]), (lenient, &[])] {
-        let mut perl = process::program("perl", &[]);
-        perl.arg(&script)
-            .args(["--no-tree", "--terse", "--no-summary", "--quiet", IGNORED])
-            .args(how)
-            .arg("-f")
-            .args(files);
-        if let Err(said) = quietly(&mut perl) {
-            bail!("checkpatch: {said:#}");
-        }
+    let mut perl = process::program("perl", &[]);
+    perl.arg(&script).args(["--no-tree", "--terse", "--no-summary", "--quiet", "--strict", IGNORED, "-f"]).args(&files);
+    if let Err(said) = quietly(&mut perl) {
+        bail!("checkpatch: {said:#}");
     }
     println!("style ok {:.1} checkpatch, {} files", start.elapsed().as_secs_f64(), files.len());
     Ok(None)
