@@ -259,6 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn every_sentence_of_the_threats_names_a_test_that_there_is() {
+        let folder = crate::workspace::root().join("integration-tests/kernel/src");
+        let files = std::fs::read_dir(folder).expect("the tests").flatten();
+        let tests: String = files.map(|file| std::fs::read_to_string(file.path()).expect("text")).collect();
+        let page = crate::workspace::root().join("docs/kernel-module-threats.md");
+        let page = std::fs::read_to_string(page).expect("the page");
+        let rows = page.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| a member"));
+        let mut named = 0;
+        for row in rows {
+            let test = row.rsplit(" | ").next().unwrap_or_default().trim_end_matches(" |");
+            match test.strip_prefix('`').and_then(|test| test.strip_suffix('`')) {
+                Some(test) => assert!(tests.contains(&format!("(\"{test}\", ")), "no test is called {test:?}"),
+                None => assert!(test.starts_with("none: "), "{row}"),
+            }
+            named += 1;
+        }
+        assert!(named > 25, "{named} sentences");
+    }
+
+    #[test]
     fn every_plant_has_a_reason_of_its_own() {
         let each: Vec<_> = Plant::EACH.into_iter().chain(Plant::DEBUG).map(Plant::reason).collect();
         assert!(each.iter().enumerate().all(|(at, reason)| !each[..at].contains(reason)), "{each:?}");
