@@ -58,7 +58,8 @@ fn one_node() {
     }
     fill(8);
     let buffer = device.alloc(&Request { node: Some(1), ..Request::new(6 * C) }).expect("memory");
-    assert_eq!(buffer.ready_bytes(), 4 * C, "the nodes have taken turns");
+    // The nodes have taken turns; and what is taken is being made up for already.
+    assert!(buffer.ready_bytes() >= 4 * C, "{} chunks were ready", buffer.ready_bytes() / C);
     assert_eq!(nodes(&buffer), BTreeSet::from([1]));
     drop(buffer);
     set("reserve_bytes", 0);
@@ -69,7 +70,8 @@ fn cpuset() {
     in_cpuset(|| {
         let device = device();
         let buffer = device.alloc(&Request::new(32 * C)).expect("memory");
-        assert_eq!((buffer.ready_bytes(), nodes(&buffer)), (8 * C, BTreeSet::from([1])));
+        assert!(buffer.ready_bytes() >= 8 * C, "{} chunks were ready", buffer.ready_bytes() / C);
+        assert_eq!(nodes(&buffer), BTreeSet::from([1]));
         let refused = device.alloc(&Request { node: Some(0), ..Request::new(C) }).expect_err("not its node");
         assert_eq!(refused.errno(), Some(libc::EINVAL));
     });
