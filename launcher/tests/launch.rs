@@ -299,7 +299,7 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
         "reported     free: extended, total: physical",
         "new.log (debug)",
         "placement    ram   50  x\n",
-        "auto  10  ffn_(gate|up|down|gate_up)_(ch)?exps\\.",
+        "auto  10  ffn_(gate|up|down|gate_up)_(ch)?exps|",
         "tier map     /",
         "new.json\n",
         "    GREENBOOST_ACTIVE=1",

@@ -96,9 +96,8 @@ impl Wishes {
 
     /// What may be used of each of several GPUs with so much free VRAM.
     pub fn budgets(&self, free: &[u64]) -> Vec<u64> {
-        let reserve = Settings::default().vram_reserve;
-        let most = self.vram.unwrap_or(u64::MAX);
-        free.iter().map(|free| free.saturating_sub(reserve).min(most)).collect()
+        let reserve = self.vram_reserve.unwrap_or_else(|| Settings::default().vram_reserve);
+        free.iter().map(|free| vram::budget(self.vram, *free, *free, reserve)).collect()
     }
 
     /// These, and what a command already decides: where both say something, the command does.
