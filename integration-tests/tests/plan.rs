@@ -24,7 +24,7 @@ fn variables() -> PathBuf {
 
 /// A world in which this program plans for runners.
 fn asking(planner: &Path) -> World {
-    World::new().vram("64MiB").hooked().env(settings::VRAM, "1GiB").env(settings::PLANNER, planner)
+    World::new().vram("2GiB").hooked().env(settings::VRAM, "1GiB").env(settings::PLANNER, planner)
 }
 
 fn run(world: &World, program: &Path, arguments: &[&str]) -> Outcome {

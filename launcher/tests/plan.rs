@@ -236,7 +236,7 @@ fn a_model_that_fits_two_gpus_and_neither_alone_is_put_on_both() {
     };
     let (status, text, stderr) = on("2200MiB,2200MiB", &[]);
     assert_eq!((status, stderr.as_str()), (Some(0), ""), "{text}");
-    assert!(text.contains("2 GPUs: ") && text.contains("* all in VRAM"), "{text}");
+    assert!(text.contains("2 GPUs: ") && text.contains("* vram"), "{text}");
     assert!(text.contains("\n  llama-server -m '") && text.contains(" -ngl 999 -ts 2200,2200\n"), "{text}");
     // Unequal ones get layers by what they have free, and each needs a buffer of its own.
     let (status, text, _) = on("3GiB,1800MiB", &[]);
@@ -249,7 +249,7 @@ fn a_model_that_fits_two_gpus_and_neither_alone_is_put_on_both() {
     // One of them was chosen: it is planned for alone, with what it has.
     let (status, text, _) = on("1500MiB,3GiB", &["--", "-sm", "none", "-mg", "1"]);
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("* all in VRAM") && text.contains("2.5 GiB of VRAM"), "{text}");
+    assert!(text.contains("* vram") && text.contains("2.62 GiB of VRAM"), "{text}");
 }
 
 #[test]

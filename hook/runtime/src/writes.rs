@@ -171,7 +171,7 @@ impl Core {
         chosen.try_for_each(|chunk| memory.transition(device, chunk, Target::Ram(Admission::Granted)))
     }
 
-    /// [`Core::watch_files`], now and then.
+    /// Looks after watched files (`watch_files`), now and then.
     #[cold]
     pub fn watch_files_at_times(&self) {
         {

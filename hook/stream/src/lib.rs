@@ -333,7 +333,7 @@ impl Streaming {
         Beginning(self)
     }
 
-    /// A capture is about to end on a stream: names what [`capture_over`] is to forget.
+    /// A capture is about to end on a stream: names what `capture_over` is to forget.
     pub fn capture_ends(&self, stream: CUstream) -> Option<u64> {
         if !self.is_on() {
             return None;

@@ -50,6 +50,8 @@ impl Figures {
     pub fn of_gpu(mut self, index: Option<usize>) -> Self {
         if let Some((free, gpu)) = index.and_then(|index| self.gpus.get(index).copied()).zip(self.gpu.as_mut()) {
             gpu.free = free;
+            // The others' totals are not kept: it is at least what is free.
+            gpu.total = gpu.total.max(free);
             self.gpus = vec![free];
         }
         self
