@@ -84,7 +84,8 @@ impl Memory {
             backing.create(self.driver, device.ordinal, bytes).map(|chunk| (backing, chunk))
         };
         let made = make(backing).or_else(|status| {
-            let elsewhere = admission == Admission::Granted || self.may_take_ram();
+            // What was granted before is honoured. Anything else obeys what the pool says of the machine.
+            let elsewhere = admission == Admission::Granted || !backing.is_machine_short() && self.may_take_ram();
             let spare = if elsewhere { device.spare(backing.note(), self.record) } else { None };
             spare.map_or(Err(status), make)
         });

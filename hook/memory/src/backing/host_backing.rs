@@ -34,6 +34,11 @@ pub trait HostBacking: Send + Sync {
         false
     }
 
+    /// Whether it last refused because the machine is short of memory: no other backing may serve instead.
+    fn is_machine_short(&self) -> bool {
+        false
+    }
+
     /// Whether there is anything to try: asked before a context is made for trying.
     ///
     /// # Errors

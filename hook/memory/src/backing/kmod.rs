@@ -26,7 +26,7 @@ pub struct Kmod {
     /// Whether the driver imports DMA-BUFs, once that was tried.
     import: OnceLock<String>,
     /// Why the last buffer was refused.
-    refusal: Mutex<Option<String>>,
+    refusal: Mutex<Option<Error>>,
 }
 
 impl Kmod {
@@ -45,7 +45,7 @@ impl Kmod {
         self.device.get_or_init(open).as_ref().map_err(String::as_str)
     }
 
-    fn refusal(&self) -> MutexGuard<'_, Option<String>> {
+    fn refusal(&self) -> MutexGuard<'_, Option<Error>> {
         self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -72,6 +72,11 @@ fn status(error: &Error) -> Status {
     }
 }
 
+/// Whether any other backing would take what the module has just kept from being taken.
+fn is_of_the_machine(error: &Error) -> bool {
+    matches!(error, Error::Pressure | Error::NoMemory)
+}
+
 impl Source for Kmod {
     const NAME: &'static str = "kmod";
     const HAS_OWN_LIMIT: bool = true;
@@ -84,8 +89,9 @@ impl Source for Kmod {
         let device = self.device().map_err(|_| NOT_SUPPORTED)?;
         let made = buffer(device, nearest_node(driver, ordinal), bytes).map_err(|error| {
             log::info!("{} of the pool refused: {error}", format_size(bytes));
-            *self.refusal() = Some(error.to_string());
-            status(&error)
+            let status = status(&error);
+            *self.refusal() = Some(error);
+            status
         })?;
         let fd = made.into_fd();
         // The first buffer is the probe's, so that this happens in the probe's own context.
@@ -94,7 +100,11 @@ impl Source for Kmod {
     }
 
     fn note(&self) -> Option<String> {
-        self.refusal().take().or_else(|| self.import.get().cloned())
+        self.refusal().take().map(|error| error.to_string()).or_else(|| self.import.get().cloned())
+    }
+
+    fn is_machine_short(&self) -> bool {
+        self.refusal().as_ref().is_some_and(is_of_the_machine)
     }
 }
 
@@ -111,6 +121,12 @@ mod tests {
         std::fs::write(&path, "").expect("a file");
         assert!(reason(&path).contains("not the module's device"), "{}", reason(&path));
         assert!(reason(Path::new("/dev/null")).contains("version"), "{}", reason(Path::new("/dev/null")));
+    }
+
+    #[test]
+    fn another_backing_serves_at_a_limit_and_not_where_the_machine_is_short() {
+        assert!([Error::Pressure, Error::NoMemory].iter().all(is_of_the_machine));
+        assert!(![Error::PoolFull, Error::Quota, Error::Denied].iter().any(is_of_the_machine));
     }
 
     #[test]

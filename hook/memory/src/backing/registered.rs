@@ -34,6 +34,11 @@ pub trait Source: Send + Sync {
 
     /// See [`HostBacking::note`].
     fn note(&self) -> Option<String>;
+
+    /// See [`HostBacking::is_machine_short`].
+    fn is_machine_short(&self) -> bool {
+        false
+    }
 }
 
 /// A source whose files are registered.
@@ -65,6 +70,10 @@ impl<S: Source> HostBacking for Registered<S> {
 
     fn note(&self) -> Option<String> {
         self.0.note()
+    }
+
+    fn is_machine_short(&self) -> bool {
+        self.0.is_machine_short()
     }
 
     fn create(&self, driver: &Driver, device: CUdevice, bytes: u64) -> Result<HostChunk, Status> {
