@@ -1,16 +1,14 @@
 //! The end of the program: few programs end their context, so that what streaming did is reported, and its trace
 //! closed, when they leave `main`. Registered after the driver has been used, this runs before the driver's own end.
 
-use crate::runtime::core;
+use crate::runtime::{RUNTIME, core};
 use greenboost_cuda::abi::SUCCESS;
 use greenboost_intercept::guard;
-use std::sync::Once;
 
 /// Has streaming reported at the program's end.
 pub fn watch() {
-    static ONCE: Once = Once::new();
     // SAFETY: the function stays where it is: this library is never unloaded.
-    ONCE.call_once(|| unsafe {
+    RUNTIME.awaits_exit.call_once(|| unsafe {
         libc::atexit(over);
     });
 }

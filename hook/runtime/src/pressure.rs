@@ -12,12 +12,11 @@
 //! the module is not used there is neither thread nor question. It makes driver calls only to give memory back.
 
 use crate::pending::Due;
-use crate::runtime::{Core, core};
+use crate::runtime::{Core, RUNTIME, core};
 use greenboost_cuda::abi::SUCCESS;
 use greenboost_intercept::guard;
 use greenboost_intercept::process::without_signals;
 use greenboost_kmod::{Device, Level};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// While it is not ok, idle memory is looked for this often: work that was in flight at the change may be done.
@@ -27,10 +26,10 @@ const UNTIL_CALLED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Starts to listen, once in a process.
 pub fn listen() {
-    static STARTED: AtomicBool = AtomicBool::new(false);
-    if STARTED.swap(true, Relaxed) {
-        return;
-    }
+    RUNTIME.listens.call_once(start);
+}
+
+fn start() {
     let started = without_signals(|| {
         std::thread::Builder::new().name("gb-pressure".to_owned()).stack_size(256 << 10).spawn(|| {
             let core = core().ok()?;

@@ -23,7 +23,7 @@ use greenboost_weights::placement::Rules;
 use greenboost_weights::registry::Registry;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, Once, OnceLock};
 use std::time::Instant;
 
 /// What begins with other things, each called more than once.
@@ -59,6 +59,10 @@ pub struct Runtime {
     pub ggml: Listener,
     /// The file that gets the counts of caught calls at the program's end, if any.
     pub calls_file: OnceLock<PathBuf>,
+    /// Done once the pool's pressure is listened to.
+    pub listens: Once,
+    /// Done once the program's end is waited for.
+    pub awaits_exit: Once,
     driver: OnceLock<Driver>,
     /// The function that the driver lacks, where it is too old.
     lacking: OnceLock<&'static str>,
@@ -117,6 +121,8 @@ impl Runtime {
             captures: Captures::new(),
             ggml: Listener::new(),
             calls_file: OnceLock::new(),
+            listens: Once::new(),
+            awaits_exit: Once::new(),
             driver: OnceLock::new(),
             lacking: OnceLock::new(),
             record: OnceLock::new(),
