@@ -153,7 +153,7 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         layers => format!(" (the CPU computes in {layers} of {} layers)", plan.layers),
     };
     let size = match ram {
-        0 => format_size(vram),
+        0 => format!("all in VRAM, {}", format_size(vram)),
         _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
     };
     let what = name(plan, prediction);
