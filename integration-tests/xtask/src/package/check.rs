@@ -106,7 +106,8 @@ fn installed(package: &Path, root: &Path) -> Result<()> {
         ensure!(said.trim().ends_with(VERSION), "{name} says it is '{}'", said.trim());
     }
     let mut dry = Command::new(root.join("usr/bin/gb-launch"));
-    let said = quietly(dry.args(["--dry-run", "-v", "--profile", "generic", "--", "/bin/sh"]).env_remove("GREENBOOST_HOOK"))?;
+    let said =
+        quietly(dry.args(["--dry-run", "-v", "--profile", "generic", "--", "/bin/sh"]).env_remove("GREENBOOST_HOOK"))?;
     let hook = fs::canonicalize(root.join("usr/lib/greenboost/libgreenboost_hook.so"))?;
     ensure!(said.contains(&*hook.to_string_lossy()), "gb-launch would preload something else:\n{said}");
     dpkg(&["-P", "greenboost"])?;
