@@ -7,12 +7,14 @@ use crate::refusal::{self, refusal};
 use crate::values::{
     self, Environment, Line, at_least_granule, backings, chunk, expression, matchers, pattern, priority,
 };
-use greenboost_contract::kernel::{AccessMode, KernelRule};
+use greenboost_contract::experts::ExpertLayout;
+use greenboost_contract::kernel::{AccessMode, KernelRule, NOT_WHOLE};
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule, Tier};
 use greenboost_contract::settings::threads;
 use greenboost_contract::{
-    HostCopyPrefetch, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream, size,
+    ExpertCache, HostCopyPrefetch, PageCache, PlanFor, ReportFree, ReportTotal, Settings, Spill, Stream, size,
 };
+use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
@@ -83,6 +85,7 @@ struct Memory {
     #[serde(alias = "assist")]
     host_copy_prefetch: Option<HostCopyPrefetch>,
     page_cache: Option<PageCache>,
+    experts: Option<ExpertCache>,
     #[serde(default, deserialize_with = "upload_threads")]
     upload_threads: Option<u32>,
 }
@@ -123,6 +126,9 @@ struct Kernel {
     #[serde(default, deserialize_with = "expression")]
     tensor: String,
     read: AccessMode,
+    /// Where the parameters of a kernel are that multiplies with chosen experts.
+    #[serde(default, deserialize_with = "values::experts")]
+    parameters: Option<ExpertLayout>,
 }
 
 fn place_rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Place>, D::Error> {
@@ -130,7 +136,9 @@ fn place_rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Place>, D::Erro
 }
 
 fn kernel_rules<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Kernel>, D::Error> {
-    values::tables(from, "must be tables: write [[kernel]] on a line of its own before each rule")
+    let rules: Vec<Kernel> =
+        values::tables(from, "must be tables: write [[kernel]] on a line of its own before each rule")?;
+    if rules.iter().all(|kernel| kernel.rule().is_whole()) { Ok(rules) } else { Err(D::Error::custom(NOT_WHOLE)) }
 }
 
 fn upload_threads<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u32>, D::Error> {
@@ -217,6 +225,7 @@ impl File {
         set(&mut to.stream, &memory.stream);
         set(&mut to.host_copy_prefetch, &memory.host_copy_prefetch);
         set(&mut to.page_cache, &memory.page_cache);
+        set(&mut to.experts, &memory.experts);
         set(&mut to.report_free, &report.free);
         set(&mut to.report_total, &report.total);
         to.ring = memory.ring.or(to.ring);
@@ -241,7 +250,7 @@ impl Place {
 
 impl Kernel {
     fn rule(&self) -> KernelRule {
-        let Self { name, tensor, read } = self.clone();
-        KernelRule { name, tensor, read }
+        let Self { name, tensor, read, parameters: experts } = self.clone();
+        KernelRule { name, tensor, read, experts }
     }
 }

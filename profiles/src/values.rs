@@ -2,6 +2,7 @@
 
 use crate::pattern;
 use crate::profile::{Matcher, Variable};
+use greenboost_contract::experts::ExpertLayout;
 use greenboost_contract::place::{MAX_PRIORITY, parse_layers};
 use greenboost_contract::settings::{BACKING_NAMES, GRANULE};
 use greenboost_contract::size::parse_size;
@@ -59,6 +60,11 @@ pub fn pattern<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::
 fn regex<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Regex>, D::Error> {
     let pattern = pattern(from)?.unwrap_or_default();
     pattern::compile(&pattern).map(Some).map_err(D::Error::custom)
+}
+
+/// Where the parameters of a kernel are.
+pub fn experts<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ExpertLayout>, D::Error> {
+    value::text(from, |text| text.parse().map(Some))
 }
 
 /// Names of backings, each once.

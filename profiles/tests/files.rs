@@ -114,7 +114,8 @@ fn rules_for_kernels_come_before_those_that_are_inherited() {
     let (_keep, user) = folder(&[("mine.toml", text)]);
     let profiles = Profiles::load(&[user]).expect("valid");
     let (mine, parent) = (named(&profiles, "mine"), named(&profiles, "llama-server"));
-    let rule = KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: AccessMode::Stream };
+    let rule =
+        KernelRule { name: "mul_mat_vec".into(), tensor: String::new(), read: AccessMode::Stream, experts: None };
     assert_eq!((&mine.settings.kernels[0], &mine.settings.kernels[1..]), (&rule, parent.settings.kernels.as_slice()));
 }
 

@@ -197,8 +197,8 @@ fn kernels_of_llama_cpp_and_cublas_read_copies_unless_they_touch_a_part() {
     let vector = "_Z13mul_mat_vec_qIL9ggml_type12ELi1ELb0ELb0EEvPKvS2_PKi";
     for (kernel, tensor, expected) in [
         (vector, dense, Some(AccessMode::Stream)),
-        (vector, experts, Some(AccessMode::InPlace)),
-        ("_Z13mul_mat_vec_fIffLi1ELi256EEvPKT_PKfPKi", experts, Some(AccessMode::InPlace)),
+        (vector, experts, Some(AccessMode::Experts)),
+        ("_Z13mul_mat_vec_fIffLi1ELi256EEvPKT_PKfPKi", experts, Some(AccessMode::Experts)),
         ("_Z9mul_mat_qIL9ggml_type12ELi128ELb0EEvPKcPKi", experts, Some(AccessMode::Stream)),
         ("_Z9mul_mat_fI6__halfLi32ELi1ELi4ELb0EEvPKT_", dense, Some(AccessMode::Stream)),
         ("_Z21dequantize_block_q4_KIfEvPKvPT_", dense, Some(AccessMode::Stream)),

@@ -45,6 +45,16 @@ pub enum Stream {
     On,
 }
 
+/// Whether a mixture of experts has the experts that are used most in VRAM, chosen while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExpertCache {
+    /// Experts are where placement puts them, as other weights.
+    #[default]
+    Off,
+    /// All are in RAM, and VRAM that is left has copies of those that are used most.
+    On,
+}
+
 /// Whose model is planned for: whoever reads llama.cpp's variables when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PlanFor {
@@ -72,6 +82,8 @@ pub enum Strategy {
     HostCopyPrefetch,
     /// The CPU computes with a part of what is outside, while the rest is streamed.
     Combined,
+    /// As extend, and of a mixture of experts those that are used most are in VRAM.
+    Experts,
 }
 
 /// Whether the copies that a framework makes of weights it keeps in host memory are served from VRAM, where they were
@@ -145,7 +157,9 @@ written!(Strategy {
     Offload = "offload",
     HostCopyPrefetch = "host-copy-prefetch" | "assist",
     Combined = "combined",
+    Experts = "experts",
 });
+written!(ExpertCache { Off = "off", On = "on" });
 written!(PageCache { Off = "off", On = "on" });
 written!(Stream { Off = "off", On = "on" });
 written!(PlanFor { Never = "never", Command = "command", Runners = "runners" });

@@ -4,6 +4,7 @@
 //! travel to the hook as one environment variable, a line for each rule, fields separated by tabs.
 
 use crate::choices::written;
+use crate::experts::ExpertLayout;
 use crate::value;
 use serde::Deserializer;
 use thiserror::Error;
@@ -17,9 +18,11 @@ pub enum AccessMode {
     InPlace,
     /// Where it is, and its launches are not looked into at all.
     Never,
+    /// By the numbers of chosen experts, of which those that are used most have copies in VRAM.
+    Experts,
 }
 
-written!(AccessMode { Stream = "stream", InPlace = "in-place", Never = "never" });
+written!(AccessMode { Stream = "stream", InPlace = "in-place", Never = "never", Experts = "experts" });
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,29 +33,45 @@ pub struct KernelRule {
     pub tensor: String,
     /// What its launches do.
     pub read: AccessMode,
+    /// Where its parameters are, of [`AccessMode::Experts`] alone.
+    pub experts: Option<ExpertLayout>,
 }
+
+/// What is wrong with a rule that is not [`KernelRule::is_whole`].
+pub const NOT_WHOLE: &str = "parameters are given with the access mode \"experts\", and with no other";
 
 /// A rule that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("'{rule}' is not a kernel rule: {problem}")]
 pub struct KernelError {
     rule: String,
-    problem: &'static str,
+    problem: String,
 }
 
 impl KernelRule {
     fn from_line(line: &str) -> Result<Self, KernelError> {
-        let fail = |problem| KernelError { rule: line.to_owned(), problem };
+        let fail = |problem: &str| KernelError { rule: line.to_owned(), problem: problem.to_owned() };
         let fields: Vec<_> = line.split('\t').collect();
-        let [name, tensor, read] = fields[..] else { return Err(fail("it needs three fields")) };
+        let [name, tensor, read, experts] = fields[..] else { return Err(fail("it needs four fields")) };
         let read = AccessMode::from_name(read).ok_or_else(|| fail("its access mode is unknown"))?;
-        Ok(Self { name: name.to_owned(), tensor: tensor.to_owned(), read })
+        let experts = Some(experts).filter(|text| !text.is_empty()).map(str::parse).transpose();
+        let experts = experts.map_err(|problem: String| fail(&problem))?;
+        let rule = Self { name: name.to_owned(), tensor: tensor.to_owned(), read, experts };
+        if rule.is_whole() { Ok(rule) } else { Err(fail(NOT_WHOLE)) }
+    }
+
+    /// Whether it says where a kernel's parameters are if it has to, and not if it has not.
+    pub fn is_whole(&self) -> bool {
+        (self.read == AccessMode::Experts) == self.experts.is_some()
     }
 }
 
 /// Rules as the environment carries them.
 pub fn to_text(rules: &[KernelRule]) -> String {
-    let line = |rule: &KernelRule| format!("{}\t{}\t{}", rule.name, rule.tensor, rule.read.name());
+    let line = |rule: &KernelRule| {
+        let experts = rule.experts.as_ref().map(ToString::to_string).unwrap_or_default();
+        format!("{}\t{}\t{}\t{experts}", rule.name, rule.tensor, rule.read.name())
+    };
     rules.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
@@ -79,9 +98,19 @@ mod tests {
     #[test]
     fn what_is_written_reads_back() {
         let rules = vec![
-            KernelRule { name: "mul_mat_vec|mmvq".into(), tensor: "_exps".into(), read: AccessMode::InPlace },
-            KernelRule { name: "^x$".into(), tensor: String::new(), read: AccessMode::Never },
-            KernelRule { name: "gemm".into(), tensor: String::new(), read: AccessMode::Stream },
+            KernelRule {
+                name: "mul_mat_vec|mmvq".into(),
+                tensor: "_exps".into(),
+                read: AccessMode::InPlace,
+                experts: None,
+            },
+            KernelRule { name: "^x$".into(), tensor: String::new(), read: AccessMode::Never, experts: None },
+            KernelRule {
+                name: "vec".into(),
+                tensor: "_exps".into(),
+                read: AccessMode::Experts,
+                experts: "ids=2 row=7 stride=11 step=18 tokens=1 weights=0,3.8".parse().ok(),
+            },
         ];
         assert_eq!(from_text(&to_text(&rules)), Ok(rules));
         assert_eq!(from_text(""), Ok(vec![]));
@@ -89,7 +118,7 @@ mod tests {
 
     #[test]
     fn broken_lines_are_refused() {
-        for line in ["x", "x\t\tsometimes", "x\t\tstream\t"] {
+        for line in ["x", "x\t\tsometimes\t", "x\t\tstream\t\t", "x\t\tstream\tids=2", "x\t\texperts\t"] {
             assert!(from_text(line).is_err(), "{line}");
         }
     }

@@ -5,6 +5,7 @@
 //! * [`settings`]: everything the launcher tells the hook, as environment variables, in one struct;
 //! * [`size`]: how a SIZE is written, in options, profiles and output;
 //! * [`value`]: single values as serde reads them;
+//! * [`experts`]: how kernels that multiply with chosen experts have their parameters;
 //! * [`escape`]: text of others before it is shown;
 //! * [`place`]: rules that say where a model's tensors should be;
 //! * [`kernel`]: rules that say how kernels read weights outside VRAM;
@@ -21,6 +22,7 @@
 pub mod choices;
 pub mod engine;
 pub mod escape;
+pub mod experts;
 pub mod kernel;
 pub mod loader;
 pub mod place;
@@ -34,7 +36,9 @@ pub mod size;
 pub mod value;
 pub mod vram;
 
-pub use choices::{HostCopyPrefetch, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Strategy, Stream};
+pub use choices::{
+    ExpertCache, HostCopyPrefetch, Layers, PageCache, PlanFor, ReportFree, ReportTotal, Spill, Strategy, Stream,
+};
 pub use escape::escaped;
 pub use settings::Settings;
 pub use size::{format_size, parse_size};

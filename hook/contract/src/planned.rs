@@ -2,8 +2,8 @@
 //! believed of an answer, whoever wrote it: a variable can change how a program is loaded.
 
 use crate::Settings;
-use crate::choices::{HostCopyPrefetch, Stream};
-use crate::settings::{HOST_COPY_PREFETCH, PLANNED, RING, STREAM};
+use crate::choices::{ExpertCache, HostCopyPrefetch, Stream};
+use crate::settings::{EXPERTS, HOST_COPY_PREFETCH, PLANNED, RING, STREAM};
 use crate::size::parse_size;
 
 /// What llama.cpp's variables begin with, each of which stands for one of its options.
@@ -42,6 +42,7 @@ impl Settings {
             HOST_COPY_PREFETCH => {
                 HostCopyPrefetch::from_name(value).map(|assist| self.host_copy_prefetch = assist).is_some()
             }
+            EXPERTS => ExpertCache::from_name(value).map(|experts| self.experts = experts).is_some(),
             RING => parse_size(value).map(|bytes| self.ring = Some(bytes)).is_ok(),
             _ => false,
         }
@@ -72,9 +73,14 @@ mod tests {
 
     #[test]
     fn a_plan_changes_these_settings_and_no_others() {
-        for (name, value) in
-            [(STREAM, "off"), (HOST_COPY_PREFETCH, "on"), (RING, "1GiB"), (DISABLE_GRAPHS, "1"), ("LLAMA_ARG_X", "")]
-        {
+        for (name, value) in [
+            (STREAM, "off"),
+            (HOST_COPY_PREFETCH, "on"),
+            (RING, "1GiB"),
+            (EXPERTS, "on"),
+            (DISABLE_GRAPHS, "1"),
+            ("LLAMA_ARG_X", ""),
+        ] {
             assert!(is_allowed(name, value), "{name}={value}");
         }
         for (name, value) in [

@@ -8,7 +8,9 @@
 mod names;
 mod read;
 
-use crate::choices::{HostCopyPrefetch, Layers, PageCache, ReportFree, ReportTotal, Spill, Strategy, Stream};
+use crate::choices::{
+    ExpertCache, HostCopyPrefetch, Layers, PageCache, ReportFree, ReportTotal, Spill, Strategy, Stream,
+};
 use crate::kernel::{self, KernelRule};
 use crate::place::{self, PlaceRule};
 use crate::size;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub host_copy_prefetch: HostCopyPrefetch,
     /// Whether weights outside VRAM stay in the page cache of their file.
     pub page_cache: PageCache,
+    /// Whether the experts that are used most are in VRAM.
+    pub experts: ExpertCache,
     /// Threads that copy weights which are uploaded; `None`: half of the processors, up to 8.
     #[serde(deserialize_with = "read::upload_threads")]
     pub upload_threads: Option<u32>,
@@ -119,6 +123,7 @@ impl Default for Settings {
             stream: Stream::default(),
             host_copy_prefetch: HostCopyPrefetch::default(),
             page_cache: PageCache::default(),
+            experts: ExpertCache::default(),
             upload_threads: None,
             ring: None,
             plan: String::new(),
@@ -152,6 +157,7 @@ impl Settings {
             (STREAM, self.stream.name().to_owned()),
             (HOST_COPY_PREFETCH, self.host_copy_prefetch.name().to_owned()),
             (PAGE_CACHE, self.page_cache.name().to_owned()),
+            (EXPERTS, self.experts.name().to_owned()),
         ];
         env.extend(self.log.as_ref().map(|path| (LOG, path.to_string_lossy().into_owned())));
         env.extend(self.map.as_ref().map(|path| (MAP, path.to_string_lossy().into_owned())));
@@ -195,6 +201,7 @@ impl Settings {
         STREAM,
         HOST_COPY_PREFETCH,
         PAGE_CACHE,
+        EXPERTS,
         UPLOAD_THREADS,
         RING,
         PLAN,
@@ -250,11 +257,13 @@ mod tests {
                 name: "gemm".to_owned(),
                 tensor: String::new(),
                 read: kernel::AccessMode::Stream,
+                experts: None,
             }],
             map: Some("/tmp/map.json".into()),
             stream: Stream::On,
             host_copy_prefetch: HostCopyPrefetch::On,
             page_cache: PageCache::On,
+            experts: ExpertCache::On,
             upload_threads: Some(6),
             ring: Some(5),
             plan: "a model: all in VRAM".to_owned(),
@@ -289,10 +298,11 @@ mod tests {
             (BACKINGS, "floppy", "memfd"),
             (SPILL, "maybe", "never"),
             (PLACE, "ffn", "five fields"),
-            (KERNELS, "ffn", "three fields"),
+            (KERNELS, "ffn", "four fields"),
             (STREAM, "perhaps", "on"),
             (HOST_COPY_PREFETCH, "perhaps", "on"),
             (PAGE_CACHE, "perhaps", "on"),
+            (EXPERTS, "perhaps", "on"),
             (UPLOAD_THREADS, "65", "0 to 64"),
             (STRATEGY, "fastest", "extend-in-place"),
         ] {

@@ -4,6 +4,7 @@
 //! the place is right. Kernels are known by their (mangled) names, tensors by theirs; the rules are the profile's
 //! ([`greenboost_contract::kernel`]), and what they do not name has copies: a copy is never far from right.
 
+use greenboost_contract::experts::ExpertLayout;
 use greenboost_contract::kernel::{AccessMode, KernelRule};
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -14,6 +15,8 @@ pub enum Way {
     Slot,
     /// The home itself.
     InPlace,
+    /// A window over copies of some experts and the homes of all.
+    Experts,
 }
 
 /// Where no rules are given: what is right for any program that reads rows or chosen experts.
@@ -36,6 +39,7 @@ struct Rule {
     kernel: Regex,
     tensor: Regex,
     read: AccessMode,
+    experts: Option<ExpertLayout>,
 }
 
 /// The rules of a process.
@@ -44,18 +48,20 @@ pub struct Rules(Vec<Rule>);
 impl Rules {
     /// Compiles rules, as the launcher has checked them. One whose pattern is none is left out and logged.
     pub fn new(given: &[KernelRule]) -> Self {
-        let own = OWN.iter().map(|(name, tensor, read)| (*name, *tensor, *read));
-        let given = given.iter().map(|rule| (rule.name.as_str(), rule.tensor.as_str(), rule.read));
+        let own = OWN.iter().map(|(name, tensor, read)| (*name, *tensor, *read, None));
+        let given =
+            given.iter().map(|rule| (rule.name.as_str(), rule.tensor.as_str(), rule.read, rule.experts.clone()));
         let all: Vec<_> = if given.len() == 0 { own.collect() } else { given.collect() };
         let pattern = |text| RegexBuilder::new(text).unicode(false).build();
-        let compiled =
-            all.into_iter().take(MOST).filter_map(|(name, tensor, read)| match (pattern(name), pattern(tensor)) {
-                (Ok(kernel), Ok(tensor)) => Some(Rule { kernel, tensor, read }),
+        let compiled = all.into_iter().take(MOST).filter_map(|(name, tensor, read, experts)| {
+            match (pattern(name), pattern(tensor)) {
+                (Ok(kernel), Ok(tensor)) => Some(Rule { kernel, tensor, read, experts }),
                 (Err(error), _) | (_, Err(error)) => {
                     log::error!("kernel rule left out: {error}");
                     None
                 }
-            });
+            }
+        });
         Self(compiled.collect())
     }
 
@@ -74,6 +80,11 @@ impl Rules {
         first.is_some_and(|rule| rule.read == AccessMode::Never && rule.tensor.as_str().is_empty())
     }
 
+    /// Where a kernel has its parameters that multiplies with chosen experts, if it is one.
+    pub fn experts(&self, kernel: Mask) -> Option<&ExpertLayout> {
+        self.0.iter().enumerate().filter(|(at, _)| kernel >> at & 1 == 1).find_map(|(_, rule)| rule.experts.as_ref())
+    }
+
     /// The rules that a tensor's name fits.
     pub fn of_tensor(&self, name: &str) -> Mask {
         self.mask(|rule| rule.tensor.is_match(name.as_bytes()))
@@ -88,6 +99,7 @@ impl Rules {
         match self.0.get((kernel & tensor).trailing_zeros() as usize).map(|rule| rule.read) {
             Some(AccessMode::Stream) | None => Way::Slot,
             Some(AccessMode::InPlace | AccessMode::Never) => Way::InPlace,
+            Some(AccessMode::Experts) => Way::Experts,
         }
     }
 }
@@ -115,7 +127,12 @@ mod tests {
 
     #[test]
     fn the_first_rule_that_fits_decides_and_what_none_names_is_streamed() {
-        let rule = |name: &str, tensor: &str, read| KernelRule { name: name.into(), tensor: tensor.into(), read };
+        let rule = |name: &str, tensor: &str, read| KernelRule {
+            name: name.into(),
+            tensor: tensor.into(),
+            read,
+            experts: None,
+        };
         let rules = Rules::new(&[
             rule("(", "", AccessMode::Stream),
             rule("mul_mat_vec", "_exps", AccessMode::InPlace),

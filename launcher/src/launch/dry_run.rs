@@ -4,7 +4,7 @@ use super::Launch;
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::PREFIX;
-use greenboost_contract::{HostCopyPrefetch, PageCache, Settings, Stream, format_size};
+use greenboost_contract::{ExpertCache, HostCopyPrefetch, PageCache, Settings, Stream, format_size};
 use greenboost_profiles::pattern;
 use std::fmt::Write;
 use std::path::Path;
@@ -60,6 +60,7 @@ fn details(launch: &Launch<'_>) -> Vec<(&'static str, String)> {
         ("placement", placement(settings)),
         ("kernels", kernels(settings)),
         ("page cache", page_cache(settings).to_owned()),
+        ("experts", experts(settings).to_owned()),
         ("uploads", uploads(settings)),
         ("tier map", file(settings.map.as_deref())),
         ("trace", file(settings.trace.as_deref())),
@@ -140,6 +141,13 @@ fn page_cache(settings: &Settings) -> &'static str {
     match settings.page_cache {
         PageCache::Off => "off: weights outside VRAM are copied to RAM",
         PageCache::On => "weights outside VRAM stay in the model file's, where llama.cpp maps it",
+    }
+}
+
+fn experts(settings: &Settings) -> &'static str {
+    match settings.experts {
+        ExpertCache::Off => "off: a mixture's experts are placed as other weights",
+        ExpertCache::On => "those of a mixture that are used most are in VRAM",
     }
 }
 

@@ -64,6 +64,8 @@ pub const FIXED: &str = "GREENBOOST_FIXED";
 pub const HOST_COPY_PREFETCH: &str = "GREENBOOST_HOST_COPY_PREFETCH";
 /// Whether weights outside VRAM stay in the page cache of their file: see [`crate::PageCache`].
 pub const PAGE_CACHE: &str = "GREENBOOST_PAGE_CACHE";
+/// Whether the experts that are used most are in VRAM: see [`crate::ExpertCache`].
+pub const EXPERTS: &str = "GREENBOOST_EXPERTS";
 /// How many threads copy weights that are uploaded; 0 leaves uploads to the driver.
 pub const UPLOAD_THREADS: &str = "GREENBOOST_UPLOAD_THREADS";
 /// File that gets a trace of what is streamed, for Chrome's or Perfetto's viewer; without it none is written.
@@ -85,7 +87,7 @@ pub const RING_SHARE: u64 = 16;
 pub const BACKING_NAMES: &[&str] = &["kmod", "host-numa", "memfd"];
 
 /// The settings that a plan may change, unless the user has fixed them.
-pub const PLANNED: [&str; 3] = [STREAM, HOST_COPY_PREFETCH, RING];
+pub const PLANNED: [&str; 4] = [STREAM, HOST_COPY_PREFETCH, RING, EXPERTS];
 /// Names that variables had before, and those they have now.
 pub const RENAMED: [(&str, &str); 2] = [("GREENBOOST_WAY", STRATEGY), ("GREENBOOST_ASSIST", HOST_COPY_PREFETCH)];
 
