@@ -1,45 +1,12 @@
 //! The kernels this GPU can run. The tests' PTX has the same names and does the same on real hardware.
 
-use crate::errors::{Error, Result};
+use crate::errors::Result;
+use crate::expert_ids;
+use crate::experts;
 use crate::gpu::{Gpu, Shares, Window};
+use crate::kernel::{Arguments, Kernel, aligned};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// A kernel.
-pub struct Kernel {
-    /// Its name.
-    pub name: &'static str,
-    /// The size of each parameter.
-    pub parameters: &'static [usize],
-    /// The share of the memory's speed it reaches, in VRAM and in place.
-    pub shares: Shares,
-    /// What it does.
-    pub run: fn(&Gpu, &Arguments) -> Result,
-}
-
-/// A launch's arguments.
-pub struct Arguments<'a> {
-    /// All of them, packed.
-    pub bytes: &'a [u8],
-    /// Where each is.
-    pub offsets: Vec<usize>,
-}
-
-impl Arguments<'_> {
-    fn u64(&self, index: usize) -> u64 {
-        let at = self.offsets[index];
-        u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap_or_default())
-    }
-
-    fn u32(&self, index: usize) -> u32 {
-        let at = self.offsets[index];
-        u32::from_le_bytes(self.bytes[at..at + 4].try_into().unwrap_or_default())
-    }
-
-    fn f32(&self, index: usize) -> f32 {
-        f32::from_bits(self.u32(index))
-    }
-}
 
 const WHOLE: Shares = (1.0, 1.0);
 /// What llama.cpp's mat-vec kernels make of a GPU whose VRAM they do not outrun, and of 51.2 GB/s in place: 41.5.
@@ -59,16 +26,30 @@ const KERNELS: &[Kernel] = &[
     Kernel { name: "gb_weights_u32", parameters: &[8, 8, 8, 8, 4], shares: WHOLE, run: weights },
     Kernel { name: "gb_early_checksum_u32", parameters: &[8, 8, 8, 8], shares: WHOLE, run: early_checksum },
     Kernel { name: "gb_spin", parameters: &[8], shares: WHOLE, run: spin },
+    Kernel { name: expert_ids::NAME, parameters: expert_ids::PARAMETERS, shares: WHOLE, run: expert_ids::rewrite },
+];
+
+/// Kernels that are instances of templates, which have these names in front.
+const TEMPLATES: &[Kernel] = &[
+    Kernel {
+        name: "_Z13mul_mat_vec_qIL9ggml_type",
+        parameters: experts::PLAIN,
+        shares: MATVEC,
+        run: experts::quantised,
+    },
+    Kernel {
+        name: "_Z17mul_mat_vec_q_moeIL9ggml_type",
+        parameters: experts::MOE,
+        shares: MATVEC,
+        run: experts::quantised_tokens,
+    },
+    Kernel { name: "_Z13mul_mat_vec_fI", parameters: experts::PLAIN, shares: MATVEC, run: experts::floating },
 ];
 
 /// The kernel of a name.
 pub fn find(name: &str) -> Option<&'static Kernel> {
-    KERNELS.iter().find(|kernel| kernel.name == name)
-}
-
-/// Words are read whole, as hardware does: a misaligned address is an error of its own.
-fn aligned(address: u64, size: u64) -> Result {
-    if address.is_multiple_of(size) { Ok(()) } else { Err(Error::MISALIGNED_ADDRESS) }
+    let instance = || TEMPLATES.iter().find(|kernel| name.starts_with(kernel.name));
+    KERNELS.iter().find(|kernel| kernel.name == name).or_else(instance)
 }
 
 fn fill(gpu: &Gpu, arguments: &Arguments) -> Result {
@@ -90,7 +71,7 @@ fn checksum(gpu: &Gpu, arguments: &Arguments) -> Result {
 }
 
 fn checksum_struct(gpu: &Gpu, arguments: &Arguments) -> Result {
-    let members = Arguments { bytes: arguments.bytes, offsets: vec![0, 8, 16] };
+    let members = Arguments { offsets: vec![0, 8, 16], ..*arguments };
     checksum(gpu, &members)
 }
 

@@ -112,7 +112,9 @@ impl Launch {
     /// Runs the kernel.
     pub fn run(&self, turn: &Turn) -> Result {
         let offsets = self.function.parameters.iter().map(|(offset, _)| *offset).collect();
-        let arguments = crate::kernels::Arguments { bytes: &self.arguments, offsets };
+        let name = self.function.name.to_str().unwrap_or_default();
+        let arguments =
+            crate::kernel::Arguments { name, grid: self.grid, block: self.block, bytes: &self.arguments, offsets };
         let gpu = Gpu::kernel(turn, self.function.kernel.shares);
         let done = (self.function.kernel.run)(&gpu, &arguments);
         gpu.end();
