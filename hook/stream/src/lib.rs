@@ -20,6 +20,7 @@
 mod copies;
 mod copy_queue;
 mod engine;
+pub mod experts;
 mod history;
 mod index;
 pub mod json;

@@ -218,7 +218,7 @@ mod tests {
             "The home directory, and homely things.",
             "It came late. There is room for two.",
             "Executes, shortcuts, cutlass, islands, planet, implants, trigger, seamless, outstretched.",
-            "A staging slot; four server slots of llama-server.",
+            "A staging slot; an expert slot; four server slots of llama-server.",
             "In alphabetical order.",
             "There is no file. There are no more. It is no longer there. It is no more than that. It is none.",
             "So much that it fails; so often as needed.",

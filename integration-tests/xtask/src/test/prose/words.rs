@@ -71,10 +71,10 @@ pub const WORDS: &[Word] = &[
     // Copies of weights.
     word(r"\blanes?\b", "copy queue", "the field's word for it"),
     unless(
-        r"\b(staging |server |server's |parallel |request |pcie )?slots?\b",
-        r"^(staging|server|parallel|request|pcie)",
-        "staging slot (of the ring), original (of an intercepted function)",
-        "slot alone may be either",
+        r"\b(staging |expert |server |server's |parallel |request |pcie )?slots?\b",
+        r"^(staging|expert|server|parallel|request|pcie)",
+        "staging slot (of the ring), expert slot (of a layer), original (of an intercepted function)",
+        "slot alone may be any of them",
     ),
     word(
         r"\b((recorded|learned|learnt|launch|reading) order|order of (launches|reads|reading|uses|kernels))\b",
