@@ -19,7 +19,9 @@
 //!
 //! Nothing here talks to CUDA, prints, or depends on how a profile is written.
 
+pub mod cache;
 pub mod choices;
+pub mod counts;
 pub mod engine;
 pub mod escape;
 pub mod experts;

@@ -90,10 +90,8 @@ pub struct Store {
 impl Store {
     /// Reads it; a missing, old or broken one is empty.
     pub fn load() -> Self {
-        let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
-        let folder = folder.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-        match folder {
-            Some(folder) => Self::at(&folder.join("greenboost/machine.json")),
+        match greenboost_contract::cache::folder() {
+            Some(folder) => Self::at(&folder.join("machine.json")),
             None => Self::default(),
         }
     }
