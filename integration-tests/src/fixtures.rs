@@ -125,6 +125,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "stream-frees", &["stream_frees.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-updates", &["stream_updates.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-forks", &["stream_forks.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
+        target(Program, "experts", &["experts.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "assist-like", &["assist_like.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
         target(Program, "llama-now", &["llama_like.c"], &["-Wl,-z,relro,-z,now", BESIDE, "@libggml-now.so"]),
         target(Program, "llama-noplt", &["llama_like.c"], &["-fno-plt", BESIDE, "@libggml-like.so"]),
@@ -153,6 +154,11 @@ pub fn kernels() -> PathBuf {
 /// Those for programmatic launches.
 pub fn early_kernels() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/early.ptx")
+}
+
+/// Those that have llama.cpp's names and parameters.
+pub fn expert_kernels() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels/experts.ptx")
 }
 
 /// Builds every fixture into `directory`.
@@ -186,7 +192,7 @@ fn inputs_digest() -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     let mut files: Vec<_> =
         fs::read_dir(sources())?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    files.extend([kernels(), early_kernels()]);
+    files.extend([kernels(), early_kernels(), expert_kernels()]);
     files.sort();
     for file in files {
         fs::read(file)?.hash(&mut hasher);
@@ -224,6 +230,7 @@ fn arguments(target: &Target, directory: &Path) -> Vec<String> {
         ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"].map(str::to_owned).to_vec();
     arguments.push(format!("-DTOY_PTX=\"{}\"", kernels().display()));
     arguments.push(format!("-DEARLY_PTX=\"{}\"", early_kernels().display()));
+    arguments.push(format!("-DEXPERTS_PTX=\"{}\"", expert_kernels().display()));
     if target.kind == Library {
         arguments.extend(["-shared", "-fPIC", "-fvisibility=hidden"].map(str::to_owned));
     }

@@ -1,6 +1,6 @@
 //! Mat-vec over experts with the names, the parameters and the addresses of llama.cpp's kernels (v0.5.0).
 //!
-//! What is summed is not what llama.cpp sums: a checksum in whole numbers, so that a wrong expert, an old slot or another
+//! What is summed is not what llama.cpp sums: a checksum in whole numbers, so that a wrong expert, an old copy or another
 //! order shows in the output, bit by bit, on every GPU. Where each byte is read is the same: widths, signs and wrapping of
 //! every offset are those that `mmvq.cu` and `mmvf.cu` compile to. `docs/experts.md` has the layout of the parameters.
 //!
@@ -142,10 +142,13 @@ impl Rows<'_> {
     }
 }
 
-/// Reads ids, then takes some time: what moves in the meantime is read where it was, as on a GPU.
-fn ids(gpu: &Gpu, list: u64, index: u32) -> Result<u32> {
+/// Reads an id. After the first one some time passes, as between the blocks of a grid: a list that is rewritten too early
+/// is seen by the others, a copy that is overwritten too early by the first.
+fn id(gpu: &Gpu, list: u64, index: u32) -> Result<u32> {
     let id = word(gpu, list.wrapping_add(4 * u64::from(index)))?;
-    Random::new(options().seed ^ list ^ u64::from(id) << 32 ^ u64::from(index)).delay();
+    if index == 0 {
+        Random::new(options().seed ^ list ^ u64::from(id) << 32).delay();
+    }
     Ok(id)
 }
 
@@ -161,7 +164,7 @@ pub fn quantised(gpu: &Gpu, arguments: &Arguments) -> Result {
     for (channel, sample) in places(arguments.grid) {
         let (expert, column) = match list {
             0 => (fast_division(arguments, 10, channel).0, channel),
-            list => (ids(gpu, list, channel)?, fast_division(arguments, 6, channel).1),
+            list => (id(gpu, list, channel)?, fast_division(arguments, 6, channel).1),
         };
         let y = u64::from(sample.wrapping_mul(at(16))) + u64::from(column.wrapping_mul(at(12)));
         let rows = Rows {
@@ -196,7 +199,7 @@ pub fn quantised_tokens(gpu: &Gpu, arguments: &Arguments) -> Result {
     let row_bytes = u64::from(at(5) / elements) * u64::from(bytes);
     for channel in 0..arguments.grid[1] {
         for token in 0..at(14).min(arguments.block[1]) {
-            let expert = ids(gpu, arguments.u64(2), channel.wrapping_add(token.wrapping_mul(at(15))))?;
+            let expert = id(gpu, arguments.u64(2), channel.wrapping_add(token.wrapping_mul(at(15))))?;
             let column = fast_division(arguments, 6, channel).1;
             let y = u64::from(column.wrapping_mul(at(12))) + u64::from(token.wrapping_mul(at(9)));
             let rows = Rows {
@@ -232,7 +235,7 @@ pub fn floating(gpu: &Gpu, arguments: &Arguments) -> Result {
         let (expert, column) = match list {
             0 => (fast_division(arguments, 10, channel).0, channel),
             list => (
-                ids(gpu, list, channel.wrapping_add(token.wrapping_mul(at(18))))?,
+                id(gpu, list, channel.wrapping_add(token.wrapping_mul(at(18))))?,
                 fast_division(arguments, 6, channel).1,
             ),
         };
