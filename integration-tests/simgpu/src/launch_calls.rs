@@ -28,6 +28,11 @@ impl Config {
         let attributes = In::from(attributes.as_ptr());
         Config { grid: [1; 3], block: [32, 1, 1], shared: 0, stream, attributes, attribute_count }
     }
+
+    /// With another grid and other blocks.
+    pub fn shaped(self, grid: Dimensions, block: Dimensions) -> Config {
+        Config { grid, block, ..self }
+    }
 }
 
 const _: () = assert!(size_of::<Config>() == size_of::<cudarc::driver::sys::CUlaunchConfig>());

@@ -2,6 +2,8 @@
 
 mod common;
 use common::*;
+use cuda::launch_attributes::Attribute;
+use cuda::launch_calls::{Config, cuLaunchKernelEx};
 use std::ffi::{CString, c_void};
 
 const IDS: &str = include_str!("../../../hook/stream/src/experts/ids.ptx");
@@ -255,6 +257,32 @@ isolated! {
         let value = |index| at(&up, index).wrapping_mul(31).wrapping_add(at(&gate, index)).wrapping_add(1);
         let wanted: Vec<u32> = [4, 1].iter().flat_map(|id| (0..rows).map(move |row| id * rows + row)).map(value).collect();
         assert_eq!(download(out, wanted.len()), wanted);
+    }
+
+    a_launch_that_begins_early_waits_before_it_reads_its_ids [SIMGPU_DELAY_US = "200"] {
+        start();
+        let layer = Layer::new(1);
+        let rewrite = load(IDS, "greenboost_expert_ids");
+        let q = load(EXPERTS, Q_FUSED);
+        let spin = function("gb_spin");
+        let stream = stream();
+        let (table, asked) = (resident(&words(&[7, 6, 5, 4, 3, 2, 1, 0])), resident(&words(&[1, 7, 4])));
+        // What a kernel that does not wait would read.
+        let ids = resident(&words(&[2, 2, 2]));
+        for _ in 0..20 {
+            upload_bytes(ids, &words(&[2, 2, 2]));
+            ok(launch(spin, stream, &[100_000]));
+            ok(launch(rewrite, stream, &[table, asked, ids, USED.into(), 1, 4, 0, 8, 0, 0, 0, 0]));
+            let parameters = layer.plain(layer.up.0, ids, layer.fusion());
+            let pointers: Vec<*const c_void> = parameters.iter().map(|bytes| bytes.as_ptr().cast()).collect();
+            let attributes = [Attribute::programmatic(true)];
+            let config = Config::new(stream, &attributes).shaped([ROWS, USED, 1], [32, 4, 1]);
+            let none = cuda::edge::In::from(std::ptr::null());
+            ok(cuLaunchKernelEx(input(&[config]), q, input(&pointers), none));
+            ok(cuda::stream_calls::cuStreamSynchronize(stream));
+            let wanted = [6, 0, 3].map(|expert| layer.fused(expert, 0)).concat();
+            assert_eq!(download(layer.out, wanted.len()), wanted);
+        }
     }
 
     ids_become_slots_and_what_was_asked_is_noted [] {
