@@ -1,10 +1,12 @@
 //! `greenboost status`: the status records of this machine, as a table or as JSON.
 
+mod experts;
 mod streamed;
 
 use crate::output;
 use crate::procfs::Process;
 use clap::Args;
+use experts::Experts;
 use greenboost_contract::record::{self, BYPASS_NAMES, MAX_BACKINGS, Record, Text};
 use greenboost_contract::{escaped, format_size};
 use serde::Serialize;
@@ -50,6 +52,7 @@ struct ProcessStatus {
     model_files_changed: u64,
     engine: String,
     other_driver: String,
+    experts: String,
     bypasses: BTreeMap<&'static str, u64>,
     devices: Vec<DeviceStatus>,
 }
@@ -75,6 +78,7 @@ struct DeviceStatus {
     assist_bytes: u64,
     uploaded_bytes: u64,
     streamed: Streamed,
+    experts: Experts,
 }
 
 /// RAM of one backing that stands in for a device's VRAM.
@@ -134,6 +138,7 @@ fn process_status(pid: u32, record: &Record) -> ProcessStatus {
         assist_bytes: value(&device.assist_bytes),
         uploaded_bytes: value(&device.uploaded),
         streamed: Streamed::of(device),
+        experts: Experts::of(device),
     });
     ProcessStatus {
         pid,
@@ -153,6 +158,7 @@ fn process_status(pid: u32, record: &Record) -> ProcessStatus {
         model_files_changed: value(&record.files_changed),
         engine: record.engine.get(),
         other_driver: record.other_driver.get(),
+        experts: text(&record.experts),
         bypasses: BYPASS_NAMES.into_iter().zip(record.bypasses.iter().map(value)).filter(|(_, n)| *n > 0).collect(),
         devices: devices.collect(),
     }
@@ -206,6 +212,9 @@ fn table(processes: &[ProcessStatus], verbose: bool) -> String {
                 process.model_files_changed
             );
         }
+        if !process.experts.is_empty() && process.experts != "on" {
+            let _ = writeln!(text, "    experts {}", process.experts);
+        }
         if !process.other_driver.is_empty() {
             let _ =
                 writeln!(text, "    a second driver, {}, is left alone: its memory is not ours", process.other_driver);
@@ -233,12 +242,16 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
     } else {
         String::new()
     };
+    let experts = match device.experts.vram_bytes {
+        0 => String::new(),
+        bytes => format!(", experts {}", format_size(bytes)),
+    };
     let ram: Vec<_> = device.ram.iter().map(|ram| format!("{} {}", ram.backing, format_size(ram.bytes))).collect();
     let _ = writeln!(text, "    device {} {}", device.index, device.uuid);
     let _ = writeln!(
         text,
-        "        VRAM  {} of {}: chunks {}, plain {}, mapped {}{slots}; peak {}",
-        format_size(own + device.vram_ring_bytes),
+        "        VRAM  {} of {}: chunks {}, plain {}, mapped {}{slots}{experts}; peak {}",
+        format_size(own + device.vram_ring_bytes + device.experts.vram_bytes),
         format_size(device.vram_budget_bytes),
         format_size(device.vram_chunks_bytes),
         format_size(device.vram_plain_bytes),
@@ -267,6 +280,9 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
     }
     if let Some(streamed) = device.streamed.line(device.vram_ring_bytes) {
         let _ = writeln!(text, "        {streamed}");
+    }
+    if let Some(experts) = device.experts.line() {
+        let _ = writeln!(text, "        {experts}");
     }
 }
 
@@ -304,6 +320,7 @@ mod tests {
             uploaded_bytes: 7 << 30,
             page_cache_bytes: 6 << 30,
             streamed: Streamed { bytes: 12 << 30, slot_hits: 4, ..Streamed::default() },
+            experts: Experts { vram_bytes: 256 << 20, slots: 2, experts: 8, layers: 3, ..Experts::default() },
         };
         let process = ProcessStatus {
             pid: 7,
@@ -323,6 +340,7 @@ mod tests {
             model_files_changed: 1,
             engine: "detour".into(),
             other_driver: "/usr/lib/wsl/lib/libcuda.so".into(),
+            experts: "inert: no room".into(),
             bypasses: [("other memory", 7)].into(),
             devices: vec![device],
         };
@@ -340,7 +358,9 @@ mod tests {
             "memory pressure critical, RAM refused 2 times",
             "placed  by tensor, 291 weight tensors known",
             "plan    a model: all in VRAM",
-            "VRAM  10.25 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, staging slots 768 MiB; peak 11 GiB",
+            "VRAM  10.5 GiB of 12 GiB: chunks 8 GiB, plain 1 GiB, mapped 512 MiB, staging slots 768 MiB, experts 256 MiB; peak",
+            "experts inert: no room",
+            "        experts: 2 of 8 a layer in VRAM, 3 layers; 0 brought in",
             "        streamed 12 GiB through 768 MiB",
             "page cache  6 GiB of weights, no copy in RAM",
             "files   1 CHANGED while weights were read",

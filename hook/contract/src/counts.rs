@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"GBCOUNTS";
@@ -37,6 +37,24 @@ pub fn load(folder: &Path, key: &str) -> Counts {
 /// Keeps a model's counts in place of those before. Whether they are kept.
 pub fn keep(folder: &Path, key: &str, counts: &Counts) -> bool {
     write(folder, key, counts).is_ok()
+}
+
+/// What tells a model from others wherever its file is: its size, and checksums of its begin, where names and shapes are, and of its
+/// end, where weights are.
+///
+/// # Errors
+/// The system's, or that it is no regular file.
+pub fn key(model: &Path) -> io::Result<String> {
+    const PART: u64 = 64 << 10;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(model)?;
+    let facts = file.metadata()?;
+    if !facts.is_file() {
+        return Err(wrong("not a regular file"));
+    }
+    let mut part = vec![0; PART.min(facts.len()) as usize];
+    let mut sum_at = |at| file.read_exact_at(&mut part, at).map(|()| crc32fast::hash(&part));
+    let (begin, end) = (sum_at(0)?, sum_at(facts.len().saturating_sub(PART))?);
+    Ok(format!("{}-{begin:08x}-{end:08x}", facts.len()))
 }
 
 fn wrong(what: &str) -> io::Error {
@@ -180,6 +198,23 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("our own");
         folder
+    }
+
+    #[test]
+    fn a_models_key_follows_its_content_and_not_its_name() {
+        let folder = folder();
+        let at = |name: &str, content: &[u8]| {
+            let path = folder.path().join(name);
+            fs::write(&path, content).expect("written");
+            key(&path).expect("a key")
+        };
+        let mut content = vec![7; 200 << 10];
+        assert_eq!(at("a", &content), at("b", &content));
+        content[0] = 8;
+        let (begin, small) = (at("a", &content), at("c", b"x"));
+        content[(200 << 10) - 1] = 9;
+        assert!(begin != at("a", &content) && begin != at("b", &vec![7; 200 << 10]) && small != begin);
+        assert!(key(folder.path()).is_err() && key(Path::new("/nowhere")).is_err());
     }
 
     /// With a checksum that is right.

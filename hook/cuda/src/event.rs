@@ -55,6 +55,14 @@ pub fn untimed_after(driver: &Driver, stream: CUstream) -> Result<CUevent, Statu
     Ok(event)
 }
 
+/// An event without a time, not recorded yet. Whoever asks destroys it.
+///
+/// # Errors
+/// The driver's status.
+pub fn untimed(driver: &Driver) -> Result<CUevent, Status> {
+    create(driver, NO_TIMING)
+}
+
 fn create(driver: &Driver, flags: u32) -> Result<CUevent, Status> {
     let mut event = std::ptr::null_mut();
     // SAFETY: writes one handle to a live local.

@@ -21,6 +21,12 @@ pub enum Fault {
     Blind,
     /// Pinned memory that goes is not noticed.
     PinnedStays,
+    /// A table names a slot before the copy into it is made.
+    TableBeforeCopy,
+    /// A slot is filled anew while launches may read it.
+    SlotTooEarly,
+    /// Ids are rewritten to the neighbour of the slot that is meant.
+    WrongExpert,
 }
 
 const NAMES: &[(Fault, &str)] = &[
@@ -32,6 +38,9 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::OldKernel, "old-kernel"),
     (Fault::Blind, "blind"),
     (Fault::PinnedStays, "pinned-stays"),
+    (Fault::TableBeforeCopy, "table-before-copy"),
+    (Fault::SlotTooEarly, "slot-too-early"),
+    (Fault::WrongExpert, "wrong-expert"),
 ];
 
 /// Whether a fault is planted.

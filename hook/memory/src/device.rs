@@ -23,6 +23,8 @@ pub enum Use {
     Mapped,
     /// Staging slots for streamed weights.
     Ring,
+    /// Copies of the experts that are used most.
+    Experts,
 }
 
 /// A device.
@@ -138,6 +140,7 @@ impl Device {
             Use::Plain => &self.record.vram_plain,
             Use::Mapped => &self.record.vram_mapped,
             Use::Ring => &self.record.vram_ring,
+            Use::Experts => &self.record.vram_experts,
         }
     }
 

@@ -46,7 +46,8 @@ impl Core {
     pub fn materialise_weights(&self, base: CUdeviceptr, bytes: u64) {
         let tensors = self.tensors.within(base, bytes);
         let files = self.file_ranges(&tensors);
-        self.materialise_with(base, files, |_, device, allocation| {
+        self.materialise_with(base, files, |placing, device, allocation| {
+            self.make_experts_give(placing, device, allocation.span.saturating_sub(device.budget.left()));
             let inside: Vec<_> = tensors
                 .iter()
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)

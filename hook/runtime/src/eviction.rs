@@ -95,13 +95,20 @@ impl Core {
         let may_move = !movable.is_empty() && memory.may_take_ram();
         // Slots are for weights: other weights are no reason to give them up.
         let may_shrink = request.hint >= PlacementHint::HOT && self.streaming.may_shrink(device);
-        if !may_move && !may_shrink || memory.captures.any(memory.driver) {
+        // Copies of experts are colder than anything that has its place in VRAM.
+        let may_give = self.streaming.experts().may_shrink(device);
+        if !may_move && !may_shrink && !may_give || memory.captures.any(memory.driver) {
             return 0;
         }
         let Some(_closed) = memory.gate.close() else { return 0 };
         // Nobody submits work from here on; what was submitted is waited for.
         if memory.captures.any(memory.driver) || !memory.wait_for(device) {
             return 0;
+        }
+        let experts_gave = if may_give { self.streaming.experts().shrink(device, needed) } else { 0 };
+        let needed = needed.saturating_sub(experts_gave);
+        if needed == 0 {
+            return experts_gave;
         }
         let movable = if may_move { movable } else { Vec::new() };
         let (cold, hot) = movable.split_at(movable.partition_point(|(hint, _, _)| *hint < PlacementHint::HOT));
@@ -129,7 +136,19 @@ impl Core {
             }
             self.residency_changed();
         }
-        moved + slots_gave
+        moved + slots_gave + experts_gave
+    }
+
+    /// Has copies of experts give VRAM back, and nothing else: for weights, which are hotter, and less hot than all else.
+    pub fn make_experts_give(&self, _: &Placing<'_>, device: &Device, needed: u64) {
+        let (memory, experts) = (self.memory, self.streaming.experts());
+        if needed == 0 || !experts.may_shrink(device) || memory.captures.any(memory.driver) {
+            return;
+        }
+        let Some(_closed) = memory.gate.close() else { return };
+        if !memory.captures.any(memory.driver) && memory.wait_for(device) {
+            experts.shrink(device, needed);
+        }
     }
 
     /// Moves chunks to RAM until so many bytes are. Returns how many were, and whether more might.

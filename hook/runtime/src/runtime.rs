@@ -7,8 +7,10 @@
 
 use crate::ggml::listener::Listener;
 use crate::pending::PendingFrees;
-use greenboost_contract::Settings;
+use greenboost_contract::kernel::AccessMode;
+use greenboost_contract::place::{PlaceRule, Tier};
 use greenboost_contract::record::Mapped;
+use greenboost_contract::{ExpertCache, Settings};
 use greenboost_cuda::Driver;
 use greenboost_intercept::guard::Bypass;
 use greenboost_intercept::inject;
@@ -111,6 +113,20 @@ pub fn core_if_made() -> Option<&'static Core> {
     RUNTIME.core.get()
 }
 
+/// The rules of placement. Where experts have copies in VRAM, their tensors are in RAM: what a kernel rule says of experts names them.
+fn placement(settings: &Settings) -> Vec<PlaceRule> {
+    let are_kept = settings.experts == ExpertCache::On;
+    let mut rules: Vec<PlaceRule> = Vec::new();
+    for kernel in settings.kernels.iter().filter(|kernel| are_kept && kernel.read == AccessMode::Experts) {
+        if rules.iter().all(|known| known.tensor != kernel.tensor) {
+            let (tensor, tier, priority) = (kernel.tensor.clone(), Tier::Ram, 0);
+            rules.push(PlaceRule { tensor, layers: None, at_least: 0, tier, priority });
+        }
+    }
+    rules.extend(settings.place.iter().cloned());
+    rules
+}
+
 impl Runtime {
     const fn new() -> Self {
         Self {
@@ -154,7 +170,7 @@ impl Runtime {
             streaming: Streaming::new(memory, &self.tensors, called.streaming_started),
             uploads: Uploads::default(),
             pending: PendingFrees::default(),
-            rules: Rules::new(&settings.place),
+            rules: Rules::new(&placement(settings)),
             writes_captured: AtomicBool::new(false),
             watched: Mutex::new(None),
             drawing: Mutex::new(()),

@@ -1,5 +1,6 @@
 //! A weight's copy, and what is known of its readers.
 
+use super::experts::Experts;
 use super::ring::Key;
 use super::trace::{Found, Trace};
 use greenboost_contract::record::DeviceRecord;
@@ -24,6 +25,8 @@ pub struct Means<'a> {
     pub base: CUdeviceptr,
     /// Spare events.
     pub events: &'a mut Events,
+    /// Experts that are in VRAM already, if they may be copied from there: not in a capture.
+    pub experts: Option<&'a Experts>,
     /// What is to be traced, if anything; nothing in a capture.
     pub trace: Option<&'a mut Trace>,
 }

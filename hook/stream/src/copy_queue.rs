@@ -142,16 +142,22 @@ impl CopyQueue {
         means.trace(|trace, driver| trace.copy_begins(driver));
         let to = means.base + place.offset;
         let run = |at, bytes| means.memory.run(at, bytes).min(means.memory.files.run(at, bytes));
-        let status = split::linear(&run, [weight.at], weight.copied as usize, |at, bytes| {
-            let at = at as u64;
-            // SAFETY: the weight's own bytes, and a slot of at least as many that nobody reads from here on.
-            unsafe { means.driver.cuMemcpyAsync(to + at, weight.at + at, bytes, self.copy_stream) }
-                .err()
-                .unwrap_or(SUCCESS)
-        });
-        if status != SUCCESS {
-            return Err(status);
-        }
+        let copy = |from: CUdeviceptr, to: CUdeviceptr, bytes: u64| {
+            split::linear(&run, [from], bytes as usize, |at, bytes| {
+                let at = at as u64;
+                // SAFETY: the weight's own bytes, and a slot of at least as many that nobody reads from here on.
+                unsafe { means.driver.cuMemcpyAsync(to + at, from + at, bytes, self.copy_stream) }
+                    .err()
+                    .unwrap_or(SUCCESS)
+            })
+        };
+        let over_the_link = match means.experts {
+            Some(experts) => experts.copy(weight, self.copy_stream, to, &copy),
+            None => Ok(weight.copied).and_then(|bytes| match copy(weight.at, to, bytes) {
+                SUCCESS => Ok(bytes),
+                status => Err(status),
+            }),
+        }?;
         means.trace(|trace, driver| trace.copied(driver, weight, place.offset));
         let ready = means.events.behind(means.driver, self.copy_stream)?;
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };
@@ -159,7 +165,7 @@ impl CopyQueue {
         self.ordered.set(weight.at, true);
         self.copied += weight.copied;
         if !self.in_capture {
-            means.record.streamed.fetch_add(weight.copied, Relaxed);
+            means.record.streamed.fetch_add(over_the_link, Relaxed);
         }
         Ok(true)
     }

@@ -202,6 +202,7 @@ impl Engine {
             record: device.record,
             base: self.slots.base(),
             events: &mut self.events,
+            experts: None,
             trace: None,
         };
         let queues = self.captures.values_mut().map(|capturing| &mut capturing.queue);
@@ -305,6 +306,7 @@ impl Engine {
                 record,
                 base: self.slots.base(),
                 events: &mut self.events,
+                experts: None,
                 trace: None,
             };
             // What goes wrong here ends the capture with the driver's own error.

@@ -1,6 +1,7 @@
 //! What is done at the launch of a kernel or of a graph.
 
 use crate::engine::session::Session;
+use crate::experts::{self, Dimensions};
 use crate::{Streaming, params, rules};
 use greenboost_contract::Stream;
 use greenboost_cuda::RelaxedCapture;
@@ -18,6 +19,7 @@ impl Streaming {
         &self,
         function: CUfunction,
         stream: CUstream,
+        shape: Dimensions,
         params: *mut *mut c_void,
         extra: *mut *mut c_void,
         issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
@@ -31,15 +33,26 @@ impl Streaming {
             return issue(params, extra, false);
         }
         let may_capture = self.may_capture();
+        if self.experts.is_on()
+            && has_name(stream)
+            && let Some(rule) = self.rules.experts(layout.rules)
+        {
+            let launch = experts::Launch { layout: &layout, rule, shape, stream, params, extra };
+            // SAFETY: the caller's promise.
+            let issued = unsafe { self.experts.launch(&launch, &self.rules, &index, may_capture, &issue) };
+            if let Some(status) = issued {
+                return status;
+            }
+        }
         let mut relaxed = None;
         let mut session: Option<Session<'_>> = None;
-        let mut replace = |address| {
+        let mut replace = |_, address| {
             let weight = index.find(address)?;
             let way = self.rules.way(layout.rules, weight.rules);
             let uses_slots = match way {
                 rules::Way::Slot => true,
                 // A capture's copies are its own, made in it.
-                rules::Way::InPlace => !may_capture,
+                rules::Way::InPlace | rules::Way::Experts => !may_capture,
             };
             if uses_slots && has_name(stream) {
                 if session.is_none() {
@@ -48,7 +61,7 @@ impl Streaming {
                 }
                 let slot = session.as_mut().and_then(|session| match way {
                     rules::Way::Slot => session.slot(weight),
-                    rules::Way::InPlace => session.slot_left(weight),
+                    rules::Way::InPlace | rules::Way::Experts => session.slot_left(weight),
                 });
                 if let Some(slot) = slot {
                     return Some(slot + (address - weight.at));
@@ -74,6 +87,13 @@ impl Streaming {
 
     /// Issues a launch of a graph on `stream`.
     pub fn launch_graph(&self, stream: CUstream, issue: impl Fn() -> Status) -> Status {
+        if self.experts.is_on() {
+            return self.experts.launch_graph(stream, || self.launch_graph_of_weights(stream, &issue));
+        }
+        self.launch_graph_of_weights(stream, issue)
+    }
+
+    fn launch_graph_of_weights(&self, stream: CUstream, issue: impl Fn() -> Status) -> Status {
         // Served copies are in no graph, so that graphs use no slots then.
         if self.memory.settings.stream == Stream::Off {
             return issue();

@@ -9,6 +9,7 @@
 //! * `prefetch` streams at the copies of a framework that keeps layers in RAM, not at launches;
 //! * `trace` shows when what happened, for people;
 //! * `copy_queue` keeps `copies` and readers apart; `engine` has the copy queues of a device, `staging` its VRAM;
+//! * [`experts`] keeps a mixture's most used experts in VRAM;
 //! * [`upload`] copies weights to the device with several threads.
 //!
 //! Lock order: the gate is entered, or `placing` held, before an engine's lock; nobody who holds that lock waits for
@@ -36,6 +37,8 @@ mod trace;
 pub mod upload;
 
 use engine::Engines;
+pub use experts::Dimensions;
+use experts::Experts;
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use greenboost_contract::{HostCopyPrefetch, Stream, format_size};
 use greenboost_cuda::abi::*;
@@ -61,6 +64,7 @@ pub struct Streaming {
     layouts: Layouts,
     index: CurrentIndex,
     engines: Engines,
+    experts: Experts,
     prefetch: Mutex<Known>,
     /// Whether any device has an engine.
     on: AtomicBool,
@@ -113,6 +117,7 @@ impl Streaming {
             layouts: Layouts::new(),
             index: CurrentIndex::default(),
             engines: Engines::default(),
+            experts: Experts::new(memory, tensors),
             prefetch: Mutex::default(),
             on: AtomicBool::new(false),
             graphs_write: AtomicBool::new(false),
@@ -186,6 +191,11 @@ impl Streaming {
         );
     }
 
+    /// The copies of experts.
+    pub fn experts(&self) -> &Experts {
+        &self.experts
+    }
+
     /// Whether a device's slots could give VRAM back.
     pub fn may_shrink(&self, device: &Device) -> bool {
         let mut may = false;
@@ -234,6 +244,7 @@ impl Streaming {
         for (at, bytes) in ranges {
             if may_be_captured && self.tensors.has_weight(at, bytes) {
                 self.graphs_write.store(true, Relaxed);
+                self.experts.graphs_write();
             }
             keys.extend(index.within(at, bytes).map(|weight| (weight.device, weight.at)));
         }
@@ -245,6 +256,7 @@ impl Streaming {
     }
 
     fn give_up(&self, keys: &[(CUdevice, u64)]) {
+        self.experts.written(keys);
         let _relaxed = self.may_capture().then(|| RelaxedCapture::enter(self.memory.driver));
         self.engines.each(|device, engine| {
             let keys: Vec<_> = keys.iter().filter(|(of, _)| *of == device).map(|(_, key)| *key).collect();
@@ -259,13 +271,14 @@ impl Streaming {
             return;
         }
         self.rebuild();
+        self.experts.forget(from, bytes);
         let _relaxed = self.may_capture().then(|| RelaxedCapture::enter(self.memory.driver));
         self.engines.each(|device, engine| engine.forget(self.memory, device, from, bytes, behind));
     }
 
     /// Whether a context has slots.
     pub fn is_of(&self, context: CUcontext) -> bool {
-        let mut found = false;
+        let mut found = self.experts.is_of(context);
         if self.is_on() {
             self.engines.each(|_, engine| found |= engine.is_of(context));
         }
@@ -274,6 +287,7 @@ impl Streaming {
 
     /// A context is gone or about to go, and its work is done. While it `is_alive` it is current.
     pub fn context_gone(&self, context: CUcontext, is_alive: bool) {
+        self.experts.context_gone(context);
         for (device, slots, trace) in self.engines.take(context) {
             if let Ok(device) = self.memory.device(device) {
                 let driver = is_alive.then_some(self.memory.driver);
@@ -320,6 +334,7 @@ impl Streaming {
     /// A stream is about to be destroyed.
     pub fn stream_gone(&self, stream: CUstream) {
         if self.is_on() {
+            self.experts.stream_gone(stream);
             self.engines.each(|device, engine| engine.settle(self.memory, device, Some(stream)));
         }
     }
@@ -361,6 +376,7 @@ impl Streaming {
     /// not in a trace.
     pub fn program_ends(&self) {
         self.is_over.store(true, Relaxed);
+        self.experts.report();
         self.engines.each_now(|device, engine| {
             let Ok(device) = self.memory.device(device) else { return };
             let measured = engine.trace().take().and_then(|trace| {

@@ -4,6 +4,7 @@
 //! it may use them again.
 
 use super::layout::Layout;
+use greenboost_contract::experts::Pointer;
 use greenboost_cuda::abi::CUdeviceptr;
 use smallvec::SmallVec;
 use std::ffi::c_void;
@@ -72,7 +73,7 @@ pub unsafe fn replace(
     layout: &Layout,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
-    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+    replace: &mut dyn FnMut(Pointer, CUdeviceptr) -> Option<CUdeviceptr>,
 ) -> Option<Replaced> {
     // SAFETY: the caller's promise.
     unsafe {
@@ -98,7 +99,7 @@ unsafe fn words(value: *const u8, offset: usize, bytes: usize) -> impl Iterator<
 unsafe fn list(
     layout: &Layout,
     params: *mut *mut c_void,
-    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+    replace: &mut dyn FnMut(Pointer, CUdeviceptr) -> Option<CUdeviceptr>,
 ) -> Option<Replaced> {
     let mut replaced = Replaced::default();
     for (number, (offset, bytes)) in layout.params.iter().enumerate() {
@@ -106,7 +107,7 @@ unsafe fn list(
         let value = unsafe { (*params.add(number)).cast::<u8>().cast_const() };
         // SAFETY: as above.
         for (word, address) in unsafe { words(value, *offset, *bytes) } {
-            let Some(new) = replace(address) else { continue };
+            let Some(new) = replace(Pointer { param: number, offset: word * 8 }, address) else { continue };
             // A value of several addresses is copied once.
             let at = match replaced.places.last() {
                 Some((known, at)) if *known == number => *at,
@@ -131,8 +132,32 @@ unsafe fn list(
 unsafe fn packed(
     layout: &Layout,
     extra: *mut *mut c_void,
-    replace: &mut dyn FnMut(CUdeviceptr) -> Option<CUdeviceptr>,
+    replace: &mut dyn FnMut(Pointer, CUdeviceptr) -> Option<CUdeviceptr>,
 ) -> Option<Replaced> {
+    // SAFETY: the caller's promise.
+    let (buffer, size) = unsafe { buffer_of(extra) }?;
+    let mut replaced = Replaced::default();
+    let inside = |(_, (offset, bytes)): &(usize, &(usize, usize))| offset + bytes <= size;
+    for (number, (offset, bytes)) in layout.params.iter().enumerate().filter(inside) {
+        // SAFETY: a value inside the buffer, which has this many bytes.
+        for (word, address) in unsafe { words(buffer.add(*offset), *offset, *bytes) } {
+            let Some(new) = replace(Pointer { param: number, offset: word * 8 }, address) else { continue };
+            if replaced.size == 0 {
+                // SAFETY: as above.
+                unsafe { replaced.copy(buffer, size) };
+                replaced.size = size;
+            }
+            replaced.values[offset / 8 + word] = new;
+        }
+    }
+    (replaced.size > 0).then_some(replaced)
+}
+
+/// The buffer of packed parameters, and its bytes. `None`: there is something else in the list.
+///
+/// # Safety
+/// `extra` as a program passes it to a launch.
+unsafe fn buffer_of(extra: *mut *mut c_void) -> Option<(*const u8, usize)> {
     let (mut buffer, mut size) = (std::ptr::null::<u8>(), 0usize);
     let mut at = 0;
     loop {
@@ -148,23 +173,55 @@ unsafe fn packed(
         }
         at += 2;
     }
-    if buffer.is_null() || size == 0 {
-        return None;
-    }
-    let mut replaced = Replaced::default();
-    for (offset, bytes) in layout.params.iter().filter(|(offset, bytes)| offset + bytes <= size) {
-        // SAFETY: a value inside the buffer, which has this many bytes.
-        for (word, address) in unsafe { words(buffer.add(*offset), *offset, *bytes) } {
-            let Some(new) = replace(address) else { continue };
-            if replaced.size == 0 {
-                // SAFETY: as above.
-                unsafe { replaced.copy(buffer, size) };
-                replaced.size = size;
-            }
-            replaced.values[offset / 8 + word] = new;
+    (!buffer.is_null() && size > 0).then_some((buffer, size))
+}
+
+/// The parameters of a launch, to read single words of.
+pub struct Values<'a> {
+    layout: &'a Layout,
+    params: *mut *mut c_void,
+    packed: Option<(*const u8, usize)>,
+}
+
+impl<'a> Values<'a> {
+    /// The parameters of a launch. `None`: it has none, or they are packed in a way that nobody knows.
+    ///
+    /// # Safety
+    /// `params` or `extra` as a program passes them to a launch of the function with this layout; valid while this lives.
+    pub unsafe fn of(layout: &'a Layout, params: *mut *mut c_void, extra: *mut *mut c_void) -> Option<Self> {
+        if !params.is_null() {
+            return Some(Self { layout, params, packed: None });
         }
+        // SAFETY: the caller's promise.
+        let packed = (!extra.is_null()).then(|| unsafe { buffer_of(extra) }).flatten()?;
+        Some(Self { layout, params, packed: Some(packed) })
     }
-    (replaced.size > 0).then_some(replaced)
+
+    /// A number of as many bytes as `T` has, at a place; `None`: no parameter has it.
+    fn read<T: Copy>(&self, at: Pointer) -> Option<T> {
+        let (offset, bytes) = *self.layout.params.get(at.param)?;
+        if at.offset + size_of::<T>() > bytes {
+            return None;
+        }
+        let value = match self.packed {
+            // SAFETY: the list has a pointer for each parameter, to a value of its size.
+            None => unsafe { (*self.params.add(at.param)).cast::<u8>().cast_const() },
+            Some((buffer, size)) if offset + bytes <= size => buffer.wrapping_add(offset),
+            Some(_) => return None,
+        };
+        // SAFETY: inside the value.
+        Some(unsafe { value.add(at.offset).cast::<T>().read_unaligned() })
+    }
+
+    /// The address at a place.
+    pub fn address(&self, at: Pointer) -> Option<CUdeviceptr> {
+        self.read(at)
+    }
+
+    /// A parameter of 32 bits.
+    pub fn number(&self, param: usize) -> Option<u32> {
+        self.read(Pointer { param, offset: 0 })
+    }
 }
 
 #[cfg(test)]
@@ -183,7 +240,7 @@ mod tests {
         Layout { params: sizes.iter().map(place).collect(), ..Layout::default() }
     }
 
-    fn plus_one(address: u64) -> Option<u64> {
+    fn plus_one(_: Pointer, address: u64) -> Option<u64> {
         (address >= 1000).then_some(address + 1)
     }
 
@@ -264,6 +321,29 @@ mod tests {
         // SAFETY: as above.
         unsafe {
             assert_eq!(*(*replaced.extra().add(1)).cast::<[u64; 3]>(), [packed[0], packed[1], (1 << 33) + 1]);
+        }
+    }
+
+    #[test]
+    fn single_values_are_read_from_a_list_and_from_a_buffer() {
+        let (mut structure, mut small) = ([7u64, 2000], 5u32);
+        let mut params: [*mut c_void; 2] = [(&raw mut structure).cast(), (&raw mut small).cast()];
+        let mut buffer = [7u64, 2000, 5];
+        let mut size = 20usize;
+        let mut extra: [*mut c_void; 5] = [
+            BUFFER_POINTER as *mut c_void,
+            buffer.as_mut_ptr().cast(),
+            BUFFER_SIZE as *mut c_void,
+            (&raw mut size).cast(),
+            null_mut(),
+        ];
+        let layout = layout(&[16, 4]);
+        for (params, extra) in [(params.as_mut_ptr(), null_mut()), (null_mut(), extra.as_mut_ptr())] {
+            // SAFETY: both match the layout.
+            let values = unsafe { Values::of(&layout, params, extra) }.expect("parameters");
+            let at = |param, offset| values.address(Pointer { param, offset });
+            assert_eq!((at(0, 0), at(0, 8), at(0, 16), at(1, 0), at(2, 0)), (Some(7), Some(2000), None, None, None));
+            assert_eq!((values.number(1), values.number(0), values.number(2)), (Some(5), Some(7), None));
         }
     }
 

@@ -20,6 +20,8 @@ pub struct Tensor {
     pub name: String,
     /// Bytes of its data.
     pub bytes: u64,
+    /// Rows of it, in all its dimensions; 0: not known.
+    pub rows: u64,
     /// The kind of memory it is in as ggml names it, `CUDA0` or `CPU_Mapped`, if it tells; of weights alone.
     pub device: Option<Arc<str>>,
     /// Whether its buffer holds weights: written once, then only read.
@@ -66,6 +68,18 @@ impl Registry {
             let tensor = Tensor { name, bytes, ..Tensor::default() };
             self.tensors.write().unwrap_or_else(PoisonError::into_inner).insert(address, tensor);
         }
+    }
+
+    /// The tensor at an address has so many rows.
+    pub fn note_rows(&self, address: u64, rows: u64) {
+        if let Some(tensor) = self.tensors.write().unwrap_or_else(PoisonError::into_inner).get_mut(&address) {
+            tensor.rows = rows;
+        }
+    }
+
+    /// The tensor at exactly this address.
+    pub fn at(&self, address: u64) -> Option<Tensor> {
+        self.tensors.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
     }
 
     /// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is no more.

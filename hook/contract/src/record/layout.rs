@@ -11,7 +11,7 @@ pub const NAME: &str = "greenboost-status";
 /// First eight bytes of a record.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"GBSTATUS");
 /// Layout version; a reader skips records of another one.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Most devices one process can show.
 pub const MAX_DEVICES: usize = 16;
 /// Most RAM backings one process can show.
@@ -79,6 +79,8 @@ pub struct DeviceRecord {
     pub vram_mapped: AtomicU64,
     /// VRAM taken by the slots that streamed weights are copied into.
     pub vram_ring: AtomicU64,
+    /// VRAM taken by copies of the experts that are used most.
+    pub vram_experts: AtomicU64,
     /// The most VRAM taken at any time.
     pub vram_peak: AtomicU64,
     /// RAM standing in for VRAM, by backing.
@@ -111,6 +113,22 @@ pub struct DeviceRecord {
     pub assist_bytes: AtomicU64,
     /// Bytes of weights that our own threads have uploaded.
     pub uploaded: AtomicU64,
+    /// Experts that tokens were sent to, each counted once a layer, as far as was noted.
+    pub expert_reads: AtomicU64,
+    /// Those of them that were read in VRAM.
+    pub expert_hits: AtomicU64,
+    /// Experts that were copied to VRAM.
+    pub expert_moves: AtomicU64,
+    /// Bytes of those.
+    pub expert_bytes: AtomicU64,
+    /// Slots for experts of each layer, of the layer that has fewest.
+    pub expert_slots: AtomicU64,
+    /// Layers that have slots.
+    pub expert_layers: AtomicU64,
+    /// Experts of a layer.
+    pub experts: AtomicU64,
+    /// Launches over experts whose parameters were not what the rule says: they read in place.
+    pub expert_unfit: AtomicU64,
 }
 
 /// The whole record.
@@ -161,12 +179,26 @@ pub struct Record {
     pub engine: Text<16>,
     /// A second driver of this process, whose calls are not caught; empty without one.
     pub other_driver: Text<160>,
+    /// What became of keeping experts in VRAM; empty where it was not asked for.
+    pub experts: Text<160>,
 }
 
-const _: () = assert!(size_of::<DeviceRecord>() == 48 + 24 * 8);
+const _: () = assert!(size_of::<DeviceRecord>() == 48 + 33 * 8);
 const _: () = assert!(
     size_of::<Record>()
-        == 24 + 32 + 48 + 4 * 24 + 240 + 7 * 8 + 96 + MAX_DEVICES * size_of::<DeviceRecord>() + 192 + 9 * 8 + 16 + 160
+        == 24
+            + 32
+            + 48
+            + 4 * 24
+            + 240
+            + 7 * 8
+            + 96
+            + MAX_DEVICES * size_of::<DeviceRecord>()
+            + 192
+            + 9 * 8
+            + 16
+            + 160
+            + 160
 );
 
 impl Record {

@@ -18,18 +18,20 @@ pub struct Accessors {
     size: unsafe extern "C" fn(Buffer) -> usize,
     data: Option<unsafe extern "C" fn(Tensor) -> *mut c_void>,
     buffer_name: Option<unsafe extern "C" fn(Buffer) -> *const c_char>,
+    rows: Option<unsafe extern "C" fn(Tensor) -> i64>,
 }
 
 /// The accessors, if the library exports all that are needed.
 pub fn find() -> Option<Accessors> {
     const NEEDED: usize = 4;
-    const NAMES: [&[u8]; 6] = [
+    const NAMES: [&[u8]; 7] = [
         b"ggml_get_name",
         b"ggml_nbytes",
         b"ggml_backend_buffer_get_base",
         b"ggml_backend_buffer_get_size",
         b"ggml_get_data",
         b"ggml_backend_buffer_name",
+        b"ggml_nrows",
     ];
     let mut found = [0usize; NAMES.len()];
     let mut path = Vec::new();
@@ -60,6 +62,7 @@ pub fn find() -> Option<Accessors> {
             size: std::mem::transmute::<usize, unsafe extern "C" fn(Buffer) -> usize>(found[3]),
             data: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> *mut c_void>>(found[4]),
             buffer_name: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Buffer) -> *const c_char>>(found[5]),
+            rows: std::mem::transmute::<usize, Option<unsafe extern "C" fn(Tensor) -> i64>>(found[6]),
         })
     }
 }
@@ -99,6 +102,15 @@ impl Accessors {
     pub unsafe fn bytes(&self, tensor: Tensor) -> u64 {
         // SAFETY: the caller's promise.
         unsafe { (self.bytes)(tensor) as u64 }
+    }
+
+    /// Rows of the tensor in all its dimensions, if this ggml tells.
+    ///
+    /// # Safety
+    /// A live tensor.
+    pub unsafe fn rows(&self, tensor: Tensor) -> Option<u64> {
+        // SAFETY: the caller's promise.
+        self.rows.and_then(|rows| u64::try_from(unsafe { rows(tensor) }).ok())
     }
 
     /// Where the tensor's data is, if this ggml tells.

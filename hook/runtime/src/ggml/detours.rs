@@ -32,7 +32,14 @@ pub unsafe fn alloc(original: Alloc, buffer: Buffer, tensor: Tensor, address: *m
         if let Some(accessors) = RUNTIME.ggml.accessors() {
             // SAFETY: ggml passes a live tensor.
             let (name, bytes) = unsafe { (accessors.name(tensor), accessors.bytes(tensor)) };
+            let are_experts = name.contains("_exps");
             RUNTIME.tensors.note(address as u64, bytes, name);
+            if are_experts {
+                // SAFETY: as above.
+                unsafe { accessors.rows(tensor) }
+                    .into_iter()
+                    .for_each(|it| RUNTIME.tensors.note_rows(address as u64, it));
+            }
             // Tensors that stay in the mapped file are put there after their buffer was said to hold weights.
             if RUNTIME.tensors.holds_weights(buffer as usize) {
                 // SAFETY: ggml passes a live buffer.

@@ -52,6 +52,7 @@ pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
     if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
         return Err(Bypass::NotOurs);
     }
+    let _paused = core.streaming.experts().pause();
     empty(core, context, true);
     // SAFETY: the program's own call.
     Ok(unsafe { original(context) })
@@ -76,6 +77,7 @@ fn primary(driver: &Driver, device: CUdevice) -> Option<CUcontext> {
 pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
     let core = core()?;
     let memory = core.memory;
+    let _paused = core.streaming.experts().pause();
     if let Some(context) = primary(memory.driver, device) {
         empty(core, context, true);
     }
@@ -87,6 +89,7 @@ pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
 pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
     let core = core()?;
     let memory = core.memory;
+    let _paused = core.streaming.experts().pause();
     let before = primary(memory.driver, device);
     if let Some(context) = before {
         core.streaming.context_may_go(context);

@@ -3,6 +3,7 @@
 use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_stream::Dimensions;
 use std::ffi::{c_uint, c_void};
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
@@ -46,6 +47,7 @@ type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;
 struct Launch {
     function: CUfunction,
     stream: CUstream,
+    shape: Dimensions,
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 }
@@ -59,7 +61,7 @@ impl Launch {
                 return issue(self.params, self.extra, false);
             }
             // SAFETY: the program's own call.
-            unsafe { core.streaming.launch(self.function, self.stream, self.params, self.extra, &issue) }
+            unsafe { core.streaming.launch(self.function, self.stream, self.shape, self.params, self.extra, &issue) }
         })
     }
 }
@@ -109,7 +111,8 @@ pub unsafe fn kernel(
     params: *mut *mut c_void,
     extra: *mut *mut c_void,
 ) -> Handled {
-    Launch { function, stream, params, extra }.submit(|params, extra, _| {
+    let shape = Dimensions { grid: [gx, gy, gz], block: [bx, by, bz] };
+    Launch { function, stream, shape, params, extra }.submit(|params, extra, _| {
         // SAFETY: the program's own call.
         unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params, extra) }
     })
@@ -124,8 +127,13 @@ pub unsafe fn kernel_ex(
     extra: *mut *mut c_void,
 ) -> Handled {
     // SAFETY: as the driver, which reads it too.
-    let stream = unsafe { config.as_ref() }.map_or(null_mut(), |config| config.hStream);
-    Launch { function, stream, params, extra }.submit(|params, extra, replaced| {
+    let config_of = unsafe { config.as_ref() };
+    let stream = config_of.map_or(null_mut(), |config| config.hStream);
+    let shape = config_of.map_or_else(Dimensions::default, |it| Dimensions {
+        grid: [it.gridDimX, it.gridDimY, it.gridDimZ],
+        block: [it.blockDimX, it.blockDimY, it.blockDimZ],
+    });
+    Launch { function, stream, shape, params, extra }.submit(|params, extra, replaced| {
         if replaced {
             // SAFETY: a configuration that had a stream.
             return unsafe { behind_everything(config, |config| original(config, function, params, extra)) };
@@ -149,7 +157,8 @@ pub unsafe fn cooperative(
     stream: CUstream,
     params: *mut *mut c_void,
 ) -> Handled {
-    Launch { function, stream, params, extra: null_mut() }.submit(|params, _, _| {
+    let shape = Dimensions { grid: [gx, gy, gz], block: [bx, by, bz] };
+    Launch { function, stream, shape, params, extra: null_mut() }.submit(|params, _, _| {
         // SAFETY: the program's own call.
         unsafe { original(function, gx, gy, gz, bx, by, bz, shared, stream, params) }
     })

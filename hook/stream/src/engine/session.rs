@@ -76,6 +76,7 @@ impl<'a> Session<'a> {
             record: self.record,
             base: engine.slots.base(),
             events: &mut engine.events,
+            experts: if self.capture.is_none() { Some(&self.streaming.experts) } else { None },
             // What is recorded in a capture has no time.
             trace: if self.capture.is_none() { engine.trace.as_mut() } else { None },
         };
