@@ -91,6 +91,8 @@ def of_status(processes, pid, seen):
             streamed = device.get('streamed', {})
             for name, value in (('assist_copies', device.get('assist_copies')), ('assist_bytes', device.get('assist_bytes')),
                                 ('streamed_bytes', streamed.get('bytes')), ('captured_bytes', streamed.get('captured_bytes')),
+                                *(('expert_' + name, device.get('experts', {}).get(name))
+                                  for name in ('reads', 'hits', 'moves', 'moved_bytes', 'slots', 'vram_bytes', 'unfit')),
                                 *((name, streamed.get(name)) for name in ('slot_hits', 'slot_late', 'slot_misses', 'in_place')),
                                 ('ring_bytes', device.get('vram_ring_bytes')), ('moved_out_bytes', device.get('moved_out_bytes')),
                                 ('page_cache_bytes', device.get('page_cache_bytes')),

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Runs the phases named, in order; see run.sh for what they are."""
 import argparse, os, sys
-import checks, mapped, page_cache, predictions, speed, table, traces
+import checks, experts, mapped, page_cache, predictions, speed, table, traces
 from bench import Bench, Failure, OutOfTime
 
 PHASES = {'doctor': checks.doctor, 'fixtures': checks.fixtures, 'toy': checks.toy, 'discovery': checks.discovery,
           'fit': speed.fit, 'dense': speed.dense, 'moe': speed.moe, 'rivals': speed.rivals,
           'table': table.table, 'predictions': predictions.predictions, 'traces': traces.traces, 'mapped': mapped.mapped,
-          'page-cache': page_cache.page_cache}
+          'page-cache': page_cache.page_cache, 'experts': experts.experts}
 
 
 def main():

@@ -19,6 +19,7 @@
 #   traces       what limits each of our ways: when the link copied, what the GPU waited for
 #   mapped       llama.cpp's default offload with and without assist, the model mapped from a folder on disk
 #   page-cache   weights outside VRAM in the page cache of a model file on disk: loading, answers, speed
+#   experts      a mixture whose most used experts are in VRAM: the same tokens, and how fast
 #   all          doctor fixtures toy discovery fit dense moe
 #
 # Options:
@@ -27,7 +28,7 @@
 #   --from FILE      results of an earlier call to go on from: what is in them is not measured again
 #   --pack DIR       what gpu-pack made (default: the folder above this script)
 #   --models DIR     where models are generated (default: /dev/shm/greenboost-models); needs 24 GiB, and 40 to keep two
-#   --disk DIR       where `table`, `predictions`, `traces`, `mapped` and `page-cache` have them (default: /var/tmp/greenboost-models): no path below /dev, whose
+#   --disk DIR       where `table`, `predictions`, `traces`, `mapped`, `page-cache` and `experts` have them (default: /var/tmp/greenboost-models): no path below /dev, whose
 #                    files are not served in place of a mapping
 #   --budget SECONDS time for the whole call (default: 570); what does not fit in it is left to the next call
 #   --arch ARCH      CMAKE_CUDA_ARCHITECTURES for `build` (default: 90-real)
@@ -62,7 +63,7 @@ while [ $# -gt 0 ]; do
         [ $# -ge 2 ] || die "build needs the folder of llama.cpp's source"
         phases+=(build); source=$2; shift ;;
     all) phases+=(doctor fixtures toy discovery fit dense moe) ;;
-    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table | predictions | traces | mapped | page-cache) phases+=("$1") ;;
+    doctor | fixtures | toy | discovery | fit | dense | moe | rivals | table | predictions | traces | mapped | page-cache | experts) phases+=("$1") ;;
     *) die "unknown: $1 (see --help)" ;;
     esac
     shift

@@ -11,6 +11,7 @@ MODELS = {  # name: arguments of make_gguf.py, layers
                           '--head-dim', '128', '--ffn', '25600', '--vocab', '151936', '--ctx', '32768', '--rope', '1e6',
                           '--quant', 'Q4_K_M'], 64),
     'moe-30b-a3b-q4_k_m': (['--preset', '30b-a3b', '--quant', 'Q4_K_M'], 48),
+    'moe-30b-a3b-skew-q4_k_m': (['--preset', '30b-a3b', '--quant', 'Q4_K_M', '--skew', '0.76'], 48),
 }
 CAPS = {'dense-32b-q4_k_m': 12 * GIB, 'moe-30b-a3b-q4_k_m': 8 * GIB}
 # Layers, or layers' experts, that the caps hold beside micro-batches of 512 and 2048 on an H200: where tuning begins.
@@ -221,10 +222,10 @@ def layer_bytes(name, model):
     return os.path.getsize(model) / MODELS[name][1]
 
 
-def tuned(bench, name, model, ubatch, limit, rest, tests, tries=4, repeat=2):
+def tuned(bench, name, model, ubatch, limit, rest, tests, tries=4, repeat=2, first=None):
     """The flags that put as much as `limit` holds on the GPU, found by measuring, and what was measured with them."""
     layers, layer = MODELS[name][1], layer_bytes(name, model)
-    tried, count = {}, FIRST_TRY[name, ubatch]
+    tried, count = {}, FIRST_TRY[name, ubatch] if first is None else first
     for _ in range(tries):
         count = min(max(count, 0), layers)
         if count in tried:
