@@ -191,6 +191,37 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
 }
 
 #[test]
+fn what_is_expected_of_experts_in_vram_is_said_with_its_source() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    known_machine(&place, 50.0, 5.0);
+    let ask =
+        |more: &[&str]| on_gpu(&place, &[&["plan", path, "--vram", "1500MiB", "--ram", "8GiB"], more].concat(), "50");
+    let (status, text, _) = run(&mut ask(&[]));
+    assert_eq!(status, Some(0), "{text}");
+    for part in [
+        "* experts  ",
+        "Fastest: experts, ",
+        "experts: 19 of 64 a layer in VRAM, 84% of reads expected to hit, by recorded routing of other models.",
+        "copies of experts 580.5 MiB",
+        "\n  GREENBOOST_EXPERTS=on gb-launch --vram 1572864000 --ram 8589934592 --ring 109051904 llama-server -m '",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    let plan = json(&mut ask(&["--json"]));
+    let slots = &prediction(&plan, "experts")["placement"]["expert_slots"];
+    assert_eq!((&slots["slots"], &slots["experts"], &slots["used"]), (&19.into(), &64.into(), &8.into()));
+    assert_eq!(slots["hit_rate_from"], "recorded routing of other models");
+    assert!(slots["hit_rate"].as_f64().is_some_and(|rate| (0.83..0.85).contains(&rate)), "{slots}");
+    assert_eq!(slots["bytes"], plan["tiers"]["vram"]["copies of experts"]);
+    assert_eq!(prediction(&plan, "extend")["placement"]["expert_slots"], Value::Null);
+    assert_eq!(plan["commands"]["llama_server_environment"]["GREENBOOST_EXPERTS"], "on");
+    let (_, text, _) = run(&mut ask(&["--experts", "off"]));
+    assert!(text.contains("* extend-in-place") && text.contains("you have turned experts in VRAM off"), "{text}");
+}
+
+#[test]
 fn a_slow_link_makes_the_cpu_win_and_greenboost_says_so() {
     let place = Place::new();
     let path = model(&place);

@@ -28,10 +28,11 @@ fn environment(plan: &Value) -> Variables {
 
 #[test]
 fn on_a_gpu_the_command_gets_what_the_plan_says_is_best() {
-    // Where the model does not fit: a slow link, and a slow CPU.
+    // Where the model does not fit: a slow link, a slow CPU, and no VRAM for copies of experts besides.
     for (link, cpu, vram, expected) in [
         (0.5, 40.0, Some("1500MiB"), "offload"),
-        (50.0, 5.0, Some("1500MiB"), "extend-in-place"),
+        (50.0, 5.0, Some("1500MiB"), "experts"),
+        (50.0, 5.0, Some("1000MiB"), "extend-in-place"),
         (5.0, 40.0, None, "vram"),
     ] {
         let (place, model) = place();

@@ -5,6 +5,7 @@ mod common;
 use common::gpu::{known_machine, with_gpu};
 use common::planned::{got, only_the_profile, place, variables};
 use common::{refused, run};
+use std::process::Command;
 
 #[test]
 fn a_way_that_was_asked_for_reaches_the_command_whole() {
@@ -85,7 +86,9 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
     known_machine(&place, 50.0, 5.0);
     let launch = |options: &[&str]| {
         let words = [&["--vram", "1500MiB", "--ram", "4GiB"], options, &["./llama-server", "-m", &model]].concat();
-        with_gpu(&place, place.launch(&words), "50")
+        let mut command = with_gpu(&place, place.launch(&words), "50");
+        command.env("GREENBOOST_EXPERTS", "off");
+        command
     };
     let (open, line) = got(launch(&[]));
     assert!(line.contains("extend-in-place") && open["GREENBOOST_STREAM"] == "off", "the profile said on: {line}");
@@ -109,6 +112,63 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
         }
         refused(&mut command, 2, &["the strategy extend cannot be had", "you have turned streaming off"]);
     }
+}
+
+#[test]
+fn experts_are_in_vram_by_use_where_that_is_fastest_and_where_they_cannot_be_it_says_why() {
+    let (place, model) = place();
+    known_machine(&place, 50.0, 5.0);
+    let launch = |vram: &str, options: &[&str]| {
+        let words = [&["--vram", vram, "--ram", "4GiB"], options, &["./llama-server", "-m", &model]].concat();
+        with_gpu(&place, place.launch(&words), "50")
+    };
+    let (set, line) = got(launch("1500MiB", &[]));
+    let hits = "little moe: experts: 19 of 64 a layer in VRAM, 84% of reads expected to hit, 1.4";
+    assert!(line.starts_with(hits) && line.len() < 192, "{line}");
+    let expected = [
+        ("GREENBOOST_EXPERTS", "on"),
+        ("GREENBOOST_STREAM", "on"),
+        ("GREENBOOST_HOST_COPY_PREFETCH", "off"),
+        ("LLAMA_ARG_N_GPU_LAYERS", "999"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(set.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    for name in ["GGML_CUDA_DISABLE_GRAPHS", "LLAMA_ARG_THREADS", "LLAMA_ARG_LOAD_MODE", "LLAMA_ARG_OVERRIDE_TENSOR"] {
+        assert!(!set.contains_key(name), "{name}: {set:?}");
+    }
+    assert_eq!(got(launch("1500MiB", &["--strategy", "experts"])), (set.clone(), line));
+    // Where the model fits nothing is kept twice, but it can be asked for.
+    let (fits, line) = got(launch("3500MiB", &[]));
+    assert!(line.contains(": vram, ") && fits["GREENBOOST_EXPERTS"] == "off", "{line}");
+    let (_, line) = got(launch("3500MiB", &["--strategy", "experts"]));
+    assert!(line.contains("64 of 64 a layer in VRAM, 100% of reads"), "{line}");
+
+    let wanted = ["--strategy", "experts"];
+    let cannot = |command: &mut Command, why: &str| {
+        refused(
+            command,
+            2,
+            &[&format!("the strategy experts cannot be had: {why}"), "what can be had: extend-in-place"],
+        );
+    };
+    let few = "VRAM is left for 0 experts of a layer, and a token uses 8";
+    cannot(&mut launch("1000MiB", &wanted), few);
+    cannot(&mut launch("1500MiB", &[&wanted[..], &["--stream", "off"]].concat()), "you have turned streaming off");
+    let off = "you have turned experts in VRAM off";
+    cannot(launch("1500MiB", &wanted).env("GREENBOOST_EXPERTS", "off"), off);
+    let profile = "name = 'mine'\nplan = 'command'\n[match]\nexecutable = '^llama-server$'\n[memory]\nstream = 'on'\n";
+    place.profile("mine.toml", profile);
+    let without_rules = [&wanted[..], &["--profile", "mine"]].concat();
+    cannot(&mut launch("1500MiB", &without_rules), "no kernel rule of the profile has read = \"experts\"");
+    let (_, line) = got(launch("1500MiB", &["--profile", "mine"]));
+    assert!(line.contains(": extend-in-place, "), "{line}");
+    // A profile that has them on by itself has said so for every plan.
+    place.profile("mine.toml", "name = 'mine'\ninherits = 'llama-server'\n[memory]\nexperts = 'on'");
+    let why = ["the strategy extend cannot be had: you have turned experts in VRAM on; what can be had: experts"];
+    refused(&mut launch("1500MiB", &["--profile", "mine", "--strategy", "extend"]), 2, &why);
+    let (kept, _) = got(launch("1500MiB", &["--profile", "mine"]));
+    assert_eq!(kept, set);
 }
 
 #[test]

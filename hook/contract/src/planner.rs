@@ -9,8 +9,9 @@
 use crate::Settings;
 use crate::choices::Spill;
 use crate::escape::escaped;
+use crate::kernel::AccessMode;
 use crate::planned::is_allowed;
-use crate::settings::{DISABLE, HOST_COPY_PREFETCH, STREAM};
+use crate::settings::{DISABLE, EXPERTS, HOST_COPY_PREFETCH, STREAM};
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
@@ -102,9 +103,13 @@ impl Question<'_> {
         for (option, variable, word) in [
             ("--stream", STREAM, settings.stream.name()),
             ("--host-copy-prefetch", HOST_COPY_PREFETCH, settings.host_copy_prefetch.name()),
+            ("--experts", EXPERTS, settings.experts.name()),
         ] {
             command.args(settings.is_fixed(variable).then(|| format!("{option}={word}")));
         }
+        // Copies of experts are of use only to kernels that a rule knows.
+        let has_rules = settings.kernels.iter().any(|rule| rule.read == AccessMode::Experts);
+        command.args((!has_rules).then_some("--no-expert-rules"));
         command.args(settings.strategy.map(|strategy| format!("--strategy={}", strategy.name())));
         command.args((settings.spill == Spill::Never).then_some("--no-spill"));
         command.args((!self.measure).then_some("--known"));
@@ -222,17 +227,20 @@ mod tests {
             let words: Vec<_> = question.command().get_args().map(|word| word.to_string_lossy().into_owned()).collect();
             words.join(" ")
         };
-        let open = Settings { stream: Stream::On, vram_reserve: 7, ..Settings::default() };
+        let knows_experts = "vec\t_exps\texperts\tids=2 row=7 stride=11 step=18 tokens=1 weights=0";
+        let kernels = crate::kernel::from_text(knows_experts).expect("a rule");
+        let open = Settings { stream: Stream::On, vram_reserve: 7, kernels, ..Settings::default() };
         assert_eq!(asked(&open), "answer --here --vram-reserve=7 -- -m");
         let fixed = Settings {
             vram: Some(1),
             ring: Some(2),
-            fixed: vec![STREAM.to_owned()],
+            fixed: vec![STREAM.to_owned(), EXPERTS.to_owned()],
             strategy: Some(Strategy::Vram),
             spill: Spill::Never,
             ..Settings::default()
         };
-        assert_eq!(asked(&fixed), "answer --here --vram=1 --ring=2 --stream=off --strategy=vram --no-spill -- -m");
+        let expected = "answer --here --vram=1 --ring=2 --stream=off --experts=off --no-expert-rules --strategy=vram --no-spill -- -m";
+        assert_eq!(asked(&fixed), expected);
     }
 
     #[test]

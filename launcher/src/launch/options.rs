@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_UPLOAD_THREADS)))]
     pub upload_threads: Option<u32>,
     /// Run the model with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
-    /// host-copy-prefetch or combined.
+    /// host-copy-prefetch, combined or experts.
     ///
     /// `greenboost plan MODEL` shows what each would bring.
     #[arg(long, value_name = "STRATEGY", alias = "way", conflicts_with = "no_plan")]

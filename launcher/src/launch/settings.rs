@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::trace_file;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::{self, GRANULE};
-use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size};
+use greenboost_contract::{ExpertCache, HostCopyPrefetch, Settings, Stream, format_size};
 use greenboost_profiles::{Profile, pattern};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -146,6 +146,7 @@ fn fixed(options: &Options, user: &Environment, profile: &Settings) -> Vec<Strin
             options.host_copy_prefetch.is_some() || profile.host_copy_prefetch == HostCopyPrefetch::On,
         ),
         (settings::RING, options.ring.is_some()),
+        (settings::EXPERTS, profile.experts == ExpertCache::On),
     ];
     let said = said.into_iter().filter(|(name, said)| *said || user.get(name).is_some());
     said.map(|(name, _)| name.to_owned()).collect()

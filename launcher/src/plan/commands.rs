@@ -6,7 +6,7 @@ use super::llama_options::{self as llama, LlamaOption};
 use super::predict::{Prediction, Way, override_pattern};
 use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
-use greenboost_contract::settings::STREAM;
+use greenboost_contract::settings::{HOST_COPY_PREFETCH, STREAM};
 
 /// An option of llama-server with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,17 +94,23 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
     let row = prediction.way.row();
     let size = |option: &str, bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!("{option} {bytes} "));
     let ring = plan.wishes.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
-    // Streaming is what the profiles start from.
-    let switches = row.sets.iter().filter(|set| **set != (STREAM, "on"));
-    let switches = switches
-        .map(|(name, value)| format!("{} {value} ", if *name == STREAM { "--stream" } else { "--host-copy-prefetch" }));
-    let direct = if prediction.direct { format!("{DISABLE_GRAPHS}=1 ") } else { String::new() };
+    // Streaming is what the profiles start from; what gb-launch has no option for is a variable.
+    let (mut variables, mut switches) = (String::new(), String::new());
+    for (name, value) in row.sets.iter().filter(|set| **set != (STREAM, "on")) {
+        match *name {
+            STREAM => switches += &format!("--stream {value} "),
+            HOST_COPY_PREFETCH => switches += &format!("--host-copy-prefetch {value} "),
+            name => variables += &format!("{name}={value} "),
+        }
+    }
+    if prediction.direct {
+        variables += &format!("{DISABLE_GRAPHS}=1 ");
+    }
     format!(
-        "{direct}gb-launch {}{}{}{}",
+        "{variables}gb-launch {}{}{}{switches}",
         size("--vram", plan.wishes.vram),
         size("--ram", plan.wishes.ram),
         size("--ring", ring),
-        switches.collect::<String>()
     )
 }
 
@@ -148,15 +154,18 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
         _ => "how fast is not known".to_owned(),
     };
     let (vram, ram) = (prediction.placement.vram(), prediction.placement.ram());
-    let shared = match prediction.placement.cpu_layers.len() {
-        0 => String::new(),
-        layers => format!(" (the CPU computes in {layers} of {} layers)", plan.layers),
+    let what = name(plan, prediction);
+    let shared = match (prediction.placement.cpu_layers.len(), prediction.placement.expert_slots) {
+        (0, None) => String::new(),
+        // A short line: the status record has room for 192 bytes. The way's own name is what the figures are of.
+        (0, Some(slots)) if what == Way::Experts.row().name => format!(": {}", slots.text()),
+        (0, Some(slots)) => format!(" (experts: {})", slots.text()),
+        (layers, _) => format!(" (the CPU computes in {layers} of {} layers)", plan.layers),
     };
     let size = match ram {
         0 => format!("all in VRAM, {}", format_size(vram)),
         _ => format!("{} in VRAM and {} outside", format_size(vram), format_size(ram)),
     };
-    let what = name(plan, prediction);
     let bound = if plan.is_upper_bound { format!(", {UPPER_BOUND}") } else { String::new() };
     if plan.is_only_named() {
         return format!("{}: {what}, which the plan does not follow: nothing is predicted{bound}", plan.name);

@@ -145,6 +145,9 @@ fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
         let what = if plan.experts.0 > 0 { "experts" } else { "the feed-forward networks" };
         writeln!(text, "The CPU computes {what} of {} layers: {}.", layers.len(), layers.join(", "))?;
     }
+    if let Some(slots) = &winner.placement.expert_slots {
+        writeln!(text, "experts: {}, by {}.", slots.text(), slots.hit_rate_from)?;
+    }
     writeln!(text)?;
     for (tier, parts) in tiers(plan, winner) {
         let parts: Vec<_> = parts.iter().filter(|(_, bytes)| *bytes > 0).collect();
@@ -221,6 +224,7 @@ fn tiers(plan: &Plan, prediction: &Prediction) -> [(&'static str, Vec<(&'static 
             vec![
                 ("weights", placement.inside.dense.bytes),
                 ("experts", placement.inside.experts.bytes),
+                ("copies of experts", placement.expert_slots.map_or(0, |slots| slots.bytes)),
                 ("KV cache", placement.kv_inside),
                 ("scratch", placement.scratch),
                 ("pools", placement.pools),

@@ -6,7 +6,7 @@ use super::predict::{Asked, Setting, UBATCHES, UserPlacement, Way, ring};
 use crate::machine::Machine;
 use clap::Args;
 use greenboost_contract::planner::RING_IS_NO_PART;
-use greenboost_contract::{HostCopyPrefetch, Settings, Stream, format_size, parse_size, vram};
+use greenboost_contract::{ExpertCache, HostCopyPrefetch, Settings, Stream, format_size, parse_size, vram};
 
 /// The context of the shipped llama-server profile: see there.
 const CONTEXT: u64 = 8192;
@@ -45,7 +45,7 @@ pub struct Wishes {
     #[arg(long, value_name = "TYPE", value_parser = kv_types)]
     pub kv: Option<KvTypes>,
     /// Run it with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
-    /// host-copy-prefetch or combined [default: the fastest].
+    /// host-copy-prefetch, combined or experts [default: the fastest].
     #[arg(long = "strategy", value_name = "STRATEGY", alias = "way", value_parser = Way::from_name)]
     pub way: Option<Way>,
     /// Whether weights outside VRAM are streamed: on or off [default: as suits the way].
@@ -59,6 +59,12 @@ pub struct Wishes {
     /// suits the strategy].
     #[arg(long, value_name = "ON|OFF", alias = "assist")]
     pub host_copy_prefetch: Option<HostCopyPrefetch>,
+    /// Whether the experts of a mixture that are used most are in VRAM: on or off [default: as suits the strategy].
+    #[arg(long, value_name = "ON|OFF")]
+    pub experts: Option<ExpertCache>,
+    /// No kernel rule of the profile says how kernels have the numbers of chosen experts, as those that are shipped do.
+    #[arg(long, hide = true)]
+    pub no_expert_rules: bool,
     /// Nothing may leave VRAM, as with `spill = "never"` in a profile.
     #[arg(long)]
     pub no_spill: bool,
@@ -91,7 +97,8 @@ fn kv_types(name: &str) -> Result<KvTypes, String> {
 impl Wishes {
     /// What is decided about the way.
     pub fn asked(&self) -> Asked {
-        Asked { way: self.way, stream: self.stream, host_copy_prefetch: self.host_copy_prefetch }
+        let Self { way, stream, host_copy_prefetch, experts, no_expert_rules, .. } = *self;
+        Asked { way, stream, host_copy_prefetch, experts, no_expert_rules }
     }
 
     /// What may be used of each of several GPUs with so much free VRAM.

@@ -8,18 +8,19 @@ use std::process::Command;
 pub type Variables = BTreeMap<String, String>;
 
 /// A program that prints what it got of the plan.
-pub const SHOW: &str = "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GGML_|GREENBOOST_(PLAN|STREAM|HOST_COPY_PREFETCH|RING)=)' | sort\necho end\n";
+pub const SHOW: &str = "#!/bin/sh\nenv | grep -E '^(LLAMA_ARG_|GGML_|GREENBOOST_(PLAN|STREAM|HOST_COPY_PREFETCH|RING|EXPERTS)=)' | sort\necho end\n";
 
 pub fn variables(pairs: &[(&str, &str)]) -> Variables {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
 
 /// What every command gets that a plan may change, whatever the plan says.
-pub const STREAMING: [(&str, &str); 2] = [("GREENBOOST_STREAM", "on"), ("GREENBOOST_HOST_COPY_PREFETCH", "off")];
+pub const STREAMING: [(&str, &str); 3] =
+    [("GREENBOOST_STREAM", "on"), ("GREENBOOST_HOST_COPY_PREFETCH", "off"), ("GREENBOOST_EXPERTS", "off")];
 
 /// What is set where nothing was planned.
 pub fn only_the_profile() -> Variables {
-    variables(&[STREAMING[0], STREAMING[1], ("LLAMA_ARG_CTX_SIZE", "8192")])
+    variables(&[&STREAMING[..], &[("LLAMA_ARG_CTX_SIZE", "8192")]].concat())
 }
 
 /// A place with a model and a llama-server that prints its environment.

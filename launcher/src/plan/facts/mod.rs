@@ -6,12 +6,14 @@ mod class;
 mod context;
 mod keys;
 mod scratch;
+mod stacked;
 
 pub use cache::{Cache, Kept, LayerCache, Rows};
 pub use class::Class;
 pub use context::{ContextParams, KvTypes};
 use keys::Keys;
 pub use scratch::{POOLS, Widths};
+pub use stacked::Stacked;
 
 use greenboost_gguf::Model;
 use serde::Serialize;
@@ -75,6 +77,8 @@ pub struct Facts {
     pub file_bytes: u64,
     /// Its layers.
     pub layers: Vec<Weights>,
+    /// Of each of them, experts that a kernel finds by their numbers.
+    pub stacked: Vec<Stacked>,
     /// Blocks after them that only guess ahead: not loaded, but llama.cpp's `-ngl` counts them.
     pub speculative: u64,
     /// The output matrix and its norm; a copy of the embedding where the model has only that.
@@ -108,6 +112,7 @@ impl Facts {
         let speculative = keys::speculative(&keys, &model.tensors, count);
         let computed = count - speculative;
         let mut layers = vec![Weights::default(); computed as usize];
+        let mut stacked = vec![Stacked::default(); layers.len()];
         let (mut output, mut embedding, mut unused) = (Amount::default(), Amount::default(), Amount::default());
         let tied = !model.tensors.iter().any(|tensor| tensor.name == "output.weight");
         let mut output_norm = Amount::default();
@@ -121,6 +126,9 @@ impl Facts {
                 (Class::Norm, None) => &mut output_norm,
                 (_, Some(layer)) if class != Class::Other && layer < computed => {
                     largest = largest.max(tensor.bytes);
+                    if class == Class::Experts {
+                        stacked[layer as usize].count(tensor);
+                    }
                     &mut layers[layer as usize].0[class as usize]
                 }
                 _ => &mut unused,
@@ -153,7 +161,16 @@ impl Facts {
             cache,
             speculative,
             layers,
+            stacked,
         }
+    }
+
+    /// Whether every layer's experts are found by their numbers, and there are some.
+    pub fn has_stacked_experts(&self) -> bool {
+        let are_stacked = |(layer, stacked): (&Weights, &Stacked)| layer.experts().bytes == 0 || stacked.tensors > 0;
+        self.experts > 0
+            && self.stacked.iter().any(|layer| layer.tensors > 0)
+            && self.layers.iter().zip(&self.stacked).all(are_stacked)
     }
 
     /// The share of its experts' weights that a token goes through.

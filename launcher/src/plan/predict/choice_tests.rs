@@ -5,7 +5,7 @@ use super::tests::{h200, setting};
 use super::*;
 use crate::plan::measure::{Cpu, Figures, Rates, Together};
 use crate::plan::test_models::{dense, facts, moe};
-use greenboost_contract::{HostCopyPrefetch, Stream};
+use greenboost_contract::{ExpertCache, HostCopyPrefetch, Stream};
 
 /// The H200's GPU, with a CPU and a link of so many GB/s, and RAM that gives so much to both at once.
 fn machine(cpu: f64, link: f64, ram: f64) -> Rig {
@@ -243,4 +243,68 @@ fn slots_beside_the_cpu_take_what_whole_layers_leave() {
         let layers = |placement: &Placement| placement.cpu_moe.expect("layers");
         assert!(layers(&without) <= layers(&assisted) && layers(&assisted) <= layers(&alone).min(layers(&without) + 1));
     }
+}
+
+#[test]
+fn experts_in_vram_by_use_win_where_most_reads_find_a_copy() {
+    let moe = facts(&moe());
+    let rig = Rig::new(&h200());
+    let setting = |vram| Setting { ring: 512 << 20, ..setting(vram, 2048, 512) };
+    let planned = |vram, asked: &Asked| predictions(&moe, &rig, &setting(vram), &UBATCHES, asked);
+    let all = planned(8, &Asked::default());
+    let kept = winner(&all, None).expect("a winner");
+    assert_eq!((kept.way, kept.direct), (Way::Experts, false));
+    let slots = kept.placement.expert_slots.expect("slots");
+    assert!((40..=50).contains(&slots.slots) && slots.bytes > 4 << 30, "{slots:?}");
+    assert!(kept.placement.vram() <= 8 << 30 && kept.placement.vram() > 7 << 30, "{:?}", kept.placement);
+    assert_eq!(kept.placement.outside.experts, moe.computed().experts, "all of them are in RAM as well");
+    // DESIGN.md, part 8: about 160 tokens a second at 0.9.
+    let decode = kept.decode.expect("known");
+    assert!((135.0..=175.0).contains(&decode) && slots.hit_rate > 0.85, "{decode} {slots:?}");
+    assert!(decode > 2.0 * self::decode(&all, Way::Offload), "{decode}");
+    let streamed = of(&all, Way::ExtendStreaming);
+    assert!(kept.prefill < streamed.prefill, "nothing is taken off for what has copies: {streamed:?}");
+
+    // Less VRAM, fewer hits; and where all of it fits nothing is gained.
+    assert!(self::decode(&planned(5, &Asked::default()), Way::Experts) < 0.7 * decode);
+    let all = planned(140, &Asked::default());
+    assert_eq!(all.iter().map(|prediction| prediction.way).collect::<Vec<_>>(), [Way::Vram]);
+    let asked = Asked { way: Some(Way::Experts), ..Asked::default() };
+    let all = planned(140, &asked);
+    let whole = winner(&all, asked.way).and_then(|prediction| prediction.placement.expert_slots).expect("slots");
+    assert_eq!((whole.slots, whole.hit_rate), (128, 1.0));
+}
+
+#[test]
+fn experts_that_cannot_be_in_vram_by_use_say_why() {
+    let (dense, moe) = (facts(&dense()), facts(&moe()));
+    let rig = Rig::new(&h200());
+    let none = Asked { way: Some(Way::Experts), ..Asked::default() };
+    let why = |facts: &Facts, setting: Setting, asked: Asked| {
+        let all = predictions(facts, &rig, &setting, &[512], &asked);
+        assert!(winner(&all, asked.way).is_none());
+        of(&all, Way::Experts).problem.clone().expect("a reason")
+    };
+    let enough = setting(8, 2048, 512);
+    assert_eq!(why(&dense, enough, none), "the model has no experts");
+    assert!(why(&moe, enough, Asked { no_expert_rules: true, ..none }).contains("no kernel rule"));
+    assert_eq!(
+        why(&moe, enough, Asked { experts: Some(ExpertCache::Off), ..none }),
+        "you have turned experts in VRAM off"
+    );
+    assert_eq!(why(&moe, enough, Asked { stream: Some(Stream::Off), ..none }), "you have turned streaming off");
+    assert!(why(&moe, Setting { ram: 10 << 30, ..enough }, none).contains("of RAM, 10 GiB may be used"));
+    assert!(why(&moe, setting(2, 2048, 512), none).contains("a token uses 8"));
+    let shown = predictions(&dense, &rig, &setting(12, 2048, 512), &[512], &Asked::default());
+    assert!(shown.iter().all(|prediction| prediction.way != Way::Experts), "of no use in a dense model's table");
+    let without_rules = Asked { no_expert_rules: true, ..Asked::default() };
+    let other = predictions(&moe, &rig, &enough, &[512], &without_rules);
+    assert_ne!(winner(&other, None).map(|prediction| prediction.way), Some(Way::Experts));
+
+    // Turned on, they are not left out; in a model that has none that means nothing.
+    let on = Asked { experts: Some(ExpertCache::On), ..Asked::default() };
+    let all = predictions(&moe, &rig, &enough, &[512], &on);
+    let possible: Vec<_> = all.iter().filter(|way| way.is_possible()).map(|way| way.way).collect();
+    assert_eq!(possible, [Way::Experts]);
+    assert!(winner(&predictions(&dense, &rig, &setting(12, 2048, 512), &[512], &on), None).is_some());
 }

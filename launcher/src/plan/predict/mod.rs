@@ -3,6 +3,7 @@
 pub mod calibration;
 mod combined;
 mod devices;
+mod experts;
 mod placement;
 mod rig;
 pub mod speed;
@@ -65,7 +66,9 @@ pub fn predictions(facts: &Facts, rig: &Rig, setting: &Setting, ubatches: &[u64]
         let ring = if row.has_ring { setting.ring } else { 0 };
         best_ubatch(&Setting { ring, ..*setting }, ubatches, |setting| predict(facts, rig, setting, row, asked))
     };
-    let all: Vec<_> = WAYS.iter().filter_map(best).collect();
+    // Of a model without experts nobody wonders where they are.
+    let is_meant = |row: &&Row| row.way != Way::Experts || facts.experts > 0 || asked.way == Some(row.way);
+    let all: Vec<_> = WAYS.iter().filter(is_meant).filter_map(best).collect();
     // Where everything fits nothing is outside, and the other ways are this one under other names.
     match all.first() {
         Some(vram) if vram.is_possible() && asked.way.is_none_or(|way| way == Way::Vram) => vec![vram.clone()],
@@ -121,8 +124,9 @@ fn predict(facts: &Facts, rig: &Rig, setting: &Setting, row: &Row, asked: &Asked
         Way::Offload => Placement::offloaded(facts, setting),
         Way::Assist => Placement::assisted(facts, setting),
         Way::Combined => Placement::combined(facts, setting, rig),
+        Way::Experts => Placement::with_expert_slots(facts, setting),
     };
-    predict_placed(facts, rig, setting, row, placement, asked.objection(row))
+    predict_placed(facts, rig, setting, row, placement, asked.objection(row, facts))
 }
 
 fn predict_placed(
@@ -160,12 +164,13 @@ fn predict_placed(
 /// Copies in a graph begin when it is launched, so none runs ahead from one to the next: from a token to the next one, from
 /// a micro-batch to the next, across what the CPU computes in between. Without graphs they do, and the CPU has to launch
 /// every kernel by itself, which does not show where a token takes much longer than that. Between turns of the CPU it does:
-/// there answers have to gain by it, for which experts are not copied, and not prompts alone.
+/// there answers have to gain by it, for which experts are not copied, and not prompts alone. Where experts have copies in
+/// VRAM a token takes little longer than its launches.
 fn is_better_direct(facts: &Facts, placement: &Placement, way: Way, token: Option<f64>) -> bool {
     let linked = placement.linked();
     let copied = if way.uses_cpu() { linked.dense.bytes } else { linked.bytes() };
     let launching = facts.layers.len() as f64 * calibration::DIRECT_LAYER_SECONDS;
-    copied > 0 && token.is_none_or(|seconds| seconds > 2.0 * launching)
+    way != Way::Experts && copied > 0 && token.is_none_or(|seconds| seconds > 2.0 * launching)
 }
 
 fn problem(placement: &Placement, setting: &Setting) -> Option<String> {
@@ -177,7 +182,7 @@ fn problem(placement: &Placement, setting: &Setting) -> Option<String> {
     if ram > setting.ram {
         return Some(format!("needs {} of RAM, {} may be used", size(ram), size(setting.ram)));
     }
-    None
+    placement.expert_slots.and_then(|slots| slots.problem())
 }
 
 #[cfg(test)]

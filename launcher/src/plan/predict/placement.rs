@@ -1,6 +1,7 @@
 //! Which weights are in VRAM and which are not.
 
 use super::calibration as fit;
+use super::experts::ExpertSlots;
 use crate::plan::facts::{Amount, ContextParams, Facts, POOLS, Split};
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub struct Placement {
     pub pools: u64,
     /// VRAM that weights are copied into.
     pub ring: u64,
+    /// Copies of experts, all of which are outside, where those that are used most have some.
+    pub expert_slots: Option<ExpertSlots>,
     /// Layers of which the CPU computes a part: each is handed to it and back.
     pub handovers: u64,
     /// Matrices outside that llama.cpp copies to the GPU by itself, for prompts.
@@ -73,7 +76,8 @@ pub fn ring(facts: &Facts, vram: u64) -> u64 {
 impl Placement {
     /// Bytes of VRAM it takes.
     pub fn vram(&self) -> u64 {
-        let parts = [self.kv_inside, self.scratch, self.pools, self.ring];
+        let copies = self.expert_slots.map_or(0, |slots| slots.bytes);
+        let parts = [self.kv_inside, self.scratch, self.pools, self.ring, copies];
         parts.iter().fold(self.inside.bytes(), |sum, bytes| sum.saturating_add(*bytes))
     }
 
@@ -139,6 +143,14 @@ impl Placement {
         placement.outside = rest(all, placement.inside);
         placement.cpu = cpu;
         placement
+    }
+
+    /// All experts are outside, and what is left of the VRAM has copies of those that are used most.
+    pub fn with_expert_slots(facts: &Facts, setting: &Setting) -> Self {
+        let all = Split { dense: Amount::default(), experts: facts.computed().experts };
+        let placement = Self { cpu: Split::default(), ..Self::beside_cpu(facts, setting, all) };
+        let left = setting.vram.saturating_sub(placement.vram());
+        Self { expert_slots: Some(ExpertSlots::new(facts, left)), ..placement }
     }
 
     /// llama.cpp's own offload, tuned: as many layers on the GPU as fit, or all of them and the experts of as many.

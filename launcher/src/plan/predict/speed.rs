@@ -14,6 +14,8 @@ pub enum Decode {
     InPlace,
     /// They are copied ahead of the kernels; chosen experts are read in place.
     Streamed,
+    /// The same, and some of the chosen experts have copies in VRAM.
+    Experts,
     /// The CPU computes with them.
     Cpu,
     /// The CPU computes with some while the link brings the others.
@@ -55,6 +57,14 @@ pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> O
         Decode::Streamed => {
             let gpu = gpu + over(dense, rig.matvec)?;
             gpu.max(over(dense, rig.link)?) + over(experts, in_place)?
+        }
+        Decode::Experts => {
+            let hit_rate = placement.expert_slots.map_or(0.0, |slots| slots.hit_rate);
+            let missed = over(experts * (1.0 - hit_rate), in_place)?;
+            let layers = facts.stacked.iter().filter(|layer| layer.tensors > 0).count() as f64;
+            let numbers = layers * fit::EXPERT_LAUNCHES * fit::EXPERT_NUMBERS_SECONDS;
+            let gpu = gpu + over(dense + experts * hit_rate, rig.matvec)?;
+            gpu.max(over(dense, rig.link)?) + missed + numbers + missed.min(fit::PROMOTION_SECONDS)
         }
         Decode::Cpu => gpu + over(cpu, rig.cpu)? + handovers,
         Decode::CpuAndLink => {

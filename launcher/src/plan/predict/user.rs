@@ -4,7 +4,7 @@ use super::placement::{Placement, Setting};
 use super::rig::Rig;
 use super::{Asked, Prediction, Way, best_ubatch, predict_placed};
 use crate::plan::facts::{Class, Facts};
-use greenboost_contract::Stream;
+use greenboost_contract::{ExpertCache, Stream};
 
 /// What the user has said about what goes where.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +52,12 @@ pub fn user_prediction(
         let place = |ring| Placement::by_user(facts, &Setting { ring, ..*setting }, user);
         let placement = place(0);
         let (outside, cpu) = (placement.linked().bytes() > 0, placement.cpu.bytes() > 0);
+        if outside
+            && !cpu
+            && let Some(kept) = with_experts(facts, setting, asked)
+        {
+            return predict_placed(facts, rig, setting, Way::Experts.row(), kept, None);
+        }
         let streams = asked.stream != Some(Stream::Off);
         let way = match (outside, cpu) {
             (false, false) => Way::Vram,
@@ -64,6 +70,13 @@ pub fn user_prediction(
         let placement = if row.has_ring { place(setting.ring) } else { placement };
         predict_placed(facts, rig, setting, row, placement, None)
     })
+}
+
+/// Where everything is that a user has left on the GPU who has turned experts in VRAM on, if that brings anything.
+fn with_experts(facts: &Facts, setting: &Setting, asked: &Asked) -> Option<Placement> {
+    let is_on = asked.experts == Some(ExpertCache::On) && asked.objection(Way::Experts.row(), facts).is_none();
+    let placement = is_on.then(|| Placement::with_expert_slots(facts, setting))?;
+    placement.expert_slots.is_some_and(|slots| slots.problem().is_none()).then_some(placement)
 }
 
 #[cfg(test)]
@@ -109,5 +122,22 @@ mod tests {
         let both = predicted(&dense, 8, &UserPlacement { cpu_ffn: 3, ..UserPlacement::default() });
         assert_eq!(both.way, Way::Combined);
         assert!(both.placement.linked().bytes() > 0);
+    }
+    #[test]
+    fn experts_that_the_user_keeps_in_vram_by_use_are_described_so() {
+        let moe = facts(&moe());
+        let setting = |vram| Setting { ring: 1 << 30, ..setting(vram, 8192, 512) };
+        let rig = Rig::new(&h200());
+        let on = Asked { experts: Some(ExpertCache::On), ..Asked::default() };
+        let way = |vram, user: UserPlacement, asked: &Asked| {
+            user_prediction(&moe, &rig, &setting(vram), &[512], &user, asked).map(|prediction| prediction.way)
+        };
+        let all = UserPlacement::default;
+        assert_eq!(way(8, all(), &on), Some(Way::Experts));
+        assert_eq!(way(8, all(), &Asked::default()), Some(Way::ExtendStreaming));
+        assert_eq!(way(100, all(), &on), Some(Way::Vram));
+        assert_eq!(way(8, UserPlacement { cpu_moe: 48, ..all() }, &on), Some(Way::Offload));
+        assert_eq!(way(3, all(), &on), Some(Way::ExtendStreaming), "too few would be kept");
+        assert_eq!(way(8, all(), &Asked { no_expert_rules: true, ..on }), Some(Way::ExtendStreaming));
     }
 }

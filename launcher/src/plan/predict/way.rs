@@ -1,8 +1,10 @@
 //! The ways to run a model, and what each needs to be set.
 
+use super::experts;
 use super::speed::{Decode, Prefill};
-use greenboost_contract::settings::{HOST_COPY_PREFETCH, STREAM};
-use greenboost_contract::{HostCopyPrefetch, Strategy, Stream};
+use crate::plan::facts::Facts;
+use greenboost_contract::settings::{EXPERTS, HOST_COPY_PREFETCH, STREAM};
+use greenboost_contract::{ExpertCache, HostCopyPrefetch, Strategy, Stream};
 use serde::Serialize;
 
 /// A way to run a model.
@@ -27,6 +29,8 @@ pub enum Way {
     Assist,
     /// The CPU computes the feed-forward networks of some layers while the link brings weights of the others.
     Combined,
+    /// Streaming, with all experts in RAM, and copies of those that are used most in VRAM.
+    Experts,
 }
 
 /// A row of [`WAYS`].
@@ -51,9 +55,10 @@ pub struct Row {
 const STREAMED: (&str, &str) = (STREAM, "on");
 const IN_PLACE: (&str, &str) = (STREAM, "off");
 const ASSISTED: (&str, &str) = (HOST_COPY_PREFETCH, "on");
+const EXPERTS_KEPT: (&str, &str) = (EXPERTS, "on");
 const ALONE: (&str, &str) = (HOST_COPY_PREFETCH, "off");
 
-/// The ways, in the enum's order. All have run on a real GPU: docs/benchmarks.
+/// The ways, in the enum's order. All but the last have run on a real GPU: docs/benchmarks.
 #[rustfmt::skip]
 pub const WAYS: &[Row] = &[
     Row { way: Way::Vram, name: "vram", asked_as: Some(Strategy::Vram),
@@ -70,6 +75,8 @@ pub const WAYS: &[Row] = &[
           decode: Decode::Cpu, prefill: Prefill::AheadInBlock, has_ring: true, sets: &[ASSISTED] },
     Row { way: Way::Combined, name: "combined", asked_as: Some(Strategy::Combined),
           decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED] },
+    Row { way: Way::Experts, name: "experts", asked_as: Some(Strategy::Experts),
+          decode: Decode::Experts, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, EXPERTS_KEPT] },
 ];
 
 impl Row {
@@ -98,7 +105,7 @@ impl Way {
 
     /// Whether the framework believes everything is on the GPU.
     pub fn is_extend(self) -> bool {
-        matches!(self, Self::Extend | Self::ExtendByTensor | Self::ExtendStreaming)
+        matches!(self, Self::Extend | Self::ExtendByTensor | Self::ExtendStreaming | Self::Experts)
     }
 
     /// Whether the CPU computes with some of the weights.
@@ -123,16 +130,31 @@ pub struct Asked {
     pub stream: Option<Stream>,
     /// Whether llama.cpp's copies are served.
     pub host_copy_prefetch: Option<HostCopyPrefetch>,
+    /// Whether the experts that are used most are in VRAM.
+    pub experts: Option<ExpertCache>,
+    /// No rule says how kernels have the numbers of chosen experts.
+    pub no_expert_rules: bool,
 }
 
 impl Asked {
-    /// Why a way cannot be had with what the user has set.
-    pub fn objection(&self, row: &Row) -> Option<String> {
+    /// Why a way cannot be had with this model and what the user has set.
+    pub fn objection(&self, row: &Row, facts: &Facts) -> Option<String> {
         let fixed = |name: &str| match name {
             STREAM => self.stream.map(|stream| ("streaming", stream.name())),
             HOST_COPY_PREFETCH => self.host_copy_prefetch.map(|prefetch| ("host-copy prefetch", prefetch.name())),
+            EXPERTS => self.experts.map(|experts| ("experts in VRAM", experts.name())),
             _ => None,
         };
+        let impossible = experts::objection(facts, !self.no_expert_rules);
+        if let Some(why) = impossible.filter(|_| row.way == Way::Experts) {
+            return Some(why.to_owned());
+        }
+        if self.experts == Some(ExpertCache::On)
+            && impossible.is_none()
+            && ![Way::Vram, Way::Experts].contains(&row.way)
+        {
+            return Some("you have turned experts in VRAM on".to_owned());
+        }
         let mut set = row.sets.iter().filter_map(|(name, value)| fixed(name).filter(|(_, is)| is != value));
         set.next().map(|(what, is)| format!("you have turned {what} {is}"))
     }
