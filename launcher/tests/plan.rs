@@ -217,8 +217,42 @@ fn what_is_expected_of_experts_in_vram_is_said_with_its_source() {
     assert_eq!(slots["bytes"], plan["tiers"]["vram"]["copies of experts"]);
     assert_eq!(prediction(&plan, "extend")["placement"]["expert_slots"], Value::Null);
     assert_eq!(plan["commands"]["llama_server_environment"]["GREENBOOST_EXPERTS"], "on");
+    assert_eq!(plan["passed_over_for_cpu"], Value::Null);
     let (_, text, _) = run(&mut ask(&["--experts", "off"]));
     assert!(text.contains("* extend-in-place") && text.contains("you have turned experts in VRAM off"), "{text}");
+}
+
+#[test]
+fn a_strategy_that_needs_no_cpu_is_taken_where_the_cpu_is_faster_by_little() {
+    let place = Place::new();
+    let path = model(&place);
+    let path = path.to_str().expect("path");
+    let ask = |link: f64, more: &[&str]| {
+        known_machine(&place, link, 8.0);
+        let words = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--experts", "off"];
+        on_gpu(&place, &[&words[..], more].concat(), "10")
+    };
+    let seconds = |plan: &Value, way: &str| prediction(plan, way)["request"].as_f64().expect("known");
+    let advantage = |plan: &Value| {
+        let of = |ways: &[&str]| ways.iter().map(|way| seconds(plan, way)).fold(f64::MAX, f64::min);
+        of(&["extend-in-place", "extend"]) / of(&["offload", "host-copy-prefetch", "combined"])
+    };
+    // From a link that is as fast as the CPU down to one that is much slower.
+    let mut seen = [0; 3];
+    for step in 0..24 {
+        let link = 12.0 * 0.9_f64.powi(step);
+        let plan = json(&mut ask(link, &["--json"]));
+        let needs_cpu = ["offload", "host-copy-prefetch", "combined"].iter().any(|way| plan["winner"] == **way);
+        let advantage = advantage(&plan);
+        assert_eq!(needs_cpu, advantage >= 1.15, "{link}: {advantage}");
+        assert_eq!(plan["passed_over_for_cpu"].is_string(), (1.0..1.15).contains(&advantage), "{link}: {advantage}");
+        seen[if needs_cpu { 2 } else { usize::from(advantage > 1.0) }] += 1;
+        if seen[1] == 1 && advantage > 1.0 && !needs_cpu {
+            let (_, text, _) = run(&mut ask(link, &[]));
+            assert!(text.contains("% faster, but needs the CPU, and slows down when that has other work."), "{text}");
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
 }
 
 #[test]

@@ -158,8 +158,17 @@ impl Plan {
 
     /// The way to take, if any is possible.
     pub fn winner(&self) -> Option<&Prediction> {
-        let asked = self.wishes.way.filter(|_| self.wishes.server.placement.is_none());
-        predict::winner(&self.predictions, asked)
+        predict::winner(&self.predictions, self.asked())
+    }
+
+    /// A faster way, where it is not taken because it needs the CPU.
+    pub fn passed_over(&self) -> Option<&Prediction> {
+        predict::passed_over(&self.predictions, self.asked())
+    }
+
+    /// The way that was asked for, where that is the plan's to decide.
+    fn asked(&self) -> Option<Way> {
+        self.wishes.way.filter(|_| self.wishes.server.placement.is_none())
     }
 
     /// Whether the user's placement goes by tensor or by device, so that nothing is said of what it brings.

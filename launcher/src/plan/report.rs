@@ -201,6 +201,15 @@ fn verdict(plan: &Plan, winner: &Prediction) -> String {
             way.row().name
         );
     }
+    if let Some((passed, seconds)) = plan.passed_over().and_then(|passed| Some((passed, passed.request?)))
+        && let Some(own) = winner.request
+    {
+        return format!(
+            "Chosen: {name}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens; {} is {:.0}% faster, but needs the CPU, and slows down when that has other work.",
+            passed.way.row().name,
+            (own / seconds - 1.0) * 100.0
+        );
+    }
     match (winner.request, next) {
         (None, _) => format!("Chosen: {name}. No speed can be predicted without the missing figures."),
         (Some(own), Some((other, seconds))) => format!(
@@ -300,6 +309,7 @@ pub fn json(plan: &Plan) -> Value {
         "asked": plan.wishes.way,
         "predictions": plan.predictions,
         "winner": winner.map(|winner| winner.way),
+        "passed_over_for_cpu": plan.passed_over().map(|passed| passed.way),
         "tiers": tiers,
         "commands": commands,
         "estimated": ESTIMATED,

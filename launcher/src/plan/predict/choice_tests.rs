@@ -253,7 +253,7 @@ fn experts_in_vram_by_use_win_where_most_reads_find_a_copy() {
     let planned = |vram, asked: &Asked| predictions(&moe, &rig, &setting(vram), &UBATCHES, asked);
     let all = planned(8, &Asked::default());
     let kept = winner(&all, None).expect("a winner");
-    assert_eq!((kept.way, kept.direct), (Way::Experts, false));
+    assert_eq!((kept.way, kept.direct, passed_over(&all, None)), (Way::Experts, false, None));
     let slots = kept.placement.expert_slots.expect("slots");
     assert!((40..=50).contains(&slots.slots) && slots.bytes > 4 << 30, "{slots:?}");
     assert!(kept.placement.vram() <= 8 << 30 && kept.placement.vram() > 7 << 30, "{:?}", kept.placement);
@@ -307,4 +307,35 @@ fn experts_that_cannot_be_in_vram_by_use_say_why() {
     let possible: Vec<_> = all.iter().filter(|way| way.is_possible()).map(|way| way.way).collect();
     assert_eq!(possible, [Way::Experts]);
     assert!(winner(&predictions(&dense, &rig, &setting(12, 2048, 512), &[512], &on), None).is_some());
+}
+
+#[test]
+fn what_needs_the_cpu_has_to_be_faster_by_more_than_a_busy_one_takes() {
+    let moe = facts(&moe());
+    let mut all = planned(&moe, &machine(79.0, 55.4, UNLIMITED), 8, &Asked::default());
+    let mut chosen = |offload: f64, streamed: f64, kept: f64| {
+        for prediction in &mut all {
+            prediction.request = Some(match prediction.way {
+                Way::Offload => offload,
+                Way::ExtendStreaming => streamed,
+                Way::Experts => kept,
+                _ => 9.0,
+            });
+        }
+        let way = |prediction: &Prediction| prediction.way;
+        (winner(&all, None).map(way), passed_over(&all, None).map(way))
+    };
+    assert_eq!(chosen(1.0, 1.14, 2.0), (Some(Way::ExtendStreaming), Some(Way::Offload)));
+    assert_eq!(chosen(1.0, 1.14, 1.13), (Some(Way::Experts), Some(Way::Offload)));
+    assert_eq!(chosen(1.0, 1.16, 1.16), (Some(Way::Offload), None));
+    assert_eq!(chosen(1.0, 0.9, 2.0), (Some(Way::ExtendStreaming), None), "it is the fastest");
+    assert_eq!(winner(&all, Some(Way::Offload)).map(|prediction| prediction.way), Some(Way::Offload), "asked for");
+    assert_eq!(passed_over(&all, Some(Way::Offload)), None);
+
+    // What cannot be had is nothing to take instead, and without speeds nothing is passed over.
+    let fixed = Asked { stream: Some(Stream::On), experts: Some(ExpertCache::Off), ..Asked::default() };
+    let all = planned(&moe, &machine(300.0, 12.0, UNLIMITED), 8, &fixed);
+    assert_eq!(winner(&all, None).map(|prediction| prediction.way.uses_cpu()), Some(true));
+    let all = planned(&moe, &Rig::default(), 8, &Asked::default());
+    assert_eq!(passed_over(&all, None), None);
 }

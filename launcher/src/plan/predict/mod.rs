@@ -100,10 +100,29 @@ fn best_ubatch(setting: &Setting, ubatches: &[u64], predict: impl Fn(&Setting) -
     tried.reduce(|best, other| if is_better(&other, &best) { other } else { best })
 }
 
-/// The one to choose: of those that are possible, the fastest; where no speed is known, the first. The one that was asked
-/// for, or none.
+/// How much faster a way that needs the CPU has to be, in the time for the request that ways are compared by. Other programs want
+/// the CPU as well: with 4 threads of 16 llama.cpp's offload decodes half as fast, and beside a program that used all of them it
+/// made 2 to 10 tokens a second of 52, while what needs no CPU kept its speed (DESIGN.md, part 2).
+const CPU_ADVANTAGE: f64 = 1.15;
+
+/// The one to choose: of those that are possible, the fastest, or without the CPU nearly so; where no speed is known, the first.
+/// The one that was asked for, or none.
 pub fn winner(predictions: &[Prediction], asked: Option<Way>) -> Option<&Prediction> {
-    let is_meant = |prediction: &&Prediction| asked.is_none_or(|way| way == prediction.way);
+    let first = fastest(predictions, asked, |_| true)?;
+    let seconds = first.request.filter(|_| first.way.uses_cpu());
+    let without = fastest(predictions, asked, |way| !way.uses_cpu())
+        .filter(|without| without.request.zip(seconds).is_some_and(|(without, with)| without < with * CPU_ADVANTAGE));
+    Some(without.unwrap_or(first))
+}
+
+/// The fastest one, where it is not chosen because it needs the CPU.
+pub fn passed_over(predictions: &[Prediction], asked: Option<Way>) -> Option<&Prediction> {
+    let chosen = winner(predictions, asked)?;
+    fastest(predictions, asked, |_| true).filter(|fastest| fastest.way != chosen.way)
+}
+
+fn fastest(predictions: &[Prediction], asked: Option<Way>, is_meant: fn(Way) -> bool) -> Option<&Prediction> {
+    let is_meant = |prediction: &&Prediction| asked.is_none_or(|way| way == prediction.way) && is_meant(prediction.way);
     let possible = predictions.iter().filter(is_meant).filter(|prediction| prediction.is_possible());
     possible.reduce(|best, other| if is_better(other, best) { other } else { best })
 }
