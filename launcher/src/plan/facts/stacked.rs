@@ -12,8 +12,8 @@ pub struct Stacked {
 }
 
 impl Stacked {
-    /// Counts a tensor of the layer's experts, if it is such a one. Biases and scales are no matrices, and small. Older files
-    /// have each expert as a tensor of its own.
+    /// Counts a tensor of the layer's experts, if it is such a one. Biases and scales are small, and not counted. Older
+    /// files have each expert as a tensor of its own.
     pub fn count(&mut self, tensor: &Tensor) {
         let experts = tensor.shape[2];
         if tensor.name.ends_with("exps.weight") && experts > 1 {

@@ -1,7 +1,7 @@
 //! Copies of the experts that are used most, in the VRAM that everything else leaves.
 //!
-//! All experts are in RAM. Each layer has as many slots in VRAM as every other, one for each expert of which it has a copy;
-//! which those are follows from what tokens ask for, while the program runs. How many reads find a copy is the one figure
+//! All experts are in RAM. Each layer has as many expert slots in VRAM as every other, one for each expert with a copy; which
+//! those are follows from what tokens ask for, while the program runs. How many reads find a copy is the one figure
 //! here that neither the file nor the machine tells.
 
 use crate::plan::facts::Facts;
@@ -20,13 +20,13 @@ const HITS_FROM: &str = "recorded routing of other models";
 /// What a layer has copies of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ExpertSlots {
-    /// Slots of a layer.
+    /// Expert slots of a layer.
     pub slots: u64,
     /// Its experts.
     pub experts: u64,
     /// Those that a token uses.
     pub used: u64,
-    /// Bytes of VRAM for the slots of all layers.
+    /// Bytes of VRAM for the expert slots of all layers.
     pub bytes: u64,
     /// The share of reads that is expected to find a copy.
     pub hit_rate: f64,
@@ -67,7 +67,7 @@ impl ExpertSlots {
     }
 }
 
-/// The share of reads that find a copy. With fewer slots than a token uses, nothing is kept until it is asked for again.
+/// The share of reads that find a copy. With fewer expert slots than a token uses, nothing is kept until it is asked for again.
 fn hit_rate(slots: u64, experts: u64, used: u64) -> f64 {
     if slots < used.max(1) {
         return 0.0;
