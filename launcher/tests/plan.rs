@@ -218,6 +218,13 @@ fn what_is_expected_of_experts_in_vram_is_said_with_its_source() {
     assert_eq!(prediction(&plan, "extend")["placement"]["expert_slots"], Value::Null);
     assert_eq!(plan["commands"]["llama_server_environment"]["GREENBOOST_EXPERTS"], "on");
     assert_eq!(plan["passed_over_for_cpu"], Value::Null);
+    // What the hook has counted of this model says more: 19 of 64 that are used alike are 30%.
+    let counts = (0..16).map(|layer| (layer, vec![100; 64])).collect();
+    let key = greenboost_contract::counts::key(std::path::Path::new(path)).expect("a file");
+    assert!(greenboost_contract::counts::keep(&place.path("cache/greenboost"), &key, &counts));
+    let (_, text, _) = run(&mut ask(&["--strategy", "experts"]));
+    let counted = "19 of 64 a layer in VRAM, 28% of reads expected to hit, by this model's own counts.";
+    assert!(text.contains(counted), "{text}");
     let (_, text, _) = run(&mut ask(&["--experts", "off"]));
     assert!(text.contains("* extend-in-place") && text.contains("you have turned experts in VRAM off"), "{text}");
 }

@@ -40,7 +40,7 @@ pub use wishes::Wishes;
 use crate::ollama::store;
 use crate::output;
 use clap::Args;
-use facts::{Class, Facts};
+use facts::{Class, Facts, Uses};
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{RING, RING_SHARE};
 use greenboost_contract::{Strategy, escaped};
@@ -295,7 +295,7 @@ pub fn plan_command<Word: AsRef<OsStr>>(
 /// The facts of a model, and the first of its files.
 fn read(model: &Path) -> Result<(PathBuf, Facts), String> {
     let read = Model::open(model).map_err(|error| error.to_string())?;
-    let facts = Facts::new(&read);
+    let facts = Facts::new(&read).with(Uses::kept(&read));
     if facts.layers.is_empty() || facts.computed().bytes() == 0 {
         return Err(format!(
             "{}: it has no layers, so it is no language model (architecture {:?}).\nGive the file with the model's own weights, not a projector, adapter or vocabulary.",

@@ -7,6 +7,7 @@ mod context;
 mod keys;
 mod scratch;
 mod stacked;
+mod uses;
 
 pub use cache::{Cache, Kept, LayerCache, Rows};
 pub use class::Class;
@@ -14,6 +15,7 @@ pub use context::{ContextParams, KvTypes};
 use keys::Keys;
 pub use scratch::{POOLS, Widths};
 pub use stacked::Stacked;
+pub use uses::Uses;
 
 use greenboost_gguf::Model;
 use serde::Serialize;
@@ -79,6 +81,8 @@ pub struct Facts {
     pub layers: Vec<Weights>,
     /// Of each of them, experts that a kernel finds by their numbers.
     pub stacked: Vec<Stacked>,
+    /// How often its experts were used in earlier sessions; nothing of it is in the file.
+    pub uses: Uses,
     /// Blocks after them that only guess ahead: not loaded, but llama.cpp's `-ngl` counts them.
     pub speculative: u64,
     /// The output matrix and its norm; a copy of the embedding where the model has only that.
@@ -162,7 +166,14 @@ impl Facts {
             speculative,
             layers,
             stacked,
+            uses: Uses::default(),
         }
+    }
+
+    /// The same of a model whose experts were used so.
+    #[must_use]
+    pub fn with(self, uses: Uses) -> Self {
+        Self { uses, ..self }
     }
 
     /// Whether every layer's experts are found by their numbers, and there are some.

@@ -16,6 +16,12 @@ use serde::Serialize;
 const HITS: [(f64, f64); 5] = [(0.0, 0.0), (0.25, 0.80), (0.37, 0.90), (0.50, 0.955), (1.0, 1.0)];
 /// Where [`HITS`] is from.
 const HITS_FROM: &str = "recorded routing of other models";
+/// What a cache that follows use hits of the share of reads that were of the most used experts, as counted afterwards. Of the same
+/// recordings 0.96 to 1 with a quarter to half of the experts (gpt-oss-120b 0.85 to 0.91), of synthetic routing 0.91 to 0.97; of routing
+/// that uses all alike 0.77 to 0.86.
+const OF_COUNTED: f64 = 0.96;
+/// Where that share is from.
+const COUNTED_FROM: &str = "this model's own counts";
 
 /// What a layer has copies of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -42,13 +48,20 @@ impl ExpertSlots {
         // A tensor's slots begin and end where its experts' addresses say: about a granule more is mapped than they take.
         let lost = sum(|sum, layer| sum + layer.tensors) * GRANULE;
         let slots = room.saturating_sub(lost).checked_div(one).unwrap_or(0).min(facts.experts);
+        let recorded = hit_rate(slots, facts.experts, facts.experts_used);
+        // Where nothing or everything has a copy, counts have nothing to say.
+        let counted = facts.uses.share(slots).filter(|_| recorded > 0.0 && slots < facts.experts);
+        let (hit_rate, hit_rate_from) = match counted {
+            Some(share) => (share * OF_COUNTED, COUNTED_FROM),
+            None => (recorded, HITS_FROM),
+        };
         Self {
             slots,
             experts: facts.experts,
             used: facts.experts_used.min(facts.experts),
             bytes: if slots > 0 { lost + slots * one } else { 0 },
-            hit_rate: hit_rate(slots, facts.experts, facts.experts_used),
-            hit_rate_from: HITS_FROM,
+            hit_rate,
+            hit_rate_from,
         }
     }
 
@@ -94,6 +107,7 @@ pub fn objection(facts: &Facts, has_rules: bool) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::facts::Uses;
     use crate::plan::test_models::{dense, facts, moe};
     use greenboost_gguf::write::Writer;
 
@@ -127,6 +141,25 @@ mod tests {
             ExpertSlots::new(&moe, lost + 32 * one).text(),
             "32 of 128 a layer in VRAM, 80% of reads expected to hit"
         );
+    }
+
+    #[test]
+    fn a_models_own_counts_say_more_than_other_models() {
+        let moe = facts(&moe());
+        let room = 6 << 30;
+        let slots = |uses: Uses| ExpertSlots::new(&moe.clone().with(uses), room);
+        let none = slots(Uses::default());
+        let alike = slots(Uses::new(vec![vec![50; 128]; 48]));
+        let share = none.slots as f64 / 128.0;
+        assert!(
+            (alike.hit_rate - share * OF_COUNTED).abs() < 1e-9 && alike.hit_rate < none.hit_rate / 2.0,
+            "{alike:?}"
+        );
+        assert_eq!((alike.hit_rate_from, none.hit_rate_from), (COUNTED_FROM, HITS_FROM));
+        let few = slots(Uses::new(vec![(0..128).map(|expert| if expert % 16 == 3 { 900 } else { 1 }).collect(); 48]));
+        assert!((0.9..1.0).contains(&few.hit_rate), "{few:?}");
+        let all = ExpertSlots::new(&moe.with(Uses::new(vec![vec![50; 128]; 48])), u64::MAX);
+        assert_eq!(all.hit_rate, 1.0);
     }
 
     #[test]
