@@ -1,6 +1,7 @@
 //! A plan for a model that only the runner knows: the llama-server that a server has started. And where plans are seen.
 
 use greenboost_contract::{record, settings};
+use greenboost_gguf::write::Writer;
 use integration_tests::artefacts::artefacts;
 use integration_tests::{Outcome, World, toy};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,53 @@ fn a_way_that_was_asked_for_reaches_the_runner_and_the_hook_in_it() {
     let outcome = run(&world, &runner, &["-m", toy.file()]);
     assert!(outcome.log.contains("you have turned streaming off"), "{}", outcome.report());
     assert!(outcome.stdout.contains("GREENBOOST_STREAM=off\n"), "{}", outcome.report());
+}
+
+/// A mixture of experts of 60 MiB, a hole on the disk.
+fn mixture(world: &World) -> PathBuf {
+    let keys = [
+        ("block_count", 4),
+        ("context_length", 4096),
+        ("embedding_length", 512),
+        ("expert_count", 16),
+        ("expert_used_count", 2),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 1),
+    ];
+    let writer = Writer::default().text("general.architecture", "qwen3moe").text("general.name", "mixture");
+    let writer = keys.iter().fold(writer, |writer, (key, value)| writer.number(&format!("qwen3moe.{key}"), *value));
+    let writer = writer.tensor("output.weight", &[512, 256], "Q8_0").tensor("token_embd.weight", &[512, 256], "Q8_0");
+    let writer = (0..4).fold(writer, |writer, layer| {
+        let experts = ["gate", "up", "down"].iter().fold(writer, |writer, matrix| {
+            writer.tensor(&format!("blk.{layer}.ffn_{matrix}_exps.weight"), &[512, 512, 16], "Q8_0")
+        });
+        experts.tensor(&format!("blk.{layer}.attn_q.weight"), &[512, 512], "Q8_0")
+    });
+    let path = world.file("mixture.gguf");
+    writer.save(&path).expect("written");
+    path
+}
+
+#[test]
+fn a_runner_gets_experts_in_vram_where_a_rule_knows_its_kernels() {
+    let planner = artefacts().program("greenboost");
+    let ask = |rules: &str| {
+        // Less than the model and what the plan takes for scratch memory, and more than without its experts.
+        let world = asking(&planner).env(settings::VRAM, "440MiB").env(settings::RING, "2MiB");
+        let cache = world.file("cache");
+        let world = world.env("XDG_CACHE_HOME", cache).env(settings::STRATEGY, "experts").env(settings::KERNELS, rules);
+        let (runner, model) = (called(&world, &variables(), "llama-server"), mixture(&world));
+        run(&world, &runner, &["-m", model.to_str().expect("UTF-8")])
+    };
+    let outcome = ask("vec\t_exps\texperts\tids=2 row=7 stride=11 step=18 tokens=1 weights=0");
+    for (name, value) in [(settings::EXPERTS, "on"), (settings::STREAM, "on"), ("LLAMA_ARG_N_GPU_LAYERS", "999")] {
+        assert!(outcome.stdout.contains(&format!("{name}={value}\n")), "{name}: {}", outcome.report());
+    }
+    assert!(!outcome.stdout.contains("GGML_CUDA_DISABLE_GRAPHS"), "{}", outcome.report());
+    assert!(outcome.log.contains(" of 16 a layer in VRAM, "), "{}", outcome.report());
+    let outcome = ask("vec\t_exps\tin-place\t");
+    assert!(outcome.log.contains("no kernel rule of the profile has read"), "{}", outcome.report());
+    assert_eq!(found(&outcome), "", "{}", outcome.report());
 }
 
 #[test]
