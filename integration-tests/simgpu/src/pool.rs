@@ -7,7 +7,7 @@ use crate::handles::Handles;
 use crate::physical::{Physical, Place};
 use crate::va::{self, Backing, Origin, READ_WRITE, only};
 use crate::world::MAX_BOARDS;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A memory pool.
@@ -22,6 +22,10 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     cached: Vec<Arc<Physical>>,
+    /// Frees that have not had their turn.
+    freed: Vec<Freed>,
+    /// Addresses of those whose memory is somebody else's already.
+    reused: HashSet<u64>,
     threshold: u64,
     switches: [u32; 4],
     used: u64,
@@ -29,6 +33,13 @@ struct State {
     reserved: u64,
     reserved_high: u64,
     rights: [u8; MAX_BOARDS],
+}
+
+/// Memory whose free waits for its turn in a stream.
+struct Freed {
+    address: u64,
+    stream: u64,
+    memory: Arc<Physical>,
 }
 
 /// The live pools.
@@ -72,9 +83,15 @@ impl Pool {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Takes memory, and what the devices may do with it.
-    pub fn take(&self, size: u64) -> Result<(Arc<Physical>, [u8; MAX_BOARDS])> {
+    /// Takes memory for a stream, and what the devices may do with it. What the same stream has been told to free is there for
+    /// it at once: whatever uses it next comes after the last use.
+    pub fn take(&self, size: u64, stream: u64) -> Result<(Arc<Physical>, [u8; MAX_BOARDS])> {
         let mut state = self.state();
+        if let Some(at) = state.freed.iter().position(|freed| freed.stream == stream && freed.memory.size == size) {
+            let freed = state.freed.swap_remove(at);
+            state.reused.insert(freed.address);
+            return Ok((freed.memory, state.rights));
+        }
         let fits = state.cached.iter().position(|memory| memory.size == size);
         let memory = match fits {
             Some(index) => state.cached.swap_remove(index),
@@ -92,8 +109,29 @@ impl Pool {
         Ok((memory, state.rights))
     }
 
-    fn give_back(&self, memory: Arc<Physical>) {
+    /// A stream is told to free what is at an address.
+    pub fn freed(&self, address: u64, stream: u64) -> Result {
+        let backing = va::read().at(address).map(|mapping| mapping.backing.clone());
+        let Some(Backing::Physical(memory, _)) = backing else { return Err(Error::INVALID_VALUE) };
         let mut state = self.state();
+        if state.reused.contains(&address) || state.freed.iter().any(|freed| freed.address == address) {
+            return Err(Error::INVALID_VALUE);
+        }
+        state.freed.push(Freed { address, stream, memory });
+        Ok(())
+    }
+
+    /// It could not be told.
+    pub fn not_freed(&self, address: u64) {
+        self.state().freed.retain(|freed| freed.address != address);
+    }
+
+    fn give_back(&self, address: u64, memory: Arc<Physical>) {
+        let mut state = self.state();
+        if state.reused.remove(&address) {
+            return;
+        }
+        state.freed.retain(|freed| freed.address != address);
         state.used = state.used.saturating_sub(memory.size);
         state.cached.push(memory);
     }
@@ -179,7 +217,7 @@ pub fn free_now(address: u64) -> Result {
     if let (Backing::Physical(memory, _), Origin::Pool(pool)) = (mapping.backing, mapping.origin)
         && let Ok(pool) = POOLS.get(pool)
     {
-        pool.give_back(memory);
+        pool.give_back(address, memory);
     }
     Ok(())
 }

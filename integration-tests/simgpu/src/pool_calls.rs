@@ -41,11 +41,11 @@ fn allocate(call: &Call, out: Out<u64>, bytes: u64, pool: Option<Arc<Pool>>, str
     }
     let pool = pool.unwrap_or_else(|| current_of(context.ordinal()));
     let size = accounted(bytes);
-    let (memory, rights) = match pool.take(size) {
+    let (memory, rights) = match pool.take(size, stream.id) {
         Err(Error::OUT_OF_MEMORY) => {
             // Frees that wait for their turn may be all it needs.
             wait_for_device(context.ordinal());
-            pool.take(size)?
+            pool.take(size, stream.id)?
         }
         taken => taken?,
     };
@@ -72,13 +72,21 @@ driver! {
     [ctx] "cuMemFreeAsync" 11020 cuMemFreeAsync | 11020 cuMemFreeAsync_ptsz(call, address: u64, stream: usize) {
         let stream = call.stream(stream)?;
         let origin = va::read().at(address).map(|mapping| mapping.origin);
-        let work = match origin {
+        match origin {
+            Some(Origin::Graph) => stream.enqueue(Work::GraphFree(address)).map(drop),
+            // A graph frees what a graph allocates.
+            Some(Origin::Pool(_) | Origin::Alloc) if stream.capture().is_some() => Err(Error::INVALID_VALUE),
+            Some(Origin::Pool(pool)) => {
+                // A pool that is destroyed has its memory until the last of it is freed.
+                let pool = POOLS.get(pool).ok();
+                pool.iter().try_for_each(|pool| pool.freed(address, stream.id))?;
+                let queued = stream.enqueue(Work::Free(address)).map(drop);
+                queued.inspect_err(|_| pool.iter().for_each(|pool| pool.not_freed(address)))
+            }
             // Memory of cuMemAlloc may be freed in stream order too; it belongs to no pool.
-            Some(Origin::Pool(_) | Origin::Alloc) => Work::Free(address),
-            Some(Origin::Graph) => Work::GraphFree(address),
-            _ => return Err(Error::INVALID_VALUE),
-        };
-        stream.enqueue(work).map(drop)
+            Some(Origin::Alloc) => stream.enqueue(Work::Free(address)).map(drop),
+            _ => Err(Error::INVALID_VALUE),
+        }
     }
 
     [init] "cuDeviceGetDefaultMemPool" 11020 cuDeviceGetDefaultMemPool(_call, out: Out<usize>, device: i32) {

@@ -255,6 +255,13 @@ isolated! {
         }
         ok(cuStreamSynchronize(stream));
         assert_eq!(download(to, 16), [11; 16]);
+        // What no graph allocates no graph frees.
+        let outside = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 4096, stream));
+        begin(stream, GLOBAL);
+        assert_eq!(cuda::pool_calls::cuMemFreeAsync(outside, stream), 1);
+        end(stream);
+        ok(cuda::pool_calls::cuMemFreeAsync(outside, stream));
+        ok(cuStreamSynchronize(stream));
         ok(cuMemsetD32Async(at, 1, 1, stream));
         assert_eq!(cuStreamSynchronize(stream), 700);
     }

@@ -158,6 +158,26 @@ isolated! {
         assert_eq!(cuMemsetD32Async(again, 2, 16, stream), 1);
     }
 
+    memory_freed_in_a_stream_is_there_for_its_next_allocation_without_a_wait [SIMGPU_VRAM = "4MiB"] {
+        start();
+        let (stream, other, flag) = (stream(), stream(), pages(4096, 0));
+        ok(cuda::host_calls::cuMemHostRegister_v2(flag.cast(), 4096, 0));
+        let at = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 4 * MIB as usize, stream));
+        ok(cuda::stream_calls::cuStreamWaitValue32_v2(stream, flag as u64, 1, 1));
+        ok(cuMemsetD32Async(at, 1, 16, stream));
+        ok(cuda::pool_calls::cuMemFreeAsync(at, stream));
+        assert_eq!(cuda::pool_calls::cuMemFreeAsync(at, stream), 1, "it is freed already");
+        let again = got(|out| cuda::pool_calls::cuMemAllocAsync(out, 4 * MIB as usize, stream));
+        ok(cuMemsetD32Async(again, 2, 16, stream));
+        ok(cuda::stream_calls::cuStreamWriteValue32_v2(other, flag as u64, 1, 0));
+        ok(cuStreamSynchronize(stream));
+        assert_eq!(download(again, 16), [2; 16]);
+        assert_eq!(cuMemsetD32Async(at, 3, 16, stream), 1, "the first is gone");
+        ok(cuda::pool_calls::cuMemFreeAsync(again, stream));
+        ok(cuStreamSynchronize(stream));
+        assert_eq!(free_bytes() as u64, 4 * MIB);
+    }
+
     events_time_and_values_wait [] {
         start();
         let (stream, other) = (stream(), stream());
