@@ -95,6 +95,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "pressure", &["pressure.c"], &[]),
         target(Program, "vmm-pool", &["vmm_pool.c"], &[]),
         target(Program, "async-alloc", &["async_alloc.c"], &[]),
+        target(Program, "freed", &["freed.c"], &[]),
         target(Program, "steps", &["steps.c"], &[]),
         target(Program, "devices", &["devices.c"], &[]),
         target(Program, "ballast", &["ballast.c"], &[]),

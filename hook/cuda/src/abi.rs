@@ -34,7 +34,7 @@ pub const LOCATION_HOST_NUMA: c_uint = 3;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AllocationProp {
-    /// `CU_MEM_ALLOCATION_TYPE_PINNED` is 1.
+    /// [`ALLOCATION_PINNED`], or another kind of memory.
     pub kind: c_uint,
     /// Handle types to export; 0 for none.
     pub handle_types: c_uint,
@@ -49,9 +49,31 @@ pub struct AllocationProp {
 impl AllocationProp {
     /// Pinned memory at a location, not exportable.
     pub fn pinned(kind: c_uint, id: c_int) -> Self {
-        Self { kind: 1, handle_types: 0, location: Location { kind, id }, win32: std::ptr::null_mut(), flags: [0; 8] }
+        let (location, win32) = (Location { kind, id }, std::ptr::null_mut());
+        Self { kind: ALLOCATION_PINNED, handle_types: 0, location, win32, flags: [0; 8] }
     }
 }
+
+/// `CUmemPoolProps`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PoolProp {
+    /// [`ALLOCATION_PINNED`], or another kind of memory.
+    pub kind: c_uint,
+    /// Handle types to export; 0 for none.
+    pub handle_types: c_uint,
+    /// Where the memory is.
+    pub location: Location,
+    /// Unused outside Windows.
+    pub win32: *mut c_void,
+    /// The most it ever has; 0 for no limit.
+    pub most_bytes: usize,
+    /// Usage, and bytes for later.
+    pub flags: [u8; 56],
+}
+
+/// `CU_MEM_ALLOCATION_TYPE_PINNED`.
+pub const ALLOCATION_PINNED: c_uint = 1;
 
 /// `CUmemAccessDesc`.
 #[repr(C)]
@@ -228,6 +250,9 @@ const _: () = {
     assert!(size_of::<AllocationProp>() == size_of::<sys::CUmemAllocationProp>());
     assert!(offset_of!(AllocationProp, location) == offset_of!(sys::CUmemAllocationProp, location));
     assert!(offset_of!(AllocationProp, flags) == offset_of!(sys::CUmemAllocationProp, allocFlags));
+    assert!(size_of::<PoolProp>() == size_of::<sys::CUmemPoolProps>());
+    assert!(offset_of!(PoolProp, location) == offset_of!(sys::CUmemPoolProps, location));
+    assert!(offset_of!(PoolProp, most_bytes) == offset_of!(sys::CUmemPoolProps, maxSize));
     assert!(size_of::<AccessDesc>() == size_of::<sys::CUmemAccessDesc>());
     assert!(size_of::<ExternalMemory>() == size_of::<sys::CUDA_EXTERNAL_MEMORY_HANDLE_DESC>());
     assert!(offset_of!(ExternalMemory, fd) == offset_of!(sys::CUDA_EXTERNAL_MEMORY_HANDLE_DESC, handle));

@@ -39,6 +39,17 @@ impl<'a> Current<'a> {
         // SAFETY: an unusable context is answered with an error.
         unsafe { driver.cuCtxPushCurrent_v2(context) }.map(|()| Self(driver))
     }
+
+    /// Pushes `context`, unless it is current anyhow.
+    ///
+    /// # Errors
+    /// As of [`Current::push`].
+    pub fn enter(driver: &'a Driver, context: CUcontext) -> Result<Option<Self>, Status> {
+        let mut current = std::ptr::null_mut();
+        // SAFETY: writes one pointer to a live local.
+        unsafe { driver.cuCtxGetCurrent(&mut current) }?;
+        if current == context { Ok(None) } else { Self::push(driver, context).map(Some) }
+    }
 }
 
 impl Drop for Current<'_> {

@@ -66,6 +66,8 @@ driver! {
     cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     cuDevicePrimaryCtxGetState(device: CUdevice, flags: *mut c_uint, active: *mut c_int);
     cuDeviceGetCount(count: *mut c_int);
+    cuDeviceGetDefaultMemPool(pool: *mut CUmemoryPool, device: CUdevice);
+    cuDeviceGetMemPool(pool: *mut CUmemoryPool, device: CUdevice);
     cuDeviceCanAccessPeer(can: *mut c_int, device: CUdevice, peer: CUdevice);
     cuDeviceGetUuid(uuid: *mut [u8; 16], device: CUdevice);
     cuDeviceGetAttribute(value: *mut c_int, attribute: c_uint, device: CUdevice);
@@ -97,6 +99,7 @@ driver! {
         dependencies: *mut *const c_void, count: *mut usize);
     cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
     cuStreamSynchronize(stream: CUstream);
+    cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);
     cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
     cuEventCreate(event: *mut CUevent, flags: c_uint);
     cuEventRecord(event: CUevent, stream: CUstream);
@@ -136,6 +139,21 @@ impl Driver {
             return 1;
         }
         *self.device_count.get_or_init(|| count)
+    }
+
+    /// The primary context of a device, if it is active.
+    pub fn primary_context(&self, device: CUdevice) -> Option<CUcontext> {
+        let (mut flags, mut active, mut context) = (0, 0, std::ptr::null_mut());
+        // SAFETY: writes to live locals; what is retained is released at once.
+        unsafe {
+            self.cuDevicePrimaryCtxGetState(device, &mut flags, &mut active).ok()?;
+            if active == 0 {
+                return None;
+            }
+            self.cuDevicePrimaryCtxRetain(&mut context, device).ok()?;
+            self.cuDevicePrimaryCtxRelease_v2(device).ok()?;
+        }
+        Some(context)
     }
 
     /// What the driver says of an address. `None` of memory that it knows nothing of.

@@ -3,7 +3,8 @@
 //! A wait holds for what the event stood for when the wait was issued, so that an event can be recorded anew as soon as
 //! everybody who needs it has issued the wait. During a capture the same calls become edges of the graph.
 
-use crate::abi::{CUevent, CUstream, NOT_READY, Status};
+use crate::abi::{CUcontext, CUevent, CUstream, NOT_READY, Status};
+use crate::context::Current;
 use crate::driver::Driver;
 
 /// `CU_EVENT_DEFAULT`: with a time.
@@ -11,24 +12,38 @@ const TIMING: u32 = 0;
 /// `CU_EVENT_DISABLE_TIMING`.
 const NO_TIMING: u32 = 2;
 
-/// Events that nobody needs at the moment.
-#[derive(Debug, Default)]
-pub struct Events(Vec<CUevent>);
+/// Events of one context that nobody needs at the moment.
+#[derive(Debug)]
+pub struct Events {
+    context: CUcontext,
+    spare: Vec<CUevent>,
+}
 
 impl Events {
-    /// An event behind everything submitted to a stream so far.
+    /// None yet.
+    pub fn of(context: CUcontext) -> Self {
+        Self { context, spare: Vec::new() }
+    }
+
+    /// An event behind everything submitted to a stream of the context so far, whatever context is current.
     ///
     /// # Errors
     /// The driver's status.
     pub fn behind(&mut self, driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
-        let event = self.0.pop().map_or_else(|| create(driver, NO_TIMING), Ok)?;
-        record(driver, event, stream)?;
+        let event = match self.spare.pop() {
+            Some(event) => event,
+            None => {
+                let _current = Current::enter(driver, self.context)?;
+                create(driver, NO_TIMING)?
+            }
+        };
+        record(driver, event, stream).inspect_err(|_| self.give(event))?;
         Ok(event)
     }
 
     /// Takes back an event that no wait will be issued for any more.
     pub fn give(&mut self, event: CUevent) {
-        self.0.push(event);
+        self.spare.push(event);
     }
 }
 
@@ -48,10 +63,7 @@ pub fn timed_behind(driver: &Driver, stream: CUstream) -> Result<CUevent, Status
 /// The driver's status.
 pub fn untimed_after(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
     let event = create(driver, NO_TIMING)?;
-    record(driver, event, stream).inspect_err(|_| {
-        // SAFETY: made just now.
-        let _ = unsafe { driver.cuEventDestroy_v2(event) };
-    })?;
+    record(driver, event, stream).inspect_err(|_| destroy(driver, event))?;
     Ok(event)
 }
 
@@ -61,6 +73,12 @@ pub fn untimed_after(driver: &Driver, stream: CUstream) -> Result<CUevent, Statu
 /// The driver's status.
 pub fn untimed(driver: &Driver) -> Result<CUevent, Status> {
     create(driver, NO_TIMING)
+}
+
+/// Destroys an event that nobody uses any more.
+pub fn destroy(driver: &Driver, event: CUevent) {
+    // SAFETY: made by us, as its user relies on.
+    let _ = unsafe { driver.cuEventDestroy_v2(event) };
 }
 
 fn create(driver: &Driver, flags: u32) -> Result<CUevent, Status> {

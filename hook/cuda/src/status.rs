@@ -18,6 +18,8 @@ pub const SUCCESS: Status = Status(0);
 pub const INVALID_VALUE: Status = Status(CUresult::CUDA_ERROR_INVALID_VALUE as c_uint);
 /// `CUDA_ERROR_OUT_OF_MEMORY`: programs flush their pools and retry on exactly this value.
 pub const OUT_OF_MEMORY: Status = Status(CUresult::CUDA_ERROR_OUT_OF_MEMORY as c_uint);
+/// `CUDA_ERROR_INVALID_CONTEXT`.
+pub const INVALID_CONTEXT: Status = Status(CUresult::CUDA_ERROR_INVALID_CONTEXT as c_uint);
 /// `CUDA_ERROR_NOT_FOUND`.
 pub const NOT_FOUND: Status = Status(CUresult::CUDA_ERROR_NOT_FOUND as c_uint);
 /// `CUDA_ERROR_NOT_READY`.

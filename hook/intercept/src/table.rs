@@ -37,12 +37,19 @@ macro_rules! functions {
                 Cuda alloc::alloc_pitch [cuMemAllocPitch_v2@3020]
                     (dptr: *mut CUdeviceptr, pitch: *mut usize, width: usize, height: usize, element: c_uint);
                 Cuda alloc::free [cuMemFree_v2@3020] (dptr: CUdeviceptr);
-                Cuda alloc::alloc_async [cuMemAllocAsync@11020, cuMemAllocAsync_ptsz@11020]
+                Cuda alloc::alloc_async [cuMemAllocAsync@11020] (dptr: *mut CUdeviceptr, bytes: usize, stream: CUstream);
+                Cuda alloc::alloc_async_per_thread [cuMemAllocAsync_ptsz@11020]
                     (dptr: *mut CUdeviceptr, bytes: usize, stream: CUstream);
-                Cuda alloc::alloc_from_pool_async [cuMemAllocFromPoolAsync@11020, cuMemAllocFromPoolAsync_ptsz@11020]
+                Cuda alloc::alloc_from_pool_async [cuMemAllocFromPoolAsync@11020]
+                    (dptr: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
+                Cuda alloc::alloc_from_pool_async_per_thread [cuMemAllocFromPoolAsync_ptsz@11020]
                     (dptr: *mut CUdeviceptr, bytes: usize, pool: CUmemoryPool, stream: CUstream);
                 Cuda alloc::free_async [cuMemFreeAsync@11020] (dptr: CUdeviceptr, stream: CUstream);
                 Cuda alloc::free_async_per_thread [cuMemFreeAsync_ptsz@11020] (dptr: CUdeviceptr, stream: CUstream);
+
+                // Pools: which device an allocation from one is on.
+                Cuda alloc::create_pool [cuMemPoolCreate@11020] (pool: *mut CUmemoryPool, prop: *const PoolProp);
+                Cuda alloc::destroy_pool [cuMemPoolDestroy@11020] (pool: CUmemoryPool);
 
                 // Physical memory that the program maps itself (ggml's scratch pool).
                 Cuda vmm::create [cuMemCreate@10020]

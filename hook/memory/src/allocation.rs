@@ -107,6 +107,8 @@ pub struct Allocation {
     pub files: Vec<FileRange>,
     /// Set until its chunks are made.
     pub deferred: Option<Deferred>,
+    /// Parts of its addresses whose memory is another allocation's by now: first address and bytes of each.
+    pub given_away: Vec<(CUdeviceptr, u64)>,
 }
 
 // SAFETY: a context handle is a name that any thread may use; everything else is plain data.
@@ -115,6 +117,26 @@ unsafe impl Send for Allocation {}
 unsafe impl Sync for Allocation {}
 
 impl Allocation {
+    /// First address without a chunk.
+    pub fn filled_to(&self) -> CUdeviceptr {
+        self.chunks.last().map_or(self.base, Chunk::end)
+    }
+
+    /// Whether all of it has chunks that can be written.
+    pub fn is_whole(&self) -> bool {
+        let is_file = |chunk: &Chunk| matches!(chunk.residency, Residency::File(_));
+        self.filled_to() == self.base + self.span && self.given_away.is_empty() && !self.chunks.iter().any(is_file)
+    }
+
+    /// Takes out the largest chunk in VRAM of at most `bytes`. Its addresses stay mapped until the allocation is released.
+    pub fn give_away(&mut self, bytes: u64) -> Option<Chunk> {
+        let fits = |chunk: &&Chunk| chunk.is_in_vram() && chunk.bytes <= bytes;
+        let largest = self.chunks.iter().filter(fits).max_by_key(|chunk| chunk.bytes)?.at;
+        let chunk = self.chunks.remove(self.chunks.iter().position(|chunk| chunk.at == largest)?);
+        self.given_away.push((chunk.at, chunk.bytes));
+        Some(chunk)
+    }
+
     /// Bytes that are in VRAM.
     pub fn in_vram(&self) -> u64 {
         self.chunks.iter().filter(|chunk| chunk.is_in_vram()).map(|chunk| chunk.bytes).sum()
@@ -232,7 +254,23 @@ mod tests {
         let chunks = (0..).zip(homes.chars()).map(chunk);
         let context = std::ptr::null_mut();
         let (size, chunks) = (span - 1, chunks.collect());
-        Allocation { base, size, span, device: 0, context, serial: 1, chunks, files: vec![], deferred: None }
+        let (files, deferred, given_away) = (vec![], None, vec![]);
+        Allocation { base, size, span, device: 0, context, serial: 1, chunks, files, deferred, given_away }
+    }
+
+    #[test]
+    fn the_largest_chunk_in_vram_that_fits_is_given_away_and_its_addresses_are_remembered() {
+        let mut allocation = allocation("NVVV");
+        allocation.chunks[2].bytes = 2 * M;
+        allocation.chunks[3].at += M;
+        assert!(allocation.filled_to() == 13 * M && !allocation.is_whole());
+        allocation.span = 5 * M;
+        assert!(allocation.is_whole());
+        let mut give = |bytes| allocation.give_away(bytes).map(|chunk| (chunk.at / M, chunk.bytes / M));
+        assert_eq!((give(M - 1), give(3 * M), give(3 * M)), (None, Some((10, 2)), Some((12, 1))));
+        assert_eq!((give(M), give(M)), (Some((9, 1)), None), "RAM is not given away");
+        assert_eq!(allocation.given_away, [(10 * M, 2 * M), (12 * M, M), (9 * M, M)]);
+        assert!(allocation.in_vram() == 0 && !allocation.is_whole());
     }
 
     #[test]

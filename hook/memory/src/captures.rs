@@ -2,7 +2,7 @@
 //! during capture fails it.
 
 use greenboost_cuda::Driver;
-use greenboost_cuda::abi::{CUstream, STREAM_PER_THREAD};
+use greenboost_cuda::abi::{CUstream, STREAM_LEGACY, STREAM_PER_THREAD};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
 
@@ -30,6 +30,12 @@ pub fn is_capturing(driver: &Driver, stream: CUstream) -> Option<bool> {
 }
 
 impl Captures {
+    /// Whether what is submitted to a stream is captured, or may be. The legacy stream cannot capture, nor be asked while
+    /// another stream does.
+    pub fn takes(&self, driver: &Driver, stream: CUstream) -> bool {
+        self.may_be_any_soon() && stream != STREAM_LEGACY && is_capturing(driver, stream) != Some(false)
+    }
+
     /// None.
     pub const fn new() -> Self {
         Self { count: AtomicUsize::new(0), streams: Mutex::new(Vec::new()), beginning: AtomicUsize::new(0) }

@@ -4,8 +4,8 @@ use crate::backing::HostBacking;
 use crate::budget::Budget;
 use greenboost_contract::record::{DeviceRecord, Record};
 use greenboost_contract::{Settings, format_size, vram};
-use greenboost_cuda::Driver;
-use greenboost_cuda::abi::{CUcontext, CUdevice, Status};
+use greenboost_cuda::abi::{CUcontext, CUdevice, INVALID_CONTEXT, Status};
+use greenboost_cuda::{Current, Driver};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -45,7 +45,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Looks a device up. A context of it must be current when the budget depends on what is free.
+    /// Looks a device up. There must be a context of it when the budget depends on what is free: the current one, or its
+    /// primary one.
     ///
     /// # Errors
     /// The driver's status.
@@ -66,6 +67,7 @@ impl Device {
         // What was asked for does not depend on what is free.
         if settings.vram.is_none() {
             let mut installed = 0usize;
+            let _current = in_context_of(driver, ordinal)?;
             // SAFETY: as above.
             unsafe { driver.cuMemGetInfo_v2(&mut free, &mut installed) }?;
         }
@@ -167,6 +169,17 @@ impl Device {
         let contexts = self.contexts.lock().unwrap_or_else(PoisonError::into_inner);
         contexts.iter().map(|context| *context as CUcontext).collect()
     }
+}
+
+/// Makes a context of a device current where the current one is another's, of which the driver would tell.
+fn in_context_of(driver: &Driver, ordinal: CUdevice) -> Result<Option<Current<'_>>, Status> {
+    let mut current = 0;
+    // SAFETY: writes one integer to a live local.
+    if unsafe { driver.cuCtxGetDevice(&mut current) }.is_ok() && current == ordinal {
+        return Ok(None);
+    }
+    let primary = driver.primary_context(ordinal).ok_or(INVALID_CONTEXT)?;
+    Current::push(driver, primary).map(Some)
 }
 
 /// Where RAM comes from on a device.

@@ -4,7 +4,8 @@
 //! * [`residency`] is where a chunk's bytes are, and the one way in which that changes; [`backing`] has the kinds of RAM;
 //! * [`budget`] and [`admission`] say how much may be taken, [`device`] what is known of a GPU, [`probe`] what it can do;
 //! * [`gate`] keeps work that is submitted and memory that moves apart, [`captures`] knows when nothing may move at all;
-//! * [`ledger`] counts what the driver gave the program directly, [`split`] cuts copies where the driver would refuse them.
+//! * [`ledger`] counts what the driver gave the program directly, [`split`] cuts copies where the driver would refuse them;
+//! * [`streams`] and [`pools`] say which device is meant.
 //!
 //! Nothing here knows what memory is for: whoever decides does so above.
 //!
@@ -22,10 +23,12 @@ mod deferred;
 pub mod device;
 pub mod gate;
 pub mod ledger;
+pub mod pools;
 pub mod probe;
 pub mod ram;
 pub mod residency;
 pub mod split;
+pub mod streams;
 
 use allocation::Table;
 use backing::Backings;
@@ -66,6 +69,8 @@ pub struct Memory {
     pub plain: ledger::Plain,
     /// Physical memory the program maps itself.
     pub mapped: ledger::MappedByProgram,
+    /// Memory pools that the program has made.
+    pub pools: pools::Pools,
     /// Called once the kernel module's pool has been chosen as a backing: from then on its pressure is to be listened to.
     pool_chosen: fn(),
     devices: [OnceLock<Device>; MAX_DEVICES],
@@ -107,6 +112,7 @@ impl Memory {
             backings: Box::leak(Box::new(Backings::new(settings.kmod_device.clone()))),
             plain: ledger::Plain::default(),
             mapped: ledger::MappedByProgram::default(),
+            pools: pools::Pools::default(),
             pool_chosen,
             devices: [const { OnceLock::new() }; MAX_DEVICES],
             opening: Mutex::new(()),

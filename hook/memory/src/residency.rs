@@ -25,6 +25,7 @@ use crate::device::{Device, Use};
 use greenboost_contract::settings::GRANULE;
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, vmm};
+use greenboost_weights::hint::PlacementHint;
 use greenboost_weights::placement::Extent;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -181,7 +182,31 @@ impl Memory {
         })
     }
 
-    /// Fills an allocation that has no chunks yet. An extent that is to be in VRAM goes to RAM where the budget, or
+    /// Gives an allocation, as its next chunk, what another has given away. Where it cannot be mapped, it is gone.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub fn adopt(
+        &self,
+        device: &Device,
+        allocation: &mut Allocation,
+        chunk: Chunk,
+        hint: PlacementHint,
+    ) -> Result<(), Status> {
+        let (at, bytes, mut residency) = (allocation.filled_to(), chunk.bytes, chunk.residency);
+        match self.map(device, &mut residency, at, bytes) {
+            Ok(()) => {
+                allocation.chunks.push(Chunk { at, bytes, residency, hint });
+                Ok(())
+            }
+            Err(status) => {
+                self.destroy(device, bytes, residency);
+                Err(status)
+            }
+        }
+    }
+
+    /// Fills an allocation from its first address without a chunk on. An extent that is to be in VRAM goes to RAM where the budget, or
     /// the driver, has no more; what is outside stays in a file where one has it.
     ///
     /// # Errors
@@ -193,7 +218,7 @@ impl Memory {
         extents: &[Extent],
         admission: Admission,
     ) -> Result<(), Status> {
-        let mut at = allocation.base;
+        let mut at = allocation.filled_to();
         for extent in extents {
             let end = at + extent.bytes;
             while at < end {
@@ -267,6 +292,12 @@ impl Memory {
                 log::error!("VRAM at {:#x} could not be unmapped: {status}", chunk.at);
             }
             self.destroy(device, chunk.bytes, chunk.residency);
+        }
+        for (at, bytes) in allocation.given_away {
+            // SAFETY: mapped by us at this address; the caller promises that nothing uses it.
+            if let Err(status) = unsafe { self.driver.cuMemUnmap(at, bytes as usize) } {
+                log::error!("what was VRAM at {at:#x} could not be unmapped: {status}");
+            }
         }
         vmm::free(self.driver, allocation.base, allocation.span);
     }

@@ -12,6 +12,7 @@ use greenboost_kmod::Level;
 use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Allocation, Residency};
 use greenboost_memory::device::{Device, Use};
+use greenboost_memory::streams::StreamOrder;
 use greenboost_weights::hint::PlacementHint;
 use greenboost_weights::placement::Extent;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,42 +30,43 @@ impl Core {
 
     /// Makes an allocation of `bytes` on `device`: VRAM first, up to the budget, the rest in RAM. What is in
     /// VRAM of larger allocations makes way: the largest of a program are its weights, and those that come
-    /// after them (the KV cache, scratch) are hotter. Where ggml will tell what it is for, it gets no chunks yet.
+    /// after them (the KV cache, scratch) are hotter. Where ggml will tell what it is for, it gets no chunks yet. What the
+    /// program has freed earlier in the same `order` is there at once; for what it has freed elsewhere, if VRAM is short, is
+    /// waited a moment.
     ///
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY` when both budgets together do not have it; else the driver's status.
-    pub fn span(&self, device: &Device, bytes: u64) -> Result<CUdeviceptr, Status> {
+    pub fn span(&self, device: &Device, bytes: u64, order: Option<StreamOrder>) -> Result<CUdeviceptr, Status> {
         let memory = self.memory;
         let span = bytes.checked_next_multiple_of(GRANULE).ok_or(OUT_OF_MEMORY)?;
         let context = memory.current_context().map_err(|_| UNKNOWN)?;
         self.reap(Due::Now);
         let _relaxed = RelaxedCapture::enter(memory.driver);
-        let placing = memory.placing();
-        let is_deferred = self.ggml().explains();
-        let short = span.saturating_sub(device.budget.left());
-        if short > 0 && !is_deferred {
-            self.evict_placing(&placing, device, short, Request { hint: PlacementHint::BLIND, size: span });
-        }
-        let short = span.saturating_sub(device.budget.left());
-        let most_ram = if is_deferred { self.most_ram(device, span) } else { span };
-        if short.min(most_ram) > memory.ram_left(Level::Critical) {
-            // Known before anything is taken: a refusal costs nothing.
-            device.record.refused.fetch_add(1, Relaxed);
-            log::warn!(
-                "{} refused: {} VRAM and {} RAM are left",
-                format_size(bytes),
-                format_size(device.budget.left()),
-                format_size(memory.ram_left(Level::Critical))
-            );
-            return Err(OUT_OF_MEMORY);
-        }
+        // No weights come in the order of a stream.
+        let is_deferred = order.is_none() && self.ggml().explains();
         let mut allocation = self.reserve(device, context, bytes, span)?;
-        let filled = if is_deferred {
+        if let Some(order) = order {
+            self.reuse(device, &mut allocation, order);
+        }
+        let missing = allocation.base + span - allocation.filled_to();
+        self.wait_for_room(device, missing);
+        let placing = memory.placing();
+        let hint = self.hint_of_unknown();
+        let short = missing.saturating_sub(device.budget.left());
+        if short > 0 && !is_deferred {
+            self.evict_placing(&placing, device, short, Request { hint, size: span });
+        }
+        let short = missing.saturating_sub(device.budget.left());
+        let most_ram = if is_deferred { self.most_ram(device, span) } else { span };
+        let filled = if short.min(most_ram) > memory.ram_left(Level::Critical) {
+            // Known before more is taken.
+            Err(OUT_OF_MEMORY)
+        } else if is_deferred {
             memory.take_deferred(device, &mut allocation, most_ram)
         } else {
             memory.record.placement.set(self.ggml().reason());
-            let all = [Extent { bytes: span, in_vram: true, hint: PlacementHint::BLIND }];
-            memory.fill(device, &mut allocation, &all, Admission::New)
+            let rest = [Extent { bytes: missing, in_vram: true, hint }];
+            memory.fill(device, &mut allocation, &rest, Admission::New)
         };
         let (base, in_vram) = (allocation.base, allocation.in_vram());
         match filled {
@@ -88,10 +90,20 @@ impl Core {
             Err(status) => {
                 device.record.refused.fetch_add(1, Relaxed);
                 memory.release(allocation);
-                log::warn!("{} refused with {status}", format_size(bytes));
+                log::warn!(
+                    "{} refused with {status}: {} VRAM and {} RAM are left",
+                    format_size(bytes),
+                    format_size(device.budget.left()),
+                    format_size(memory.ram_left(Level::Critical))
+                );
                 Err(status)
             }
         }
+    }
+
+    /// How much what nobody explains wants to be in VRAM. Where ggml says what weights are, it is none.
+    pub fn hint_of_unknown(&self) -> PlacementHint {
+        if self.ggml().explains() { PlacementHint::HOT } else { PlacementHint::BLIND }
     }
 
     /// RAM that an allocation of weights takes at the most: all of it, unless there is not so much RAM and files are known to
@@ -107,10 +119,14 @@ impl Core {
 
     fn reserve(&self, device: &Device, context: CUcontext, size: u64, span: u64) -> Result<Allocation, Status> {
         let base = self.addresses(span)?;
-        // Ours are far above the driver's own numbers, so that no buffer ID is given twice.
-        let serial = (1 << 48) + self.serial.fetch_add(1, Relaxed);
-        let (device, chunks, files) = (device.ordinal, Vec::new(), Vec::new());
-        Ok(Allocation { base, size, span, device, context, serial, chunks, files, deferred: None })
+        let serial = self.next_serial();
+        let (device, chunks, files, given_away) = (device.ordinal, Vec::new(), Vec::new(), Vec::new());
+        Ok(Allocation { base, size, span, device, context, serial, chunks, files, deferred: None, given_away })
+    }
+
+    /// Ours are far above the driver's own numbers, so that no buffer ID is given twice.
+    pub fn next_serial(&self) -> u64 {
+        (1 << 48) + self.serial.fetch_add(1, Relaxed)
     }
 
     /// Addresses for an allocation: where [`crate::runtime`] says, or wherever the driver has any.

@@ -161,7 +161,8 @@ impl Core {
         let base = table.find(address)?.base;
         let allocation = table.get_mut(base)?;
         let deferred = allocation.deferred.as_mut()?.take_fills();
-        let filled = Allocation { chunks: Vec::new(), files: Vec::new(), deferred: None, ..*allocation };
+        let (chunks, files, given_away) = (Vec::new(), Vec::new(), Vec::new());
+        let filled = Allocation { chunks, files, given_away, deferred: None, ..*allocation };
         Some((filled, deferred))
     }
 

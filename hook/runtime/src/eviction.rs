@@ -1,5 +1,6 @@
 //! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
 
+use crate::free::{PATIENCE, SHORT_PATIENCE};
 use crate::pending::Due;
 use crate::runtime::Core;
 use greenboost_contract::format_size;
@@ -38,6 +39,7 @@ impl Request {
 impl Core {
     /// Takes `bytes` of VRAM from the budget, making room where needed and possible.
     pub fn take_vram(&self, device: &Device, what: Use, bytes: u64) -> bool {
+        let patience = if what == Use::Plain { SHORT_PATIENCE } else { PATIENCE };
         loop {
             if device.take(what, bytes) {
                 return true;
@@ -48,7 +50,8 @@ impl Core {
             }
             // What the program has freed on a stream is the cheapest room. Another thread may take what was freed:
             // again, as long as there is something to free or to move.
-            if self.reap(Due::Of(device.ordinal)) == 0 && self.evict(device, short.max(1), Request::MUST) == 0 {
+            if self.reap(Due::Of(device.ordinal, patience)) == 0 && self.evict(device, short.max(1), Request::MUST) == 0
+            {
                 return false;
             }
         }
@@ -65,7 +68,14 @@ impl Core {
 
     /// Makes room for a call that was refused with OUT_OF_MEMORY, and runs it once more if there is any.
     pub fn again(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
-        let (needed, freed) = (bytes.max(self.memory.settings.chunk), self.reap(Due::Of(device.ordinal)));
+        let needed = bytes.max(self.memory.settings.chunk);
+        let mut freed = 0;
+        while freed < needed {
+            match self.reap(Due::Of(device.ordinal, PATIENCE)) {
+                0 => break,
+                more => freed += more,
+            }
+        }
         let moved = if freed < needed { self.evict(device, needed - freed, Request::MUST) } else { 0 };
         if freed + moved == 0 {
             return OUT_OF_MEMORY;

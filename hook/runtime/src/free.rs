@@ -2,52 +2,166 @@
 
 use crate::pending::{Due, Pending};
 use crate::runtime::Core;
-use greenboost_cuda::abi::{CUevent, CUstream, NOT_READY};
+use greenboost_contract::format_size;
+use greenboost_contract::settings::GRANULE;
+use greenboost_cuda::abi::{CUcontext, CUdeviceptr, CUevent, CUstream, NOT_READY, OUT_OF_MEMORY, Status};
 use greenboost_cuda::{Current, RelaxedCapture, event};
 use greenboost_memory::allocation::Allocation;
+use greenboost_memory::device::Device;
+use greenboost_memory::streams::StreamOrder;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-/// How long frees that another thread is waiting for are waited for here.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long frees are waited for by whom nothing else serves.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The same by whom RAM serves. A stream that is waited for may itself wait for what the program does next.
+pub const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at whether a stream has come that far.
+const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 impl Core {
-    /// Frees an allocation when `stream` has done everything submitted to it so far. `None` for the stream:
-    /// when the whole device has.
-    pub fn free_after(&self, allocation: Allocation, stream: Option<CUstream>) {
-        self.streaming.forget(allocation.base, allocation.span, stream);
-        let recorded = stream.and_then(|stream| event::untimed_after(self.memory.driver, stream).ok());
+    /// Frees what is at `base`, if it is ours, when `stream` of a context has done everything submitted to it so far. Whether it
+    /// was.
+    ///
+    /// # Errors
+    /// The driver's status, when nothing can be submitted to the stream: nothing is freed.
+    pub fn free_in_order(&self, base: u64, stream: CUstream, context: CUcontext) -> Result<bool, Status> {
+        let driver = self.memory.driver;
+        let _current = Current::enter(driver, context)?;
+        let event = match event::untimed_after(driver, stream) {
+            Ok(event) => Some(event),
+            Err(OUT_OF_MEMORY) => None,
+            Err(status) => return Err(status),
+        };
+        let order = self.memory.order_of(stream).ok();
+        let Some(allocation) = self.detach(base) else {
+            event.into_iter().for_each(|event| event::destroy(driver, event));
+            return Ok(false);
+        };
+        self.streaming.forget(allocation.base, allocation.span, Some(stream));
+        // After the copies of it, too, that the stream has just been made to wait for.
+        let recorded = event.filter(|event| event::record(driver, *event, stream).is_ok());
         let event = recorded.map(|event| event as usize);
-        self.pending.lock().push(Pending { allocation, event });
+        self.pending.lock().push(Pending { allocation, event, order: order.filter(|_| event.is_some()) });
+        self.reap(Due::Now);
+        Ok(true)
+    }
+
+    /// Frees an allocation when the whole device has done what it has been given so far.
+    pub fn free_after_all(&self, allocation: Allocation) {
+        self.streaming.forget(allocation.base, allocation.span, None);
+        self.pending.lock().push(Pending { allocation, event: None, order: None });
         self.reap(Due::Now);
     }
 
-    /// Releases what is due. Returns the bytes of VRAM that came free.
+    /// Releases what is due. Returns the bytes of VRAM that came free. Waits, where something is to be waited for, until some
+    /// have, but not for ever.
     pub fn reap(&self, due: Due) -> u64 {
-        let memory = self.memory;
-        // Before the driver is asked about captures: that needs a driver call for each stream that was seen capturing.
-        let idle = self.pending.lock().is_empty() && self.pending.waiting.load(SeqCst) == 0;
-        if idle || memory.captures.any(memory.driver) {
-            return 0;
+        let mut freed = self.reap_due();
+        if due == Due::Now {
+            return freed;
         }
-        // Taken out under the lock, and waited for without it: another thread's free does not wait for ours.
+        let patience = if let Due::Of(_, patience) = due { patience } else { PATIENCE };
+        let began = Instant::now();
+        let waits = |free: &Pending| due.waits_for(&free.allocation);
+        while freed == 0 || matches!(due, Due::In(_)) {
+            if !self.pending.lock().iter().any(waits) {
+                return if freed == 0 { self.wait_for_others(began + patience) } else { freed };
+            }
+            if began.elapsed() > patience {
+                log::warn!(
+                    "memory that was freed on a stream is still in use after {patience:?}: it is not waited for"
+                );
+                return freed;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+            freed += self.reap_due();
+        }
+        freed
+    }
+
+    /// Waits, for a short time, until what was freed on streams of a device makes room for `bytes` of VRAM.
+    pub fn wait_for_room(&self, device: &Device, bytes: u64) {
+        let began = Instant::now();
+        let is_of = |free: &Pending| free.allocation.device == device.ordinal;
+        while device.budget.left() < bytes && began.elapsed() < SHORT_PATIENCE {
+            let is_pending = self.pending.lock().iter().any(is_of) || self.pending.waiting.load(SeqCst) > 0;
+            if !is_pending {
+                return;
+            }
+            if self.reap_due() == 0 {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Gives the program again what it has freed earlier in an order, as it is, where that has the right size. Not where some of
+    /// it is in RAM and need not be.
+    pub fn reuse_whole(
+        &self,
+        device: &Device,
+        context: CUcontext,
+        bytes: u64,
+        order: StreamOrder,
+    ) -> Option<CUdeviceptr> {
+        // The driver has smaller pieces for what is smaller than a granule.
+        if bytes < GRANULE {
+            return None;
+        }
+        let span = bytes.checked_next_multiple_of(GRANULE)?;
+        let is_as_good = |allocation: &Allocation| {
+            let in_ram = allocation.span - allocation.in_vram();
+            in_ram == 0 || in_ram > device.budget.left()
+        };
+        let fits = |allocation: &Allocation| {
+            let is_same = allocation.device == device.ordinal && allocation.context == context;
+            is_same && allocation.span == span && allocation.is_whole() && is_as_good(allocation)
+        };
+        let Pending { mut allocation, event, .. } = self.pending.take(order, fits)?;
+        event.into_iter().for_each(|event| event::destroy(self.memory.driver, event as CUevent));
+        self.forget_tensors(allocation.base, allocation.span);
+        let hint = self.hint_of_unknown();
+        allocation.chunks.iter_mut().for_each(|chunk| chunk.hint = hint);
+        allocation.files = Vec::new();
+        (allocation.size, allocation.serial) = (bytes, self.next_serial());
+        let base = allocation.base;
+        self.memory.table_mut().insert(allocation);
+        log::debug!("{} at {base:#x}: what was freed on the same stream", format_size(bytes));
+        self.residency_changed();
+        Some(base)
+    }
+
+    /// Gives an allocation, which has no chunks yet, what comes before it in an order has freed.
+    pub fn reuse(&self, device: &Device, allocation: &mut Allocation, order: StreamOrder) {
+        let end = allocation.base + allocation.span;
+        let hint = self.hint_of_unknown();
+        while let Some(chunk) = self.pending.reuse(device.ordinal, order, end - allocation.filled_to()) {
+            if let Err(status) = self.memory.adopt(device, allocation, chunk, hint) {
+                log::warn!("what a stream freed could not be used again at once: {status}");
+                return;
+            }
+        }
+    }
+
+    /// Releases what nothing has to be waited for.
+    fn reap_due(&self) -> u64 {
+        let memory = self.memory;
+        // Taken out under the lock, and looked at without it: another thread's free does not wait for ours.
         let taken = {
             let mut frees = self.pending.lock();
             if frees.is_empty() {
-                drop(frees);
-                return self.wait_for_others(due);
+                return 0;
             }
             self.pending.waiting.fetch_add(1, SeqCst);
             std::mem::take(&mut *frees)
         };
         let _relaxed = RelaxedCapture::enter(memory.driver);
-        let (gone, not_yet): (Vec<_>, Vec<_>) = taken.into_iter().partition(|free| self.is_due(free, due));
+        let (gone, not_yet): (Vec<_>, Vec<_>) = taken.into_iter().partition(|free| self.is_due(free));
         self.pending.lock().extend(not_yet);
         let freed = gone.iter().map(|free| free.allocation.in_vram()).sum();
         for free in gone {
             if let Some(event) = free.event {
-                // SAFETY: made by `free_after`, used no more.
-                let _ = unsafe { memory.driver.cuEventDestroy_v2(event as CUevent) };
+                event::destroy(memory.driver, event as CUevent);
             }
             self.release(free.allocation);
         }
@@ -57,13 +171,12 @@ impl Core {
 
     /// Nothing is pending, but others may be about to release something: whoever needs room waits for that, holding nothing.
     /// Returns 1 if they have, so that the budget is looked at again.
-    fn wait_for_others(&self, due: Due) -> u64 {
-        if due == Due::Now || self.pending.waiting.load(SeqCst) == 0 {
+    fn wait_for_others(&self, until: Instant) -> u64 {
+        if self.pending.waiting.load(SeqCst) == 0 {
             return 0;
         }
-        let began = Instant::now();
         while self.pending.waiting.load(SeqCst) > 0 {
-            if began.elapsed() > PATIENCE {
+            if Instant::now() > until {
                 return 0;
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -71,20 +184,25 @@ impl Core {
         1
     }
 
-    fn is_due(&self, free: &Pending, due: Due) -> bool {
-        let driver = self.memory.driver;
-        let Ok(_current) = Current::push(driver, free.allocation.context) else {
-            // The context is gone, and all its work with it.
+    /// Whether the last use of what is freed is over.
+    fn is_due(&self, free: &Pending) -> bool {
+        let memory = self.memory;
+        if free.allocation.deferred.is_some() {
+            // It was never used.
             return true;
-        };
-        let waits = due.waits_for(free.allocation.device);
-        // SAFETY: the event was made by `free_after`; waiting is allowed because nothing is capturing.
-        unsafe {
-            match free.event {
-                Some(event) if waits => driver.cuEventSynchronize(event as CUevent) != Err(NOT_READY),
-                Some(event) => driver.cuEventQuery(event as CUevent) != Err(NOT_READY),
-                None => driver.cuCtxSynchronize() != Err(NOT_READY),
-            }
         }
+        let Some(event) = free.event else {
+            // The device can be waited for only while nothing is captured.
+            if memory.captures.any(memory.driver) {
+                return false;
+            }
+            let Ok(_current) = Current::push(memory.driver, free.allocation.context) else {
+                // The context is gone, and all its work with it.
+                return true;
+            };
+            // SAFETY: nothing is capturing.
+            return unsafe { memory.driver.cuCtxSynchronize() } != Err(NOT_READY);
+        };
+        event::is_done(memory.driver, event as CUevent)
     }
 }

@@ -13,7 +13,6 @@ use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Chunk, Residency};
 use greenboost_memory::backing::file_pages::FilePages;
-use greenboost_memory::captures;
 use greenboost_memory::gate::Inside;
 use greenboost_memory::residency::Target;
 use greenboost_stream::Writing;
@@ -71,7 +70,7 @@ impl Core {
             PageCache::Off => self.memory.gate.enter(),
             PageCache::On => {
                 // What is captured happens later, and again.
-                let is_captured = self.memory.captures.maybe_any() && on.is_some_and(|on| self.is_captured(on));
+                let is_captured = on.is_some_and(|on| self.memory.captures.takes(self.memory.driver, on));
                 self.enter_without_pages(is_captured, &[(dst, bytes)], |chunk| {
                     let Residency::File(pages) = &chunk.residency else { return true };
                     let (first, last) = (chunk.at.max(dst), chunk.end().min(dst.saturating_add(bytes)));
@@ -81,11 +80,6 @@ impl Core {
         };
         let copies = self.streaming.writing([(dst, bytes)]);
         Ok(WriteGuard { _copies: copies, _inside: inside })
-    }
-
-    /// Whether work on a stream is captured, or may be. The legacy stream cannot capture, nor be asked while another does.
-    fn is_captured(&self, on: CUstream) -> bool {
-        on != STREAM_LEGACY && captures::is_capturing(self.memory.driver, on) != Some(false)
     }
 
     /// Whether what lies at an address of the program is the very part of the file that is at `at` in this chunk.

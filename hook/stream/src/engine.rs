@@ -127,7 +127,7 @@ impl Engines {
         let engine = Engine {
             context,
             slots,
-            events: Events::default(),
+            events: Events::of(context),
             direct,
             captures: HashMap::new(),
             is_in_graphs: false,

@@ -72,6 +72,7 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
 pub unsafe fn destroy(original: Destroy, stream: CUstream) -> Handled {
     RUNTIME.captures.ended(stream);
     if let Ok(core) = core() {
+        core.pending.stream_gone(stream);
         core.streaming.stream_gone(stream);
     }
     // SAFETY: the program's own call.

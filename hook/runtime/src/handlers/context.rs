@@ -2,11 +2,10 @@
 
 use crate::pending::Due;
 use crate::runtime::{Core, core, core_if_made};
+use greenboost_cuda::Current;
 use greenboost_cuda::abi::*;
-use greenboost_cuda::{Current, Driver};
 use greenboost_intercept::guard::{Bypass, Handled};
 use std::ffi::c_void;
-use std::ptr::null_mut;
 
 type Destroy = unsafe extern "C" fn(CUcontext) -> Status;
 type UnloadModule = unsafe extern "C" fn(CUmodule) -> Status;
@@ -19,7 +18,7 @@ fn empty(core: &Core, context: CUcontext, is_alive: bool) {
     let memory = core.memory;
     let allocations = core.detach_context(context);
     core.forget_plain_of(context);
-    core.reap(Due::All);
+    core.reap(Due::In(context));
     for device in memory.devices() {
         device.forget_context(context);
     }
@@ -49,7 +48,7 @@ pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
     let core = core()?;
     let memory = core.memory;
     // A primary context is not destroyed this way: the driver refuses, and everything in it lives on.
-    if memory.devices().any(|device| primary(memory.driver, device.ordinal) == Some(context)) {
+    if memory.devices().any(|device| memory.driver.primary_context(device.ordinal) == Some(context)) {
         return Err(Bypass::NotOurs);
     }
     let _paused = core.streaming.experts().pause();
@@ -58,27 +57,12 @@ pub unsafe fn destroy(original: Destroy, context: CUcontext) -> Handled {
     Ok(unsafe { original(context) })
 }
 
-/// The primary context of a device, if it is active.
-fn primary(driver: &Driver, device: CUdevice) -> Option<CUcontext> {
-    let (mut flags, mut active, mut context) = (0, 0, null_mut());
-    // SAFETY: writes to live locals; what is retained is released at once.
-    unsafe {
-        driver.cuDevicePrimaryCtxGetState(device, &mut flags, &mut active).ok()?;
-        if active == 0 {
-            return None;
-        }
-        driver.cuDevicePrimaryCtxRetain(&mut context, device).ok()?;
-        driver.cuDevicePrimaryCtxRelease_v2(device).ok()?;
-    }
-    Some(context)
-}
-
 /// `cuDevicePrimaryCtxReset`.
 pub unsafe fn reset_primary(original: OfDevice, device: CUdevice) -> Handled {
     let core = core()?;
     let memory = core.memory;
     let _paused = core.streaming.experts().pause();
-    if let Some(context) = primary(memory.driver, device) {
+    if let Some(context) = memory.driver.primary_context(device) {
         empty(core, context, true);
     }
     // SAFETY: the program's own call.
@@ -90,13 +74,13 @@ pub unsafe fn release_primary(original: OfDevice, device: CUdevice) -> Handled {
     let core = core()?;
     let memory = core.memory;
     let _paused = core.streaming.experts().pause();
-    let before = primary(memory.driver, device);
+    let before = memory.driver.primary_context(device);
     if let Some(context) = before {
         core.streaming.context_may_go(context);
     }
     // SAFETY: the program's own call.
     let status = unsafe { original(device) };
-    if let Some(context) = before.filter(|_| primary(memory.driver, device).is_none()) {
+    if let Some(context) = before.filter(|_| memory.driver.primary_context(device).is_none()) {
         // The context is gone and all its work is done; mappings outlive it and are ours to undo.
         empty(core, context, false);
     }
