@@ -1,6 +1,7 @@
 //! Memory in the order of streams: what is freed and allocated again, and on which device.
 
 use greenboost_contract::settings;
+use integration_tests::streamed::{Counts, IN_RAM, right, world};
 use integration_tests::{Outcome, World};
 
 /// No RAM stands in for VRAM.
@@ -65,5 +66,34 @@ fn a_capture_on_another_stream_keeps_nothing_from_being_given_back() {
     for form in FORMS {
         let outcome = without_ram().run_with("freed", &[&["capturing"], form].concat()).ok();
         assert_eq!(lost(&outcome), 0, "{form:?}\n{}", outcome.report());
+    }
+}
+
+/// Twice the VRAM of each device, made and freed while the other device is current.
+#[test]
+fn stream_ordered_memory_is_on_the_device_of_its_stream_or_pool() {
+    for arguments in [&[][..], &["default"], &["pool"], &["pool", "per-thread"]] {
+        let small = World::new().vram("32MiB,16MiB").env("GB_FIXTURE_BYTES", (10 << 20).to_string());
+        let plain = small.run_with("other-device", arguments).ok();
+        assert_eq!(plain.stdout.matches("bytes=").count(), 2, "{}", plain.report());
+        let hooked = World::new().vram("16MiB,8MiB").env(settings::THRESHOLD, "4MiB").hooked();
+        let outcome = hooked.run_with("other-device", arguments).ok();
+        let expected = format!("device=0 bytes={}\ndevice=1 bytes={}\n", 32 << 20, 16 << 20);
+        assert_eq!(outcome.stdout, expected, "{arguments:?}\n{}", outcome.report());
+        let budgets = ["device 0 (", "device 1 ("].map(|device| outcome.log.lines().find(|line| line.contains(device)));
+        let sizes = budgets.map(|line| line.and_then(|line| line.split(" of ").nth(1)).unwrap_or_default().to_owned());
+        assert_eq!(sizes, ["16 MiB", "8 MiB"], "{}", outcome.report());
+    }
+}
+
+#[test]
+fn weights_are_streamed_right_while_another_device_is_current() {
+    for seed in 1..=3u64 {
+        let plain = World::new().vram("128MiB,64MiB").delays(seed);
+        right(&plain, "stream-elsewhere", &["2"]);
+        let world = world("4MiB").vram("128MiB,64MiB").env(settings::PLACE, IN_RAM).delays(seed);
+        let outcome = right(&world, "stream-elsewhere", &["2"]);
+        let counts = Counts::of(&outcome);
+        assert!(counts.captured && counts.hits > 0, "{counts:?}\n{}", outcome.report());
     }
 }

@@ -141,6 +141,20 @@ impl Driver {
         *self.device_count.get_or_init(|| count)
     }
 
+    /// The context of a stream. `None` of one without a name, which is of whatever context is current.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub fn context_of(&self, stream: CUstream) -> Result<Option<CUcontext>, Status> {
+        if !has_name(stream) {
+            return Ok(None);
+        }
+        let mut context = std::ptr::null_mut();
+        // SAFETY: the program's stream or ours; writes one pointer to a live local.
+        unsafe { self.cuStreamGetCtx(stream, &mut context) }?;
+        Ok(Some(context))
+    }
+
     /// The primary context of a device, if it is active.
     pub fn primary_context(&self, device: CUdevice) -> Option<CUcontext> {
         let (mut flags, mut active, mut context) = (0, 0, std::ptr::null_mut());

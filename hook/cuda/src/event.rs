@@ -52,6 +52,7 @@ impl Events {
 /// # Errors
 /// The driver's status.
 pub fn timed_behind(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let _current = within(driver, stream)?;
     let event = create(driver, TIMING)?;
     record(driver, event, stream)?;
     Ok(event)
@@ -62,17 +63,24 @@ pub fn timed_behind(driver: &Driver, stream: CUstream) -> Result<CUevent, Status
 /// # Errors
 /// The driver's status.
 pub fn untimed_after(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let _current = within(driver, stream)?;
     let event = create(driver, NO_TIMING)?;
     record(driver, event, stream).inspect_err(|_| destroy(driver, event))?;
     Ok(event)
 }
 
-/// An event without a time, not recorded yet. Whoever asks destroys it.
+/// An event without a time that can be recorded on a stream. Whoever asks destroys it.
 ///
 /// # Errors
 /// The driver's status.
-pub fn untimed(driver: &Driver) -> Result<CUevent, Status> {
+pub fn untimed(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
+    let _current = within(driver, stream)?;
     create(driver, NO_TIMING)
+}
+
+/// Makes the context of a stream current: only an event of its own context can be recorded on it.
+fn within(driver: &Driver, stream: CUstream) -> Result<Option<Current<'_>>, Status> {
+    driver.context_of(stream)?.map_or(Ok(None), |context| Current::enter(driver, context))
 }
 
 /// Destroys an event that nobody uses any more.

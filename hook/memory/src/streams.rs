@@ -37,13 +37,11 @@ impl Memory {
     /// # Errors
     /// [`Bypass`] when there is none: the driver has the right error for it.
     pub fn context_of(&self, stream: CUstream) -> Result<CUcontext, Bypass> {
-        if !has_name(stream) {
-            return self.current_context();
+        match self.driver.context_of(stream) {
+            Ok(Some(context)) => Ok(context),
+            Ok(None) => self.current_context(),
+            Err(_) => Err(Bypass::BadArguments),
         }
-        let mut context = std::ptr::null_mut();
-        // SAFETY: the program's stream; writes one pointer to a live local.
-        unsafe { self.driver.cuStreamGetCtx(stream, &mut context) }.map_err(|_| Bypass::BadArguments)?;
-        Ok(context)
     }
 
     /// The order of a stream.

@@ -20,14 +20,12 @@ pub const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
 impl Core {
-    /// Frees what is at `base`, if it is ours, when `stream` of a context has done everything submitted to it so far. Whether it
-    /// was.
+    /// Frees what is at `base`, if it is ours, when a stream has done everything submitted to it so far. Whether it was.
     ///
     /// # Errors
     /// The driver's status, when nothing can be submitted to the stream: nothing is freed.
-    pub fn free_in_order(&self, base: u64, stream: CUstream, context: CUcontext) -> Result<bool, Status> {
+    pub fn free_in_order(&self, base: u64, stream: CUstream) -> Result<bool, Status> {
         let driver = self.memory.driver;
-        let _current = Current::enter(driver, context)?;
         let event = match event::untimed_after(driver, stream) {
             Ok(event) => Some(event),
             Err(OUT_OF_MEMORY) => None,

@@ -364,6 +364,17 @@ impl CopyQueue {
         Ok(())
     }
 
+    /// The same where the stream is of another context, with an event of its own.
+    ///
+    /// # Errors
+    /// The driver's status; the queue must not be used any more.
+    pub fn take_back_from_elsewhere(&mut self, means: &Means<'_>, stream: CUstream) -> Result<(), Status> {
+        let event = events::untimed_after(means.driver, stream)?;
+        let waits = events::wait(means.driver, self.copy_stream, event);
+        events::destroy(means.driver, event);
+        waits
+    }
+
     /// What is submitted to `stream` next follows all copies made so far.
     ///
     /// # Errors

@@ -9,9 +9,9 @@ use super::ring::Key;
 use super::staging::StagingMemory;
 use super::trace::Trace;
 use greenboost_contract::record::MAX_DEVICES;
-use greenboost_cuda::Driver;
 use greenboost_cuda::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
 use greenboost_cuda::event::Events;
+use greenboost_cuda::{Current, Driver};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::Memory;
 use greenboost_memory::device::Device;
@@ -279,10 +279,11 @@ impl Engine {
     /// A capture has begun on a stream.
     pub fn capture_begun(&mut self, memory: &Memory, stream: CUstream) {
         let driver = memory.driver;
-        if self.has_failed || memory.current_context().ok() != Some(self.context) {
+        if self.has_failed || memory.context_of(stream).ok() != Some(self.context) {
             return;
         }
         let Some(Some(id)) = capture_of(driver, stream) else { return };
+        let Ok(_current) = Current::enter(driver, self.context) else { return };
         let copy_stream = self.spare_streams.pop().map_or_else(|| new_stream(driver), Ok);
         let Ok(copy_stream) = copy_stream else { return };
         match self.events.behind(driver, stream) {

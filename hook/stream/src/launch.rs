@@ -98,13 +98,21 @@ impl Streaming {
         if self.memory.settings.stream == Stream::Off {
             return issue();
         }
-        let Some(device) = self.memory.current_device().ok() else { return issue() };
+        let Ok(context) = self.memory.context_of(stream) else { return issue() };
         let may_capture = self.may_capture();
         let _relaxed = may_capture.then(|| RelaxedCapture::enter(self.memory.driver));
-        let Some(mut session) = Session::begin(self, device.ordinal, stream, may_capture) else { return issue() };
-        session.before_graph();
+        // A graph is launched where it was captured, unless nothing with slots was captured there: then it may be any device's.
+        let begin = |device| Session::begin_graph(self, device, stream, context, may_capture);
+        let of_stream = self.memory.device_of(context).ok().map(|device| device.ordinal);
+        let mut sessions: Vec<_> = of_stream.and_then(begin).into_iter().collect();
+        if sessions.is_empty() {
+            // In order of device, which is that of every thread.
+            let others = self.memory.devices().map(|device| device.ordinal).filter(|device| Some(*device) != of_stream);
+            sessions.extend(others.filter_map(begin));
+        }
+        sessions.iter_mut().for_each(Session::before_graph);
         let status = issue();
-        session.after_graph();
+        sessions.iter_mut().for_each(Session::after_graph);
         status
     }
 }

@@ -286,7 +286,7 @@ unsafe fn free_on(original: FreeAsync, dptr: CUdeviceptr, stream: CUstream, on: 
         }
         return Ok(status);
     }
-    match core.free_in_order(dptr, on, memory.context_of(on)?) {
+    match core.free_in_order(dptr, on) {
         Ok(true) => Ok(SUCCESS),
         Ok(false) => Err(Bypass::NotOurAllocation),
         Err(status) => Ok(status),

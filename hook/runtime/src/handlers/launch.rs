@@ -56,7 +56,7 @@ impl Launch {
     /// Submits it, with weights outside VRAM streamed. `issue` gets the parameters and whether they are replaced.
     #[inline]
     fn submit(&self, issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status) -> Handled {
-        submit(|core| {
+        submit(self.stream, |core| {
             if !core.streaming.is_on() {
                 return issue(self.params, self.extra, false);
             }
@@ -69,7 +69,7 @@ impl Launch {
 /// Submits work. A driver that needs memory for it (a module loaded at its first launch) and has none is
 /// asked again after room was made.
 #[inline]
-fn submit(issue: impl Fn(&'static Core) -> Status) -> Handled {
+fn submit(stream: CUstream, issue: impl Fn(&'static Core) -> Status) -> Handled {
     let core = core()?;
     let memory = core.memory;
     let launches = memory.record.launches.fetch_add(1, Relaxed);
@@ -83,13 +83,14 @@ fn submit(issue: impl Fn(&'static Core) -> Status) -> Handled {
         let _inside = memory.gate.enter();
         issue(core)
     };
-    if status == OUT_OF_MEMORY { after_eviction(core, || issue(core)) } else { Ok(status) }
+    if status == OUT_OF_MEMORY { after_eviction(core, stream, || issue(core)) } else { Ok(status) }
 }
 
 #[cold]
-fn after_eviction(core: &Core, issue: impl Fn() -> Status) -> Handled {
+fn after_eviction(core: &Core, stream: CUstream, issue: impl Fn() -> Status) -> Handled {
     let memory = core.memory;
-    let Ok(device) = memory.current_device() else { return Ok(OUT_OF_MEMORY) };
+    let device = memory.context_of(stream).and_then(|context| memory.device_of(context));
+    let Ok(device) = device else { return Ok(OUT_OF_MEMORY) };
     Ok(core.again(device, 0, || {
         let _inside = memory.gate.enter();
         issue()
@@ -198,5 +199,5 @@ pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstr
 }
 
 fn graph_on(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
-    submit(|core| if core.streaming.is_on() { core.streaming.launch_graph(stream, &issue) } else { issue() })
+    submit(stream, |core| if core.streaming.is_on() { core.streaming.launch_graph(stream, &issue) } else { issue() })
 }

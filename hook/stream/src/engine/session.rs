@@ -8,7 +8,7 @@ use crate::index::{Index, Weight};
 use crate::ring::Key;
 use crate::trace::Trace;
 use greenboost_contract::record::DeviceRecord;
-use greenboost_cuda::abi::{CUdevice, CUdeviceptr, CUstream, Status, has_name};
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream, Status, has_name};
 use greenboost_cuda::event as events;
 use greenboost_intercept::failpoint::{self, Fault};
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,22 +27,50 @@ pub struct Session<'a> {
     /// Those of the keys that say nothing of what comes next: a launch that reads in place found them in the ring.
     found: Vec<Key>,
     at_once: bool,
+    /// Whether the stream is of another context, which only graphs are launched on.
+    is_elsewhere: bool,
 }
 
 impl<'a> Session<'a> {
-    /// Begins with the engine of `device`, if a launch on `stream` in the current context can use it.
+    /// Begins with the engine of `device`, if a launch on `stream` can use it.
     pub fn begin(streaming: &'a Streaming, device: CUdevice, stream: CUstream, may_capture: bool) -> Option<Self> {
-        let memory = streaming.memory;
         let mut guard = streaming.engines.lock(device)?;
-        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
+        let engine = guard.as_mut()?;
         if !engine.own_streams.contains(&stream) {
-            if memory.current_context().ok()? != engine.context {
+            if streaming.memory.context_of(stream).ok()? != engine.context {
                 return None;
             }
             if has_name(stream) {
                 engine.own_streams.push(stream);
             }
         }
+        Self::with(streaming, guard, device, stream, may_capture, false)
+    }
+
+    /// Begins with the engine of `device`, if a graph that is launched on `stream` of a context may use it: whatever device
+    /// the stream is of, since nobody says of which the graph is.
+    pub fn begin_graph(
+        streaming: &'a Streaming,
+        device: CUdevice,
+        stream: CUstream,
+        of: CUcontext,
+        may_capture: bool,
+    ) -> Option<Self> {
+        let guard = streaming.engines.lock(device)?;
+        let is_elsewhere = guard.as_ref()?.context != of;
+        Self::with(streaming, guard, device, stream, may_capture, is_elsewhere).filter(Self::may_be_in_graph)
+    }
+
+    fn with(
+        streaming: &'a Streaming,
+        mut guard: MutexGuard<'a, Option<Engine>>,
+        device: CUdevice,
+        stream: CUstream,
+        may_capture: bool,
+        is_elsewhere: bool,
+    ) -> Option<Self> {
+        let memory = streaming.memory;
+        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
         let capture = if may_capture {
             match capture_of(memory.driver, stream) {
                 None => None,
@@ -55,7 +83,8 @@ impl<'a> Session<'a> {
         // A stream may join a capture without our seeing it, and then nothing can be recorded on it for the others.
         let at_once = may_capture && capture.is_none() || !has_name(stream);
         engine.trace.iter_mut().for_each(Trace::forget_draft);
-        Some(Self { guard, streaming, record, device, stream, capture, keys: Vec::new(), found: Vec::new(), at_once })
+        let (keys, found) = (Vec::new(), Vec::new());
+        Some(Self { guard, streaming, record, device, stream, capture, keys, found, at_once, is_elsewhere })
     }
 
     fn work<T>(
@@ -76,9 +105,9 @@ impl<'a> Session<'a> {
             record: self.record,
             base: engine.slots.base(),
             events: &mut engine.events,
-            experts: if self.capture.is_none() { Some(&self.streaming.experts) } else { None },
-            // What is recorded in a capture has no time.
-            trace: if self.capture.is_none() { engine.trace.as_mut() } else { None },
+            experts: Some(&self.streaming.experts).filter(|_| self.capture.is_none() && !self.is_elsewhere),
+            // What is recorded in a capture has no time, and times of two contexts have nothing to do with each other.
+            trace: engine.trace.as_mut().filter(|_| self.capture.is_none() && !self.is_elsewhere),
         };
         let done = work(queue, &mut means, self.stream, &self.keys);
         done.inspect_err(|status| {
@@ -155,15 +184,15 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there.
+    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there. Where none
+    /// can, what was copied ahead for others stays.
     fn may_be_in_graph(&self) -> bool {
         self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs) || self.streaming.graphs_write.load(Relaxed)
     }
 
-    /// A graph is about to be launched on the stream: whatever slots it uses are its own. Where none can use any, what
-    /// was copied ahead for others stays.
+    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
     pub fn before_graph(&mut self) {
-        if self.may_be_in_graph() && self.join_capture().is_some() && !failpoint::is(Fault::NoHandOver) {
+        if self.join_capture().is_some() && !failpoint::is(Fault::NoHandOver) {
             self.work(|queue, means, stream, _| {
                 means.trace(|trace, driver| trace.waits(driver, stream));
                 queue.hand_over(means, stream)?;
@@ -175,10 +204,11 @@ impl<'a> Session<'a> {
 
     /// The graph has been launched.
     pub fn after_graph(&mut self) {
-        if !self.may_be_in_graph() {
-            return;
-        }
+        let is_elsewhere = self.is_elsewhere;
         self.work(|queue, means, stream, _| {
+            if is_elsewhere {
+                return queue.take_back_from_elsewhere(means, stream);
+            }
             means.trace(|trace, driver| {
                 trace.launched_graph(driver, stream);
                 trace.look(driver);
