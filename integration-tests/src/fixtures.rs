@@ -124,6 +124,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "choices", &["choices.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-like", &["stream_like.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-orders", &["stream_orders.c"], &[BESIDE, "@libggml-like.so"]),
+        target(Program, "stream-spoiled", &["stream_spoiled.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
         target(Program, "stream-elsewhere", &["stream_elsewhere.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-frees", &["stream_frees.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-updates", &["stream_updates.c"], &[BESIDE, "@libggml-like.so"]),

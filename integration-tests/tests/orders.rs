@@ -97,3 +97,26 @@ fn weights_are_streamed_right_while_another_device_is_current() {
         assert!(counts.captured && counts.hits > 0, "{counts:?}\n{}", outcome.report());
     }
 }
+
+/// How often functions of the driver were called, whoever called them.
+fn called(world: &World, names: &[&str]) -> usize {
+    let trace = std::fs::read_to_string(world.file("calls")).expect("what the driver was asked");
+    trace.lines().filter(|line| names.iter().any(|name| line.starts_with(name))).count()
+}
+
+#[test]
+fn captures_that_make_no_graph_leave_nothing_and_end_no_streaming() {
+    let plain = World::new().vram("128MiB");
+    right(&plain, "stream-spoiled", &["2"]);
+    let made = |times: &str| {
+        let world = world("4MiB").env(settings::PLACE, IN_RAM);
+        let calls = world.file("calls");
+        let world = world.env("SIMGPU_TRACE", calls);
+        let outcome = right(&world, "stream-spoiled", &[times]);
+        assert!(Counts::of(&outcome).hits > 0, "{}", outcome.report());
+        (called(&world, &["cuStreamCreate"]), called(&world, &["cuEventCreate"]))
+    };
+    let ((few_streams, few_events), (many_streams, many_events)) = (made("2"), made("8"));
+    assert_eq!(few_streams, many_streams);
+    assert!(many_events <= few_events + 4, "{few_events}, then {many_events}");
+}

@@ -93,6 +93,7 @@ driver! {
     cuMemsetD16_v2(dst: CUdeviceptr, value: u16, count: usize);
     cuMemsetD32_v2(dst: CUdeviceptr, value: u32, count: usize);
     cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
+    cuStreamDestroy_v2(stream: CUstream);
     cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
     cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,

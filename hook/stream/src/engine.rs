@@ -14,7 +14,9 @@ use greenboost_cuda::event::Events;
 use greenboost_cuda::{Current, Driver};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::Memory;
+use greenboost_memory::captures::is_capturing;
 use greenboost_memory::device::Device;
+use greenboost_memory::streams::StreamOrder;
 use greenboost_weights::registry::Registry;
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,6 +34,10 @@ struct Capturing {
     /// At the capture's begin; what the first copy follows.
     root: CUevent,
     has_joined: bool,
+    /// The stream that it began on: one that is invalid cannot be told otherwise.
+    origin: StreamOrder,
+    /// Whether the driver refused something in it, most likely because it is invalid: its launches read in place.
+    has_failed: bool,
 }
 
 /// See the module.
@@ -205,12 +211,12 @@ impl Engine {
             experts: None,
             trace: None,
         };
-        let queues = self.captures.values_mut().map(|capturing| &mut capturing.queue);
-        for queue in std::iter::once(&mut self.direct).chain(queues) {
-            if let Err(status) = work(queue, &mut means) {
-                log::error!("streaming ends: the driver refused with {status}; weights are read in place");
-                self.has_failed = true;
-            }
+        if let Err(status) = work(&mut self.direct, &mut means) {
+            log::error!("streaming ends: the driver refused with {status}; weights are read in place");
+            self.has_failed = true;
+        }
+        for capturing in self.captures.values_mut().filter(|capturing| !capturing.has_failed) {
+            capturing.has_failed = work(&mut capturing.queue, &mut means).is_err();
         }
     }
 
@@ -283,13 +289,16 @@ impl Engine {
             return;
         }
         let Some(Some(id)) = capture_of(driver, stream) else { return };
-        let Ok(_current) = Current::enter(driver, self.context) else { return };
+        let (Ok(origin), Ok(_current)) = (memory.order_of(stream), Current::enter(driver, self.context)) else {
+            return;
+        };
         let copy_stream = self.spare_streams.pop().map_or_else(|| new_stream(driver), Ok);
         let Ok(copy_stream) = copy_stream else { return };
         match self.events.behind(driver, stream) {
             Ok(root) => {
                 let queue = CopyQueue::new(copy_stream, self.slots.capacity(), true);
-                self.captures.insert(id, Capturing { queue, root, has_joined: false });
+                let capturing = Capturing { queue, root, has_joined: false, origin, has_failed: false };
+                self.captures.insert(id, capturing);
             }
             Err(_) => self.spare_streams.push(copy_stream),
         }
@@ -297,10 +306,10 @@ impl Engine {
 
     /// A capture is about to end on a stream: its copies are joined to it. Its name, if it is one of ours.
     pub fn capture_ends(&mut self, memory: &Memory, device: CUdevice, stream: CUstream) -> Option<u64> {
-        let id = capture_of(memory.driver, stream)??;
+        let Some(id) = capture_of(memory.driver, stream)? else { return self.begun_on(memory, stream) };
         let record = memory.device(device).ok()?.record;
         let capturing = self.captures.get_mut(&id)?;
-        if capturing.has_joined {
+        if capturing.has_joined && !capturing.has_failed {
             let mut means = Means {
                 memory,
                 driver: memory.driver,
@@ -316,11 +325,23 @@ impl Engine {
         Some(id)
     }
 
+    /// The capture that began on a stream and is not over, as far as is known.
+    pub fn begun_on(&self, memory: &Memory, stream: CUstream) -> Option<u64> {
+        let order = memory.order_of(stream).ok()?;
+        self.captures.iter().find(|(_, capturing)| capturing.origin == order).map(|(id, _)| *id)
+    }
+
     /// A capture is over. Bytes that its graph copies into slots.
-    pub fn capture_over(&mut self, id: u64) -> u64 {
+    pub fn capture_over(&mut self, memory: &Memory, id: u64) -> u64 {
         let Some(capturing) = self.captures.remove(&id) else { return 0 };
-        let copied = capturing.queue.copied();
-        self.spare_streams.push(capturing.queue.copy_stream());
+        let (copied, stream) = (capturing.queue.copied(), capturing.queue.copy_stream());
+        if is_capturing(memory.driver, stream) == Some(false) {
+            self.spare_streams.push(stream);
+        } else {
+            // What became of the capture is not known, and the stream may be in it for ever.
+            // SAFETY: ours, and used no more.
+            let _ = unsafe { memory.driver.cuStreamDestroy_v2(stream) };
+        }
         self.events.give(capturing.root);
         capturing.queue.end(&mut self.events);
         copied

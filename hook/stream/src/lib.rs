@@ -335,8 +335,18 @@ impl Streaming {
     pub fn stream_gone(&self, stream: CUstream) {
         if self.is_on() {
             self.experts.stream_gone(stream);
+            let _relaxed = self.may_capture().then(|| RelaxedCapture::enter(self.memory.driver));
             self.engines.each(|device, engine| engine.settle(self.memory, device, Some(stream)));
         }
+    }
+
+    /// The capture that began on a stream and has not ended, as far as is known.
+    pub fn begun_on(&self, stream: CUstream) -> Option<u64> {
+        let mut begun = None;
+        if self.is_on() {
+            self.engines.each(|_, engine| begun = engine.begun_on(self.memory, stream).or(begun));
+        }
+        begun
     }
 
     /// A capture is about to begin: launches on other threads must leave nothing open from here on.
@@ -363,7 +373,7 @@ impl Streaming {
     /// A capture is over, and `has_made` its graph or not.
     pub fn capture_over(&self, id: u64, has_made: bool) {
         self.engines.each(|device, engine| {
-            let copied = engine.capture_over(id);
+            let copied = engine.capture_over(self.memory, id);
             if let Ok(device) = self.memory.device(device)
                 && has_made
             {

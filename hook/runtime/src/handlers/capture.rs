@@ -70,11 +70,24 @@ pub unsafe fn end(original: End, stream: CUstream, graph: *mut CUgraph) -> Handl
 
 /// `cuStreamDestroy`. Forgotten first: another thread may be given the same handle right after.
 pub unsafe fn destroy(original: Destroy, stream: CUstream) -> Handled {
-    RUNTIME.captures.ended(stream);
-    if let Ok(core) = core() {
-        core.pending.stream_gone(stream);
-        core.streaming.stream_gone(stream);
-    }
+    let Ok(core) = core() else {
+        RUNTIME.captures.ended(stream);
+        // SAFETY: the program's own call.
+        return Ok(unsafe { original(stream) });
+    };
+    let (captures, driver) = (core.memory.captures, core.memory.driver);
+    // A capture that it began has no end any more.
+    let unended = core.streaming.begun_on(stream);
+    captures.ended(stream);
+    core.pending.stream_gone(stream);
+    core.streaming.stream_gone(stream);
     // SAFETY: the program's own call.
-    Ok(unsafe { original(stream) })
+    let status = unsafe { original(stream) };
+    if status == SUCCESS {
+        unended.into_iter().for_each(|id| core.streaming.capture_over(id, false));
+    } else if is_capturing(driver, stream) == Some(true) {
+        // It is refused while it captures, and there still.
+        captures.begun(stream);
+    }
+    Ok(status)
 }

@@ -74,7 +74,10 @@ impl<'a> Session<'a> {
         let capture = if may_capture {
             match capture_of(memory.driver, stream) {
                 None => None,
-                Some(id) => Some(id.filter(|id| engine.captures.contains_key(id))?),
+                Some(id) => {
+                    let is_ours = |id: &u64| engine.captures.get(id).is_some_and(|capturing| !capturing.has_failed);
+                    Some(id.filter(is_ours)?)
+                }
             }
         } else {
             None
@@ -110,9 +113,13 @@ impl<'a> Session<'a> {
             trace: engine.trace.as_mut().filter(|_| self.capture.is_none() && !self.is_elsewhere),
         };
         let done = work(queue, &mut means, self.stream, &self.keys);
-        done.inspect_err(|status| {
-            log::error!("streaming ends: the driver refused with {status}; weights are read in place");
-            engine.has_failed = true;
+        done.inspect_err(|status| match self.capture.and_then(|id| engine.captures.get_mut(&id)) {
+            // It is invalid, most likely, and makes no graph; what was captured in it is the program's.
+            Some(capturing) => capturing.has_failed = true,
+            None => {
+                log::error!("streaming ends: the driver refused with {status}; weights are read in place");
+                engine.has_failed = true;
+            }
         })
         .ok()
     }
