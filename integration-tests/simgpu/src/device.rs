@@ -80,6 +80,8 @@ impl Device {
                 33 => Some(bus),
                 99 => Some(register),
                 113 => Some(read_only),
+                // DMA-BUFs of device memory.
+                124 => Some(1),
                 102 | 103 => Some(vmm),
                 141 | 145 => Some(host_numa),
                 0 => None,

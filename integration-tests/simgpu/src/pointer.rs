@@ -133,12 +133,6 @@ driver! {
         Ok(())
     }
 
-    [ctx] "cuMemGetHandleForAddressRange" 11070 cuMemGetHandleForAddressRange(
-        _call, _out: Out<c_void>, _start: u64, _len: usize, _kind: u32, _flags: u64,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
     [ctx] "cuMemRangeGetAttribute" 8000 cuMemRangeGetAttribute(
         _call, _out: Out<c_void>, _size: usize, _attribute: u32, _start: u64, _len: usize,
     ) {

@@ -16,6 +16,8 @@ pub struct Pool {
     pub handle: usize,
     /// Where its memory is.
     pub place: Place,
+    /// As what its memory may be given to other processes.
+    pub handle_types: u32,
     state: Mutex<State>,
 }
 
@@ -59,7 +61,7 @@ static OF_DEVICE: Mutex<Option<HashMap<usize, PoolsOfDevice>>> = Mutex::new(None
 pub fn of_device<R>(ordinal: usize, change: impl FnOnce(&mut PoolsOfDevice, Arc<Pool>) -> R) -> R {
     let mut table = OF_DEVICE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let pools = table.get_or_insert_default().entry(ordinal).or_default();
-    let default = pools.default.get_or_insert_with(|| Pool::create(Place::Device(ordinal))).clone();
+    let default = pools.default.get_or_insert_with(|| Pool::create(Place::Device(ordinal), 0)).clone();
     change(pools, default)
 }
 
@@ -70,13 +72,13 @@ pub fn current_of(ordinal: usize) -> Arc<Pool> {
 
 impl Pool {
     /// Makes a pool.
-    pub fn create(place: Place) -> Arc<Pool> {
+    pub fn create(place: Place, handle_types: u32) -> Arc<Pool> {
         let rights = match place {
             Place::Device(device) => only(device),
             Place::Host(_) => [READ_WRITE; MAX_BOARDS],
         };
         let state = State { rights, switches: [1; 4], ..State::default() };
-        POOLS.insert(|handle| Pool { handle, place, state: Mutex::new(state) })
+        POOLS.insert(|handle| Pool { handle, place, handle_types, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,7 +99,7 @@ impl Pool {
             Some(index) => state.cached.swap_remove(index),
             None => {
                 drop(state);
-                let memory = or_trim(|| Physical::create(self.place, size, 0, 0))?;
+                let memory = or_trim(|| Physical::create(self.place, size, self.handle_types, 0))?;
                 state = self.state();
                 state.reserved += size;
                 state.reserved_high = state.reserved_high.max(state.reserved);

@@ -113,10 +113,11 @@ driver! {
         if properties.kind != 1 || out.is_null() {
             return Err(Error::INVALID_VALUE);
         }
-        if properties.handle_types != 0 {
+        // Descriptors are the only handles that can be shared.
+        if properties.handle_types & !1 != 0 {
             return Err(Error::NOT_SUPPORTED);
         }
-        out.put(Pool::create(properties.location.place()?).handle)
+        out.put(Pool::create(properties.location.place()?, properties.handle_types).handle)
     }
 
     [init] "cuMemPoolDestroy" 11020 cuMemPoolDestroy(_call, pool: usize) {

@@ -5,6 +5,7 @@ use crate::driver;
 use crate::edge::{Out, Shown, driver};
 use crate::errors::{Error, Result};
 use crate::physical::{Physical, Place};
+use crate::pool::POOLS;
 use crate::va::{self, Backing, Origin};
 use crate::vmm;
 use crate::world::{self, MAX_BOARDS};
@@ -29,11 +30,32 @@ pub struct IpcHandle {
 
 const _: () = assert!(size_of::<IpcHandle>() == size_of::<cudarc::driver::sys::CUipcMemHandle>());
 
+impl Shown for PoolPointer {
+    fn shown(&self) -> String {
+        format!("{:#x}", self.address)
+    }
+}
+
 impl Shown for IpcHandle {
     fn shown(&self) -> String {
         format!("{}+{:#x}", self.process, self.offset)
     }
 }
+
+/// `CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD`
+const DMA_BUF: u32 = 1;
+
+/// `CUmemPoolPtrExportData`
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct PoolPointer {
+    magic: u64,
+    pool: usize,
+    address: u64,
+    unused: [u64; 5],
+}
+
+const _: () = assert!(size_of::<PoolPointer>() == size_of::<cudarc::driver::sys::CUmemPoolPtrExportData>());
 
 fn duplicate(file: i32) -> Result<i32> {
     // SAFETY: fcntl on a descriptor number; a bad one is an error.
@@ -109,6 +131,46 @@ driver! {
         };
         let memory = Physical::import(duplicate(file)?, 0, size, place)?;
         out.put(vmm::hold(&memory))
+    }
+
+    [ctx] "cuMemGetHandleForAddressRange" 11070 cuMemGetHandleForAddressRange(
+        _call, out: Out<i32>, start: u64, len: usize, kind: u32, flags: u64,
+    ) {
+        let space = va::read();
+        let mapping = space.find(start).filter(|mapping| start + len as u64 <= mapping.end());
+        let Some((Backing::Physical(memory, _), Some(_))) = mapping.map(|mapping| (&mapping.backing, mapping.device()))
+        else {
+            return Err(Error::INVALID_VALUE);
+        };
+        let is_whole = len > 0 && start.is_multiple_of(4096) && len.is_multiple_of(4096);
+        if kind != DMA_BUF || flags > 1 || !is_whole {
+            return Err(Error::INVALID_VALUE);
+        }
+        // A descriptor that nobody here can import: the file of the memory, at whose begin it need not be.
+        out.put(duplicate(memory.file().0)?)
+    }
+
+    [init] "cuMemPoolExportToShareableHandle" 11020 cuMemPoolExportToShareableHandle(
+        _call, out: Out<i32>, pool: usize, kind: u32, flags: u64,
+    ) {
+        let pool = POOLS.get(pool)?;
+        if kind != DESCRIPTOR || flags != 0 || pool.handle_types & DESCRIPTOR == 0 {
+            return Err(Error::INVALID_VALUE);
+        }
+        // A name for the pool, which nobody here can import.
+        // SAFETY: the name is a valid string; the descriptor is the caller's.
+        let file = unsafe { libc::memfd_create(c"simgpu:pool".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 { Err(Error::OPERATING_SYSTEM) } else { out.put(file) }
+    }
+
+    [init] "cuMemPoolExportPointer" 11020 cuMemPoolExportPointer(_call, out: Out<PoolPointer>, address: u64) {
+        let Some(Origin::Pool(pool)) = va::read().at(address).map(|mapping| mapping.origin) else {
+            return Err(Error::INVALID_VALUE);
+        };
+        if POOLS.get(pool)?.handle_types & DESCRIPTOR == 0 {
+            return Err(Error::INVALID_VALUE);
+        }
+        out.put(PoolPointer { magic: MAGIC, pool, address, unused: [0; 5] })
     }
 
     [ctx] "cuIpcGetMemHandle" 4010 cuIpcGetMemHandle(_call, out: Out<IpcHandle>, address: u64) {

@@ -119,12 +119,6 @@ driver! {
         Ok(())
     }
 
-    [init] "cuMemPoolExportToShareableHandle" 11020 cuMemPoolExportToShareableHandle(
-        _call, _out: Out<c_void>, _pool: usize, _kind: u32, _flags: u64,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
     [init] "cuMemPoolImportFromShareableHandle" 11020 cuMemPoolImportFromShareableHandle(
         _call, _out: Out<usize>, _handle: *mut c_void, _kind: u32, _flags: u64,
     ) {
