@@ -96,6 +96,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "vmm-pool", &["vmm_pool.c"], &[]),
         target(Program, "async-alloc", &["async_alloc.c"], &[]),
         target(Program, "freed", &["freed.c"], &[]),
+        target(Program, "handles", &["handles.c"], &[]),
         target(Program, "other-device", &["other_device.c"], &[]),
         target(Program, "steps", &["steps.c"], &[]),
         target(Program, "devices", &["devices.c"], &[]),

@@ -119,3 +119,15 @@ fn a_program_that_must_not_spill_gets_out_of_memory() {
     let outcome = World::new().hooked().env("GREENBOOST_SPILL", "never").run("dlsym").ok();
     assert!(!outcome.caught(), "{}", outcome.report());
 }
+
+#[test]
+fn ordinary_memory_has_no_handles_wherever_it_is() {
+    let plain = World::new().vram("64MiB").run("handles").ok();
+    for vram in ["48MiB", "12MiB"] {
+        let world = World::new().vram("64MiB").env("GREENBOOST_VRAM", vram).env("GREENBOOST_THRESHOLD", "4MiB");
+        let outcome = world.hooked().run("handles").ok();
+        // Chunks are no DMA-BUF; programs copy then.
+        let expected = plain.stdout.replace("alloc range=0", "alloc range=801");
+        assert_eq!(outcome.stdout, expected, "{vram}\n{}", outcome.report());
+    }
+}

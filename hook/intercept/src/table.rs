@@ -55,6 +55,13 @@ macro_rules! functions {
                 Cuda vmm::create [cuMemCreate@10020]
                     (handle: *mut CUmemGenericAllocationHandle, bytes: usize, prop: *const AllocationProp, flags: u64);
                 Cuda vmm::release [cuMemRelease@10020] (handle: CUmemGenericAllocationHandle);
+                Cuda vmm::retain [cuMemRetainAllocationHandle@11000]
+                    (handle: *mut CUmemGenericAllocationHandle, at: *mut c_void);
+                Cuda vmm::set_access [cuMemSetAccess@10020]
+                    (at: CUdeviceptr, bytes: usize, descs: *const AccessDesc, count: usize);
+                Cuda vmm::get_access [cuMemGetAccess@10020]
+                    (flags: *mut u64, location: *const Location, at: CUdeviceptr);
+                Cuda vmm::free_addresses [cuMemAddressFree@10020] (at: CUdeviceptr, bytes: usize);
                 Cuda vmm::map [cuMemMap@10020]
                     (at: CUdeviceptr, bytes: usize, offset: usize, handle: CUmemGenericAllocationHandle, flags: u64);
                 Cuda vmm::unmap [cuMemUnmap@10020] (at: CUdeviceptr, bytes: usize);
@@ -69,6 +76,9 @@ macro_rules! functions {
                 Cuda query::pointer_attributes [cuPointerGetAttributes@7000]
                     (count: c_uint, attributes: *const c_uint, data: *mut *mut c_void, dptr: CUdeviceptr);
                 Cuda query::ipc_handle [cuIpcGetMemHandle@4010] (handle: *mut c_void, dptr: CUdeviceptr);
+                Cuda query::pool_pointer [cuMemPoolExportPointer@11020] (data: *mut c_void, dptr: CUdeviceptr);
+                Cuda query::range_handle [cuMemGetHandleForAddressRange@11070]
+                    (handle: *mut c_void, dptr: CUdeviceptr, bytes: usize, kind: c_uint, flags: u64);
                 Nvml nvml::memory_info [nvmlDeviceGetMemoryInfo@285] (device: *mut c_void, memory: *mut NvmlMemory);
                 Nvml nvml::memory_info_v2 [nvmlDeviceGetMemoryInfo_v2@515] (device: *mut c_void, memory: *mut NvmlMemoryV2);
 

@@ -37,7 +37,8 @@ impl Plain {
 struct Physical {
     bytes: u64,
     device: CUdevice,
-    has_handle: bool,
+    /// References that handles hold.
+    handles: usize,
     maps: usize,
 }
 
@@ -45,8 +46,8 @@ struct Physical {
 struct Mappings {
     physical: HashMap<u64, Physical>,
     /// Handles are given out again as soon as they are released, while the memory lives on under its mappings:
-    /// only our own numbers name memory.
-    by_handle: HashMap<CUmemGenericAllocationHandle, u64>,
+    /// only our own numbers name memory. With each, how often it has been given out for it.
+    by_handle: HashMap<CUmemGenericAllocationHandle, (u64, usize)>,
     by_address: BTreeMap<CUdeviceptr, (u64, u64)>,
     next: u64,
 }
@@ -55,7 +56,7 @@ impl Mappings {
     /// Removes the memory when nothing holds it; its device and bytes.
     fn settle(&mut self, number: u64) -> Option<(CUdevice, u64)> {
         let memory = self.physical.get(&number)?;
-        if memory.has_handle || memory.maps > 0 {
+        if memory.handles > 0 || memory.maps > 0 {
             return None;
         }
         self.physical.remove(&number).map(|memory| (memory.device, memory.bytes))
@@ -76,22 +77,44 @@ impl MappedByProgram {
         let mut all = self.lock();
         let number = all.next;
         all.next += 1;
-        all.physical.insert(number, Physical { bytes, device, has_handle: true, maps: 0 });
-        all.by_handle.insert(handle, number);
+        all.physical.insert(number, Physical { bytes, device, handles: 1, maps: 0 });
+        all.by_handle.insert(handle, (number, 1));
+    }
+
+    /// `cuMemRetainAllocationHandle` gave this handle of what is mapped at an address: perhaps another, perhaps the same once
+    /// more.
+    pub fn retained(&self, handle: CUmemGenericAllocationHandle, at: CUdeviceptr) {
+        let mut all = self.lock();
+        let Some((from, (bytes, number))) = all.by_address.range(..=at).next_back().map(|(at, of)| (*at, *of)) else {
+            return;
+        };
+        if at - from >= bytes {
+            return;
+        }
+        if let Some(memory) = all.physical.get_mut(&number) {
+            memory.handles += 1;
+        }
+        let held = all.by_handle.entry(handle).or_insert((number, 0));
+        *held = if held.0 == number { (number, held.1 + 1) } else { (number, 1) };
     }
 
     /// `cuMemRelease` succeeded. Device and bytes that are free now, if any.
     pub fn released(&self, handle: CUmemGenericAllocationHandle) -> Option<(CUdevice, u64)> {
         let mut all = self.lock();
-        let number = all.by_handle.remove(&handle)?;
-        all.physical.get_mut(&number)?.has_handle = false;
+        let (number, held) = all.by_handle.get_mut(&handle)?;
+        let number = *number;
+        *held -= 1;
+        if *held == 0 {
+            all.by_handle.remove(&handle);
+        }
+        all.physical.get_mut(&number)?.handles -= 1;
         all.settle(number)
     }
 
     /// `cuMemMap` succeeded.
     pub fn mapped(&self, at: CUdeviceptr, bytes: u64, handle: CUmemGenericAllocationHandle) {
         let mut all = self.lock();
-        let Some(number) = all.by_handle.get(&handle).copied() else { return };
+        let Some((number, _)) = all.by_handle.get(&handle).copied() else { return };
         if let Some(memory) = all.physical.get_mut(&number) {
             memory.maps += 1;
         }
@@ -130,6 +153,21 @@ mod tests {
         }
         assert_eq!(all.unmapped(100, 30), vec![(0, 10); 3], "one unmap over many maps");
         assert_eq!(all.unmapped(100, 30), vec![]);
+    }
+
+    #[test]
+    fn memory_counts_until_every_handle_that_was_retained_is_released() {
+        // The driver gives the same handle once more, or another.
+        for again in [7, 8] {
+            let all = MappedByProgram::default();
+            all.created(7, 10, 0);
+            all.mapped(100, 10, 7);
+            all.retained(again, 109);
+            all.retained(9, 110);
+            assert_eq!((all.released(7), all.released(9)), (None, None), "the second is of nothing that is known");
+            assert_eq!(all.unmapped(100, 10), vec![]);
+            assert_eq!((all.released(again), all.released(again)), (Some((0, 10)), None));
+        }
     }
 
     #[test]

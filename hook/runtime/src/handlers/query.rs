@@ -11,6 +11,7 @@ type TotalMem = unsafe extern "C" fn(*mut usize, CUdevice) -> Status;
 type AddressRange = unsafe extern "C" fn(*mut CUdeviceptr, *mut usize, CUdeviceptr) -> Status;
 type PointerAttribute = unsafe extern "C" fn(*mut c_void, c_uint, CUdeviceptr) -> Status;
 type PointerAttributes = unsafe extern "C" fn(c_uint, *const c_uint, *mut *mut c_void, CUdeviceptr) -> Status;
+type RangeHandle = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize, c_uint, u64) -> Status;
 type IpcHandle = unsafe extern "C" fn(*mut c_void, CUdeviceptr) -> Status;
 
 /// `cuMemGetInfo`. Either pointer may be null.
@@ -163,13 +164,27 @@ pub unsafe fn pointer_attributes(
     Ok(SUCCESS)
 }
 
-/// `cuIpcGetMemHandle`: memory made of chunks has no handle, and a handle to nothing would be a lie.
-pub unsafe fn ipc_handle(_: IpcHandle, _: *mut c_void, dptr: CUdeviceptr) -> Handled {
-    let core = core()?;
-    let memory = core.memory;
-    if memory.table().find(dptr).is_none() {
+/// What would be given to another process, or another device's driver: memory made of chunks has no handle, and a handle to
+/// nothing would be a lie.
+fn refuse_to_share(dptr: CUdeviceptr, status: Status) -> Handled {
+    if core()?.memory.table().find(dptr).is_none() {
         return Err(Bypass::NotOurAllocation);
     }
     log::warn!("a spanning allocation was to be shared with another process: refused");
-    Ok(INVALID_VALUE)
+    Ok(status)
+}
+
+/// `cuIpcGetMemHandle`.
+pub unsafe fn ipc_handle(_: IpcHandle, _: *mut c_void, dptr: CUdeviceptr) -> Handled {
+    refuse_to_share(dptr, INVALID_VALUE)
+}
+
+/// `cuMemPoolExportPointer`. Memory of a pool that can be exported is the driver's.
+pub unsafe fn pool_pointer(_: IpcHandle, _: *mut c_void, dptr: CUdeviceptr) -> Handled {
+    refuse_to_share(dptr, INVALID_VALUE)
+}
+
+/// `cuMemGetHandleForAddressRange`. Programs have a way without it, for devices that do not support it.
+pub unsafe fn range_handle(_: RangeHandle, _: *mut c_void, dptr: CUdeviceptr, _: usize, _: c_uint, _: u64) -> Handled {
+    refuse_to_share(dptr, NOT_SUPPORTED)
 }

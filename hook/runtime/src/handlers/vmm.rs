@@ -5,9 +5,13 @@ use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
 use greenboost_memory::Memory;
 use greenboost_memory::device::Use;
+use std::ffi::c_void;
 
 type Create = unsafe extern "C" fn(*mut CUmemGenericAllocationHandle, usize, *const AllocationProp, u64) -> Status;
 type Release = unsafe extern "C" fn(CUmemGenericAllocationHandle) -> Status;
+type Retain = unsafe extern "C" fn(*mut CUmemGenericAllocationHandle, *mut c_void) -> Status;
+type SetAccess = unsafe extern "C" fn(CUdeviceptr, usize, *const AccessDesc, usize) -> Status;
+type GetAccess = unsafe extern "C" fn(*mut u64, *const Location, CUdeviceptr) -> Status;
 type Map = unsafe extern "C" fn(CUdeviceptr, usize, usize, CUmemGenericAllocationHandle, u64) -> Status;
 type Unmap = unsafe extern "C" fn(CUdeviceptr, usize) -> Status;
 
@@ -55,6 +59,47 @@ pub unsafe fn release(original: Release, handle: CUmemGenericAllocationHandle) -
     Ok(status)
 }
 
+/// `cuMemRetainAllocationHandle`: what is no mapping of the program's has no handle, and one of a chunk would soon be one of
+/// memory that the chunk has left.
+pub unsafe fn retain(original: Retain, handle: *mut CUmemGenericAllocationHandle, at: *mut c_void) -> Handled {
+    let core = core()?;
+    let memory = core.memory;
+    if is_ours(memory, at as CUdeviceptr) {
+        return Ok(INVALID_VALUE);
+    }
+    // SAFETY: the program's own call.
+    let status = unsafe { original(handle, at) };
+    // SAFETY: the driver has just written the handle there.
+    if let Some(handle) = unsafe { handle.as_ref() }.filter(|_| status == SUCCESS) {
+        memory.mapped.retained(*handle, at as CUdeviceptr);
+    }
+    Ok(status)
+}
+
+/// Whether an address is in memory that the program did not map itself: the driver refuses to have it treated so.
+fn is_ours(memory: &Memory, at: CUdeviceptr) -> bool {
+    memory.table().find(at).is_some()
+}
+
+/// `cuMemSetAccess`.
+pub unsafe fn set_access(_: SetAccess, at: CUdeviceptr, _: usize, _: *const AccessDesc, _: usize) -> Handled {
+    refuse_ours(at)
+}
+
+/// `cuMemGetAccess`.
+pub unsafe fn get_access(_: GetAccess, _: *mut u64, _: *const Location, at: CUdeviceptr) -> Handled {
+    refuse_ours(at)
+}
+
+/// `cuMemAddressFree`.
+pub unsafe fn free_addresses(_: Unmap, at: CUdeviceptr, _: usize) -> Handled {
+    refuse_ours(at)
+}
+
+fn refuse_ours(at: CUdeviceptr) -> Handled {
+    if is_ours(core()?.memory, at) { Ok(INVALID_VALUE) } else { Err(Bypass::NotOurAllocation) }
+}
+
 /// `cuMemMap`.
 pub unsafe fn map(
     original: Map,
@@ -66,6 +111,9 @@ pub unsafe fn map(
 ) -> Handled {
     let core = core()?;
     let memory = core.memory;
+    if is_ours(memory, at) {
+        return Ok(INVALID_VALUE);
+    }
     // SAFETY: the program's own call.
     let status = unsafe { original(at, bytes, offset, handle, flags) };
     if status == SUCCESS {
@@ -78,6 +126,9 @@ pub unsafe fn map(
 pub unsafe fn unmap(original: Unmap, at: CUdeviceptr, bytes: usize) -> Handled {
     let core = core()?;
     let memory = core.memory;
+    if is_ours(memory, at) {
+        return Ok(INVALID_VALUE);
+    }
     // SAFETY: the program's own call.
     let status = unsafe { original(at, bytes) };
     if status == SUCCESS {
