@@ -129,6 +129,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "stream-elsewhere", &["stream_elsewhere.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-frees", &["stream_frees.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-updates", &["stream_updates.c"], &[BESIDE, "@libggml-like.so"]),
+        target(Program, "stream-writes", &["stream_writes.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-forks", &["stream_forks.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
         target(Program, "experts", &["experts.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "assist-like", &["assist_like.c"], &["-pthread", BESIDE, "@libggml-like.so"]),

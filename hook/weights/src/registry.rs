@@ -1,8 +1,9 @@
 //! The tensors of the process, by address.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A place in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,40 +34,99 @@ pub struct Tensor {
     pub source: Option<Source>,
 }
 
-/// All tensors that are known, and the buffers of weights. Its locks are leaves: nothing is called while one is held.
+/// What ggml said that a buffer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// Weights.
+    Weights,
+    /// What is computed: every batch has other tensors there, at other addresses, and nothing is decided by their names.
+    Computing,
+}
+
+/// A buffer of ggml's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Buffer {
+    base: u64,
+    bytes: u64,
+    is_for: Use,
+}
+
+/// Tensors by their first address; no two of them share a byte.
+#[derive(Debug, Default)]
+struct Tensors {
+    by_address: BTreeMap<u64, Tensor>,
+    /// How many of them are weights: asked whenever memory goes.
+    weights: usize,
+}
+
+impl Tensors {
+    const fn new() -> Self {
+        Self { by_address: BTreeMap::new(), weights: 0 }
+    }
+
+    fn remove(&mut self, at: u64) {
+        let removed = self.by_address.remove(&at);
+        self.weights -= usize::from(removed.is_some_and(|tensor| tensor.is_weight));
+    }
+
+    /// A tensor is where others may have been: what it has bytes of is gone.
+    fn insert(&mut self, at: u64, tensor: Tensor) {
+        let end = at.saturating_add(tensor.bytes);
+        // From the last that begins before its end down: before the first one that ends before it, all do.
+        while let Some((&other, known)) = self.by_address.range(..end).next_back()
+            && other.saturating_add(known.bytes) > at
+        {
+            self.remove(other);
+        }
+        self.weights += usize::from(tensor.is_weight);
+        self.by_address.insert(at, tensor);
+    }
+}
+
+/// All tensors that are known, and buffers with what they are for. Its locks are leaves: nothing is called while one is held.
 #[derive(Debug, Default)]
 pub struct Registry {
-    tensors: RwLock<BTreeMap<u64, Tensor>>,
-    /// Buffers of weights by ggml's handle, with first address and bytes: one that goes is not to be asked any more.
-    buffers: RwLock<BTreeMap<usize, (u64, u64)>>,
+    tensors: RwLock<Tensors>,
+    /// Buffers by ggml's handle: one that goes is not to be asked any more.
+    buffers: RwLock<BTreeMap<usize, Buffer>>,
 }
 
 impl Registry {
     /// Nothing is known.
     pub const fn new() -> Self {
-        Self { tensors: RwLock::new(BTreeMap::new()), buffers: RwLock::new(BTreeMap::new()) }
+        Self { tensors: RwLock::new(Tensors::new()), buffers: RwLock::new(BTreeMap::new()) }
     }
 
-    /// A buffer of weights is where it says.
-    pub fn note_buffer(&self, handle: usize, base: u64, bytes: u64) {
-        self.buffers.write().unwrap_or_else(PoisonError::into_inner).insert(handle, (base, bytes));
+    fn read(&self) -> RwLockReadGuard<'_, Tensors> {
+        self.tensors.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a buffer was said to hold weights.
-    pub fn holds_weights(&self, handle: usize) -> bool {
-        self.buffers.read().unwrap_or_else(PoisonError::into_inner).contains_key(&handle)
+    fn write(&self) -> RwLockWriteGuard<'_, Tensors> {
+        self.tensors.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer goes. Returns where it was, if it held weights.
+    /// A buffer is where it says, and what it is for.
+    pub fn note_buffer(&self, handle: usize, base: u64, bytes: u64, is_for: Use) {
+        let buffer = Buffer { base, bytes, is_for };
+        self.buffers.write().unwrap_or_else(PoisonError::into_inner).insert(handle, buffer);
+    }
+
+    /// What a buffer was said to be for.
+    pub fn use_of(&self, handle: usize) -> Option<Use> {
+        self.buffers.read().unwrap_or_else(PoisonError::into_inner).get(&handle).map(|buffer| buffer.is_for)
+    }
+
+    /// A buffer goes. Returns where it was, if its use was known.
     pub fn take_buffer(&self, handle: usize) -> Option<(u64, u64)> {
-        self.buffers.write().unwrap_or_else(PoisonError::into_inner).remove(&handle)
+        let taken = self.buffers.write().unwrap_or_else(PoisonError::into_inner).remove(&handle);
+        taken.map(|buffer| (buffer.base, buffer.bytes))
     }
 
-    /// A tensor was given an address. Views and scratch tensors without a name of their own are not kept.
+    /// A tensor was given an address. Tensors that were there are no more; views and scratch tensors without a name of their own
+    /// are not kept.
     pub fn note(&self, address: u64, bytes: u64, name: String) {
         if !name.is_empty() && bytes > 0 {
-            let tensor = Tensor { name, bytes, ..Tensor::default() };
-            self.tensors.write().unwrap_or_else(PoisonError::into_inner).insert(address, tensor);
+            self.write().insert(address, Tensor { name, bytes, ..Tensor::default() });
         }
     }
 
@@ -89,8 +149,8 @@ impl Registry {
 
     /// The same, if the tensor is as asked for.
     fn around_if(&self, address: u64, is_so: impl Fn(&Tensor) -> bool) -> Option<(u64, u64)> {
-        let tensors = self.tensors.read().unwrap_or_else(PoisonError::into_inner);
-        let (at, tensor) = tensors.range(..=address).next_back()?;
+        let tensors = self.read();
+        let (at, tensor) = tensors.by_address.range(..=address).next_back()?;
         (address - at < tensor.bytes && is_so(tensor)).then_some((*at, tensor.bytes))
     }
 
@@ -101,8 +161,8 @@ impl Registry {
 
     /// Whether any byte of a range is in a weight.
     pub fn has_weight(&self, at: u64, bytes: u64) -> bool {
-        let tensors = self.tensors.read().unwrap_or_else(PoisonError::into_inner);
-        let inside = tensors.range(at..at.saturating_add(bytes)).any(|(_, tensor)| tensor.is_weight);
+        let tensors = self.read();
+        let inside = tensors.by_address.range(at..at.saturating_add(bytes)).any(|(_, tensor)| tensor.is_weight);
         drop(tensors);
         inside || self.weight_around(at).is_some()
     }
@@ -110,17 +170,19 @@ impl Registry {
     /// A buffer of a device holds weights: its tensors do. Returns how many weight tensors there are in all.
     pub fn mark_weights(&self, base: u64, bytes: u64, device: Option<String>) -> usize {
         let device: Option<Arc<str>> = device.map(Into::into);
-        let mut tensors = self.tensors.write().unwrap_or_else(PoisonError::into_inner);
-        tensors.range_mut(base..base.saturating_add(bytes)).for_each(|(_, tensor)| {
+        let mut tensors = self.write();
+        let Tensors { by_address, weights } = &mut *tensors;
+        by_address.range_mut(base..base.saturating_add(bytes)).for_each(|(_, tensor)| {
+            *weights += usize::from(!tensor.is_weight);
             (tensor.is_weight, tensor.device) = (true, device.clone());
         });
-        tensors.values().filter(|tensor| tensor.is_weight).count()
+        *weights
     }
 
     /// Whether the tensor at an address is a weight of which nothing was seen to arrive yet.
     pub fn is_awaited(&self, at: u64) -> bool {
-        let tensors = self.tensors.read().unwrap_or_else(PoisonError::into_inner);
-        tensors.get(&at).is_some_and(|tensor| tensor.is_weight && tensor.uploaded == 0)
+        let tensors = self.read();
+        tensors.by_address.get(&at).is_some_and(|tensor| tensor.is_weight && tensor.uploaded == 0)
     }
 
     /// Whether an address is in a weight of which bytes are still to arrive: nothing reads it before it is whole.
@@ -132,10 +194,10 @@ impl Registry {
     pub fn note_upload(&self, at: u64, bytes: u64, source: Option<Source>) {
         let known = |tensor: &Tensor| tensor.is_weight && (tensor.uploaded < tensor.bytes || source.is_some());
         // Inputs arrive with every token: they are told apart without keeping others from looking.
-        if !self.tensors.read().unwrap_or_else(PoisonError::into_inner).get(&at).is_some_and(known) {
+        if !self.read().by_address.get(&at).is_some_and(known) {
             return;
         }
-        if let Some(tensor) = self.tensors.write().unwrap_or_else(PoisonError::into_inner).get_mut(&at) {
+        if let Some(tensor) = self.write().by_address.get_mut(&at) {
             tensor.uploaded = tensor.uploaded.saturating_add(bytes).min(tensor.bytes);
             if source.is_some() {
                 tensor.source = source;
@@ -147,22 +209,27 @@ impl Registry {
     pub fn forget(&self, base: u64, bytes: u64) -> Option<usize> {
         let range = base..base.saturating_add(bytes);
         // Most memory that goes has none: that is found out without keeping others from looking.
-        self.tensors.read().unwrap_or_else(PoisonError::into_inner).range(range.clone()).next()?;
-        let mut tensors = self.tensors.write().unwrap_or_else(PoisonError::into_inner);
-        let gone: Vec<_> = tensors.range(range).map(|(address, _)| *address).collect();
-        gone.into_iter().for_each(|address| drop(tensors.remove(&address)));
-        Some(tensors.values().filter(|tensor| tensor.is_weight).count())
+        self.read().by_address.range(range.clone()).next()?;
+        let mut tensors = self.write();
+        let gone: Vec<_> = tensors.by_address.range(range).map(|(address, _)| *address).collect();
+        gone.into_iter().for_each(|address| tensors.remove(address));
+        Some(tensors.weights)
     }
 
     /// The tensors in a range, in order of address.
     pub fn within(&self, base: u64, bytes: u64) -> Vec<(u64, Tensor)> {
-        let tensors = self.tensors.read().unwrap_or_else(PoisonError::into_inner);
-        tensors.range(base..base.saturating_add(bytes)).map(|(address, tensor)| (*address, tensor.clone())).collect()
+        self.within_if(base..base.saturating_add(bytes), |_| true)
+    }
+
+    fn within_if(&self, range: Range<u64>, is_so: impl Fn(&Tensor) -> bool) -> Vec<(u64, Tensor)> {
+        let tensors = self.read();
+        let inside = tensors.by_address.range(range).filter(|(_, tensor)| is_so(tensor));
+        inside.map(|(address, tensor)| (*address, tensor.clone())).collect()
     }
 
     /// All weight tensors, in order of address.
     pub fn weights(&self) -> Vec<(u64, Tensor)> {
-        self.within(0, u64::MAX).into_iter().filter(|(_, tensor)| tensor.is_weight).collect()
+        self.within_if(0..u64::MAX, |tensor| tensor.is_weight)
     }
 }
 
@@ -220,11 +287,62 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_goes_once() {
+    fn a_buffer_goes_once_and_is_known_until_then() {
         let registry = Registry::new();
-        assert!(!registry.holds_weights(1 << 60));
-        registry.note_buffer(1 << 60, 7, 9);
-        assert!(registry.holds_weights(1 << 60));
+        assert_eq!(registry.use_of(1 << 60), None);
+        registry.note_buffer(1 << 60, 7, 9, Use::Weights);
+        registry.note_buffer(2 << 60, 70, 90, Use::Computing);
+        assert_eq!(
+            [1 << 60, 2 << 60].map(|handle| registry.use_of(handle)),
+            [Some(Use::Weights), Some(Use::Computing)]
+        );
         assert_eq!((registry.take_buffer(1 << 60), registry.take_buffer(1 << 60)), (Some((7, 9)), None));
+        assert_eq!(registry.take_buffer(2 << 60), Some((70, 90)));
+    }
+
+    #[test]
+    fn a_tensor_takes_the_place_of_those_that_it_has_bytes_of() {
+        let registry = Registry::new();
+        let places = || registry.within(0, u64::MAX).into_iter().map(|(at, it)| (at, it.bytes)).collect::<Vec<_>>();
+        for at in [100, 200, 300, 400] {
+            registry.note(at, 100, "old".into());
+        }
+        assert_eq!(registry.mark_weights(0, 1000, None), 4);
+        // Half of one, all of the next, and up to the one after.
+        registry.note(250, 150, "new".into());
+        assert_eq!(places(), [(100, 100), (250, 150), (400, 100)]);
+        registry.note(499, 1, "last byte".into());
+        assert_eq!(places(), [(100, 100), (250, 150), (499, 1)]);
+        registry.note(0, u64::MAX, "all".into());
+        assert_eq!(places(), [(0, u64::MAX)]);
+        assert_eq!(registry.mark_weights(1, 10, None), 0);
+    }
+
+    #[test]
+    fn weights_are_counted_as_they_come_and_go() {
+        let registry = Registry::new();
+        for at in [0, 10, 20, 30] {
+            registry.note(at, 10, "a".into());
+        }
+        assert_eq!(registry.mark_weights(0, 20, None), 2);
+        assert_eq!(registry.mark_weights(0, 30, None), 3);
+        assert_eq!(registry.forget(30, 10), Some(3));
+        assert_eq!(registry.forget(0, 10), Some(2));
+        // What takes a weight's place is none until it is said to be.
+        registry.note(10, 10, "b".into());
+        assert_eq!(registry.mark_weights(1000, 1, None), 1);
+        assert_eq!(registry.weights().len(), 1);
+    }
+
+    /// What ggml's allocator of graphs does: each batch gives its nodes other addresses in the same buffer.
+    #[test]
+    fn batches_of_computed_tensors_do_not_add_up() {
+        let registry = Registry::new();
+        for batch in 1..2000 {
+            for node in 0..20 {
+                registry.note(node * batch, batch, "node".into());
+            }
+        }
+        assert!(registry.within(0, u64::MAX).len() <= 40);
     }
 }

@@ -8,11 +8,13 @@ use crate::runtime::{RUNTIME, core, core_if_made};
 use greenboost_intercept::real;
 use greenboost_intercept::slot::{Function, Library};
 use greenboost_stream::Writing;
-use greenboost_weights::registry::Source;
+use greenboost_weights::registry::{Source, Use};
 use std::ffi::{c_int, c_void};
 
 /// `GGML_BACKEND_BUFFER_USAGE_WEIGHTS`.
 const USAGE_WEIGHTS: c_int = 1;
+/// `GGML_BACKEND_BUFFER_USAGE_COMPUTE`.
+const USAGE_COMPUTE: c_int = 2;
 
 type Alloc = unsafe extern "C" fn(Buffer, Tensor, *mut c_void) -> c_int;
 type SetUsage = unsafe extern "C" fn(Buffer, c_int);
@@ -29,7 +31,8 @@ pub unsafe fn alloc(original: Alloc, buffer: Buffer, tensor: Tensor, address: *m
     let mut address = address;
     look(|| address = congruent::shifted(tensor, address as u64) as *mut c_void);
     look(|| {
-        if let Some(accessors) = RUNTIME.ggml.accessors() {
+        let is_for = RUNTIME.tensors.use_of(buffer as usize);
+        if let Some(accessors) = RUNTIME.ggml.accessors().filter(|_| is_for != Some(Use::Computing)) {
             // SAFETY: ggml passes a live tensor.
             let (name, bytes) = unsafe { (accessors.name(tensor), accessors.bytes(tensor)) };
             let are_experts = name.contains("_exps");
@@ -41,7 +44,7 @@ pub unsafe fn alloc(original: Alloc, buffer: Buffer, tensor: Tensor, address: *m
                     .for_each(|it| RUNTIME.tensors.note_rows(address as u64, it));
             }
             // Tensors that stay in the mapped file are put there after their buffer was said to hold weights.
-            if RUNTIME.tensors.holds_weights(buffer as usize) {
+            if is_for == Some(Use::Weights) {
                 // SAFETY: ggml passes a live buffer.
                 RUNTIME.tensors.mark_weights(address as u64, bytes, unsafe { accessors.buffer_name(buffer) });
                 note_mapped(address as u64, bytes);
@@ -64,11 +67,18 @@ pub unsafe fn set_usage(original: SetUsage, buffer: Buffer, usage: c_int) {
         // SAFETY: llama.cpp passes a live buffer.
         let (base, bytes) = unsafe { accessors.range(buffer) };
         RUNTIME.tensors.take_buffer(buffer as usize);
-        let weights = (usage == USAGE_WEIGHTS).then(|| {
-            // A handle means something until the buffer goes; that must be seen.
-            if is_caught(Function::ggml_backend_buffer_free) {
-                RUNTIME.tensors.note_buffer(buffer as usize, base, bytes);
-            }
+        let is_for = match usage {
+            USAGE_WEIGHTS => Some(Use::Weights),
+            USAGE_COMPUTE => Some(Use::Computing),
+            _ => None,
+        };
+        // A handle means something until the buffer goes; that must be seen.
+        if let Some(is_for) = is_for
+            && is_caught(Function::ggml_backend_buffer_free)
+        {
+            RUNTIME.tensors.note_buffer(buffer as usize, base, bytes, is_for);
+        }
+        let weights = (is_for == Some(Use::Weights)).then(|| {
             // SAFETY: the same buffer.
             RUNTIME.tensors.mark_weights(base, bytes, unsafe { accessors.buffer_name(buffer) })
         });
