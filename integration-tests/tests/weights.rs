@@ -9,6 +9,18 @@ fn in_ram() -> World {
     world("4MiB").env(settings::PLACE, IN_RAM)
 }
 
+/// Where the processor sees them, weights are written there directly; and where they are large, by several threads.
+#[test]
+fn an_upload_comes_after_what_its_stream_has_to_do() {
+    for how in ["cleared", "null", "pinned", "called"] {
+        for backing in ["memfd", "host-numa"] {
+            let world = in_ram().env(settings::BACKINGS, backing).env(settings::UPLOAD_THREADS, "2");
+            right(&world, "stream-writes", &[how]);
+        }
+        right(&World::new().vram("128MiB"), "stream-writes", &[how]);
+    }
+}
+
 #[test]
 fn tensors_of_batches_are_not_kept() {
     let outcome = right(&in_ram(), "stream-writes", &["batches"]);

@@ -6,6 +6,7 @@
 use crate::abi::{CUcontext, CUevent, CUstream, NOT_READY, Status};
 use crate::context::Current;
 use crate::driver::Driver;
+use std::time::{Duration, Instant};
 
 /// `CU_EVENT_DEFAULT`: with a time.
 const TIMING: u32 = 0;
@@ -133,4 +134,25 @@ pub fn is_done(driver: &Driver, event: CUevent) -> bool {
     // SAFETY: the event is ours.
     let asked = unsafe { driver.cuEventQuery(event) };
     asked != Err(NOT_READY)
+}
+
+/// How long a stream that has nothing to do may take to say so: the GPU needs some microseconds, its host more under load.
+const MOMENT: Duration = Duration::from_millis(1);
+
+/// Whether a stream has nothing left to do, and nothing to wait for: what is done right now comes after all that was submitted
+/// to it, also after what the null stream has to do where the two are ordered. Asked by an event, because a query of a stream
+/// tells of its own work alone. Not for a stream that may be captured.
+pub fn is_idle(driver: &Driver, stream: CUstream) -> bool {
+    let Ok(event) = untimed_after(driver, stream) else { return false };
+    let began = Instant::now();
+    // SAFETY: the event is ours.
+    let is_reached = || unsafe { driver.cuEventQuery(event) } == Ok(());
+    let mut is_idle = is_reached();
+    while !is_idle && began.elapsed() < MOMENT {
+        std::thread::yield_now();
+        is_idle = is_reached();
+    }
+    // SAFETY: ours, and used no more; one that has not been reached goes once it is.
+    let _ = unsafe { driver.cuEventDestroy_v2(event) };
+    is_idle
 }

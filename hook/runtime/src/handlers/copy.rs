@@ -2,6 +2,7 @@
 
 use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
+use greenboost_cuda::event;
 use greenboost_intercept::guard::Handled;
 use greenboost_memory::split;
 use std::ffi::c_void;
@@ -114,8 +115,9 @@ pub unsafe fn peer_async(
 
 /// Does a piece of an upload in the fastest way: where it stays in RAM that the processor sees, it is written there, since the
 /// driver would have it cross the link twice; else by several threads ([`greenboost_stream::upload`]); else `issue` submits it. Straight only
-/// weights that are not whole yet, which nothing reads, so that there is no order to keep; and not while anything is
-/// captured, since what is captured is to happen later, and again.
+/// weights that are not whole yet, which nothing reads; on a stream that is idle, since what it has to do may write to the
+/// weight, or to the source, before this copy; and not while anything is captured, since what is captured is to happen later,
+/// and again.
 ///
 /// # Safety
 /// The arguments of a copy that the program makes, `on` a stream or, with `wait`, at once; inside the gate.
@@ -133,7 +135,8 @@ unsafe fn bring(
         && core.tensors.is_arriving(dst)
         && !memory.captures.maybe_any()
         && memory.table().is_open_to_cpu(dst, bytes as u64)
-        && !memory.is_on_device(src as u64);
+        && !memory.is_on_device(src as u64)
+        && event::is_idle(memory.driver, on);
     if !is_straight {
         // SAFETY: the program's own copy.
         return unsafe { core.uploads.copy(memory, dst, src.cast(), bytes, on, wait) }.unwrap_or_else(issue);

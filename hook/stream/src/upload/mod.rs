@@ -16,7 +16,7 @@ mod pieces;
 mod threads;
 
 use greenboost_cuda::abi::*;
-use greenboost_cuda::{Current, Driver, RelaxedCapture};
+use greenboost_cuda::{Current, Driver, RelaxedCapture, event};
 use greenboost_memory::Memory;
 use greenboost_memory::allocation::Chunk;
 use greenboost_memory::ram::FLOOR;
@@ -52,6 +52,9 @@ impl Uploads {
     /// Does a copy from the host into memory of ours in the program's place, `on` a stream; with `wait`, it is complete on return.
     /// `None`: it is the program's to make.
     ///
+    /// The source is read at once. So does the driver where nobody waits; a copy that is waited for it reads when the stream
+    /// has come that far, since something in it may write there first: such a copy is ours on an idle stream alone.
+    ///
     /// # Safety
     /// The arguments of a copy that the program makes; inside the gate.
     pub unsafe fn copy(
@@ -68,6 +71,9 @@ impl Uploads {
         }
         let ordinal = memory.table().find(dst).map(|allocation| allocation.device)?;
         let threads = self.threads(memory)?;
+        if wait && !event::is_idle(memory.driver, on) {
+            return None;
+        }
         let _relaxed = RelaxedCapture::enter(memory.driver);
         let copied = self.with_pieces(memory, threads, |pieces| {
             // SAFETY: the program's own copy, which the driver would make just so.
