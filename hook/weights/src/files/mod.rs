@@ -15,7 +15,8 @@
 //! # Why no wrong byte is read
 //!
 //! * An address is translated only while the program has a mapping there through which it cannot write, of a file that
-//!   we have opened as well. In a private mapping no page may have been written earlier.
+//!   we have opened as well. In a private mapping, of the pages that are used, none may have been written earlier: that is
+//!   asked at every use, since rights that were given and taken back past the C library leave no other trace.
 //! * What is known of addresses is forgotten at the program's `munmap`, `mmap`, `mremap`, `mprotect` ([`Files::changing`]). Since
 //!   Linux 6.11 the kernel is asked at every use as well, which also covers system calls that are made past the C
 //!   library. On older ones without the GOT layer nothing is translated at all, and without it no private mapping ever.
@@ -195,17 +196,20 @@ impl Files {
 
     /// What is known of a range, if it is still so.
     fn confirmed(&self, at: u64, bytes: u64) -> Option<(Arc<ModelFile>, u64)> {
-        let (number, offset) = self.known(|ranges| ranges.find(at, bytes))??;
-        let file = self.opened.read().unwrap_or_else(PoisonError::into_inner).get(number as usize)?.clone();
+        let known = self.known(|ranges| ranges.find(at, bytes))??;
+        let file = self.opened.read().unwrap_or_else(PoisonError::into_inner).get(known.file as usize)?.clone();
         let same = |area: Area| {
             area.is_read_only_file()
                 && area.file == file.id()
-                && at + bytes <= area.end
-                && area.file_offset(at) == offset
+                && known.end <= area.end
+                && area.file_offset(at) == known.offset
+                && area.shared != known.is_private
         };
-        // Where the kernel cannot be asked so often, the hooks stand, or nothing would have been noted.
-        if area::quick(at).is_none_or(|now| now.is_some_and(same)) && file.is_unchanged() {
-            return Some((file, offset));
+        // Where the kernel cannot be asked so often, the hooks stand, or nothing would have been noted. What the rights of a
+        // private mapping were in between nobody tells, but pages that were written then are the process's own.
+        let is_so = area::quick(at).is_none_or(|now| now.is_some_and(same));
+        if is_so && (!known.is_private || area::is_unwritten(at, known.end)) && file.is_unchanged() {
+            return Some((file, known.offset));
         }
         self.changing(at, bytes);
         None
@@ -227,10 +231,11 @@ impl Files {
             return None;
         }
         let (number, file) = self.opened(&area, &path)?;
-        if !area.shared && !area::is_unwritten(area.start, area.end) {
+        let is_private = !area.shared;
+        if is_private && !area::is_unwritten(at, at + bytes) {
             return None;
         }
-        self.note(Range { start: area.start, end: area.end, file: number, offset: area.offset }, seen);
+        self.note(Range { start: area.start, end: area.end, file: number, offset: area.offset, is_private }, seen);
         // If it could not be noted because something else changed, this use is right all the same.
         Some((file, area.file_offset(at)))
     }

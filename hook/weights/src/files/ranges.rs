@@ -14,6 +14,8 @@ pub struct Range {
     pub file: u32,
     /// Of the byte at `start`, in the file.
     pub offset: u64,
+    /// Whether the process may have pages of its own in it, which are not the file's.
+    pub is_private: bool,
 }
 
 /// Ranges that do not overlap; the newest are kept when there are too many.
@@ -27,7 +29,7 @@ pub struct Ranges<const N: usize> {
 impl<const N: usize> Ranges<N> {
     /// Nothing is known.
     pub const fn new() -> Self {
-        Self { known: [Range { start: 0, end: 0, file: 0, offset: 0 }; N], count: 0 }
+        Self { known: [Range { start: 0, end: 0, file: 0, offset: 0, is_private: false }; N], count: 0 }
     }
 
     /// Notes a range, in the place of whatever was known of its addresses.
@@ -68,11 +70,11 @@ impl<const N: usize> Ranges<N> {
         self.count = 0;
     }
 
-    /// The file and the offset of `bytes` at `start`, if one range has them all.
-    pub fn find(&self, start: u64, bytes: u64) -> Option<(u32, u64)> {
+    /// The `bytes` at `start`, if one range has them all.
+    pub fn find(&self, start: u64, bytes: u64) -> Option<Range> {
         let end = start.checked_add(bytes)?;
         let range = self.known[..self.count].iter().find(|range| range.start <= start && end <= range.end)?;
-        Some((range.file, range.offset + (start - range.start)))
+        Some(Range { start, end, offset: range.offset + (start - range.start), ..*range })
     }
 
     /// The lowest address known and the first behind all; `(0, 0)` when nothing is.
@@ -97,13 +99,18 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
+    fn place<const N: usize>(ranges: &Ranges<N>, at: u64, bytes: u64) -> Option<(u32, u64)> {
+        ranges.find(at, bytes).map(|found| (found.file, found.offset))
+    }
+
     #[test]
     fn a_hole_leaves_both_sides_with_their_own_offsets() {
         let mut ranges = Ranges::<8>::new();
-        ranges.insert(Range { start: 100, end: 200, file: 3, offset: 1000 });
+        ranges.insert(Range { start: 100, end: 200, file: 3, offset: 1000, is_private: true });
         ranges.forget(120, 150);
-        assert_eq!(ranges.find(100, 20), Some((3, 1000)));
-        assert_eq!(ranges.find(150, 50), Some((3, 1050)));
+        let piece = |start, end, offset| Some(Range { start, end, file: 3, offset, is_private: true });
+        assert_eq!(ranges.find(100, 20), piece(100, 120, 1000));
+        assert_eq!(ranges.find(150, 50), piece(150, 200, 1050));
         assert_eq!(ranges.find(119, 2), None);
         assert_eq!(ranges.find(100, 100), None);
         assert_eq!(ranges.hull(), (100, 200));
@@ -115,9 +122,9 @@ mod tests {
     fn too_many_ranges_lose_the_oldest_and_never_lie() {
         let mut ranges = Ranges::<2>::new();
         for at in [10, 20, 30] {
-            ranges.insert(Range { start: at, end: at + 9, file: 0, offset: at });
+            ranges.insert(Range { start: at, end: at + 9, file: 0, offset: at, is_private: false });
         }
-        assert_eq!([10, 20, 30].map(|at| ranges.find(at, 1)), [None, Some((0, 20)), Some((0, 30))]);
+        assert_eq!([10, 20, 30].map(|at| place(&ranges, at, 1)), [None, Some((0, 20)), Some((0, 30))]);
         // No room for both sides of a hole.
         ranges.forget(22, 24);
         assert_eq!(ranges.find(22, 1), None);
@@ -141,17 +148,18 @@ mod tests {
                     narrow.forget(start, start + length);
                     model.retain(|at, _| !(start..start + length).contains(at));
                 } else {
-                    let range = Range { start, end: start + length, file: random(3) as u32, offset: random(1000) };
+                    let (file, offset, is_private) = (random(3) as u32, random(1000), random(2) == 0);
+                    let range = Range { start, end: start + length, file, offset, is_private };
                     roomy.insert(range);
                     narrow.insert(range);
                     model.extend((0..length).map(|at| (start + at, (step, range.file, range.offset + at))));
                 }
                 for at in 0..240 {
                     let known = model.get(&at).map(|(_, file, offset)| (*file, *offset));
-                    assert_eq!(roomy.find(at, 1), known, "seed {seed} step {step} address {at}");
-                    assert!(narrow.find(at, 1).is_none_or(|found| Some(found) == known), "seed {seed} step {step}");
+                    assert_eq!(place(&roomy, at, 1), known, "seed {seed} step {step} address {at}");
+                    assert!(place(&narrow, at, 1).is_none_or(|found| Some(found) == known), "seed {seed} step {step}");
                     let length = random(6) + 1;
-                    let found = roomy.find(at, length);
+                    let found = place(&roomy, at, length);
                     let one = (0..length).map(|by| model.get(&(at + by))).collect::<Option<Vec<_>>>();
                     if let Some((file, offset)) = found {
                         let one = one.expect("every address of what was found is known");

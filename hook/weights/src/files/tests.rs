@@ -65,6 +65,25 @@ fn an_address_that_is_used_anew_is_never_taken_for_the_file() {
     assert!(files.source(mapped.at, 2 * PAGE).is_some() && files.source(mapped.at + 3 * PAGE, PAGE).is_some());
 }
 
+/// Rights that are given and taken back by system calls leave the mapping as it was; what was written in between is seen.
+#[test]
+fn private_pages_that_were_written_unseen_are_not_the_files() {
+    let files = Files::new();
+    files.follow();
+    let mapped = MappedFile::new("private", 8 * PAGE, libc::MAP_PRIVATE, libc::PROT_READ);
+    assert!(files.source(mapped.at, 8 * PAGE).is_some());
+    mapped.protect(libc::PROT_READ | libc::PROT_WRITE);
+    // SAFETY: the mapping's own byte.
+    unsafe { ((mapped.at + 3 * PAGE + 7) as *mut u8).write_volatile(1) };
+    mapped.protect(libc::PROT_READ);
+    // Before anything else has been asked, and after.
+    for _ in 0..2 {
+        assert!(files.source(mapped.at + 3 * PAGE, 8).is_none());
+        assert!(files.source(mapped.at, 8 * PAGE).is_none());
+        assert!(files.source(mapped.at, 3 * PAGE).is_some() && files.source(mapped.at + 4 * PAGE, 4 * PAGE).is_some());
+    }
+}
+
 #[test]
 fn a_changed_file_is_not_read_and_a_new_mapping_of_it_is_what_it_is_now() {
     let files = Files::new();
@@ -85,10 +104,10 @@ fn a_changed_file_is_not_read_and_a_new_mapping_of_it_is_what_it_is_now() {
 fn a_change_between_question_and_note_leaves_nothing_known() {
     let files = Files::new();
     const AT: u64 = 1 << 50;
-    let range = Range { start: AT, end: AT + PAGE, file: 0, offset: 0 };
+    let range = Range { start: AT, end: AT + PAGE, file: 0, offset: 0, is_private: false };
     let find = || files.known(|ranges| ranges.find(AT, 1)).flatten();
     files.note(range, files.changes.load(SeqCst));
-    assert_eq!(find(), Some((0, 0)));
+    assert_eq!(find(), Some(Range { end: AT + 1, ..range }));
     files.changing(AT + 100, 1);
     assert_eq!(find(), None, "its page has changed");
     let seen = files.changes.load(SeqCst);
