@@ -49,7 +49,7 @@ fn the_first_rule_that_fits_decides() {
 }
 
 #[test]
-fn launches_of_a_kernel_that_is_never_looked_into_are_the_programs_own() {
+fn a_kernel_that_may_write_gets_no_copies() {
     let outcome = run(&world("gb_\t\tnever"));
     assert!(outcome.log.contains("streamed 0 B, 0 B more captured in graphs; 0 launches"), "{}", outcome.report());
     assert_eq!(in_place(&outcome), 0, "{}", outcome.report());

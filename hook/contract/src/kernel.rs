@@ -16,7 +16,7 @@ pub enum AccessMode {
     Stream,
     /// Where it is, over the link: right for a kernel that touches a small part of a tensor.
     InPlace,
-    /// Where it is, and its launches are not looked into at all.
+    /// Where it is, also from no copy that happens to be there, and the kernel may write to it: copies are given up.
     Never,
     /// By the numbers of chosen experts, of which those that are used most have copies in VRAM.
     Experts,

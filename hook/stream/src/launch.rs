@@ -4,6 +4,7 @@ use crate::engine::session::Session;
 use crate::experts::{self, Dimensions};
 use crate::{Streaming, params, rules};
 use greenboost_contract::Stream;
+use greenboost_contract::experts::Pointer;
 use greenboost_cuda::RelaxedCapture;
 use greenboost_cuda::abi::*;
 use std::ffi::c_void;
@@ -25,14 +26,12 @@ impl Streaming {
         issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status,
     ) -> Status {
         let index = self.index.get();
-        if index.len() == 0 || self.memory.settings.stream == Stream::Off {
+        let may_capture = self.may_capture();
+        // What is captured is launched when other weights may be outside.
+        if index.len() == 0 && !may_capture || self.memory.settings.stream == Stream::Off {
             return issue(params, extra, false);
         }
         let layout = self.layouts.of(&self.rules, function);
-        if layout.is_never {
-            return issue(params, extra, false);
-        }
-        let may_capture = self.may_capture();
         if self.experts.is_on()
             && has_name(stream)
             && let Some(rule) = self.rules.experts(layout.rules)
@@ -46,13 +45,27 @@ impl Streaming {
         }
         let mut relaxed = None;
         let mut session: Option<Session<'_>> = None;
-        let mut replace = |_, address| {
-            let weight = index.find(address)?;
+        let mut written = Vec::new();
+        let mut replace = |at: Pointer, address| {
+            let Some(weight) = index.find(address) else {
+                if may_capture
+                    && (layout.may_write(at.param) || self.rules.may_write(layout.rules))
+                    && self.tensors.has_weight(address, 1)
+                {
+                    self.note_graphs_write();
+                }
+                return None;
+            };
             let way = self.rules.way(layout.rules, weight.rules);
+            let way = if layout.may_write(at.param) { rules::Way::Written } else { way };
             let uses_slots = match way {
                 rules::Way::Slot => true,
                 // A capture's copies are its own, made in it.
                 rules::Way::InPlace | rules::Way::Experts => !may_capture,
+                rules::Way::Written => {
+                    written.push((weight.at, weight.bytes));
+                    return None;
+                }
             };
             if uses_slots && has_name(stream) {
                 if session.is_none() {
@@ -61,7 +74,7 @@ impl Streaming {
                 }
                 let slot = session.as_mut().and_then(|session| match way {
                     rules::Way::Slot => session.slot(weight),
-                    rules::Way::InPlace | rules::Way::Experts => session.slot_left(weight),
+                    rules::Way::InPlace | rules::Way::Written | rules::Way::Experts => session.slot_left(weight),
                 });
                 if let Some(slot) = slot {
                     return Some(slot + (address - weight.at));
@@ -73,6 +86,12 @@ impl Streaming {
         };
         // SAFETY: the caller's promise.
         let replaced = unsafe { params::replace(&layout, params, extra, &mut replace) };
+        if !written.is_empty() {
+            // Given up with no engine held; what else the kernel names is where it is.
+            drop(session);
+            let _writing = self.writing(written);
+            return issue(params, extra, false);
+        }
         let (Some(mut replaced), Some(mut session)) = (replaced, session) else {
             return issue(params, extra, false);
         };

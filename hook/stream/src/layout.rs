@@ -2,6 +2,7 @@
 
 use super::copies::Spread;
 use super::rules::{self, Rules};
+use super::signature;
 use greenboost_cuda::abi::{CUfunction, SUCCESS, Status};
 use greenboost_intercept::real;
 use greenboost_intercept::slot::Library;
@@ -20,8 +21,8 @@ pub struct Layout {
     pub params: Vec<(usize, usize)>,
     /// Which rules its mangled name fits; a kernel whose name the driver does not tell fits those for all.
     pub rules: rules::Mask,
-    /// Whether its launches are not to be looked into.
-    pub is_never: bool,
+    /// The parameters through which it may write: what they name is not copied, and copies of it are given up.
+    pub written: signature::Params,
     /// Its mangled name; empty when the driver does not tell it.
     pub name: Arc<str>,
 }
@@ -114,6 +115,13 @@ impl Layouts {
     }
 }
 
+impl Layout {
+    /// Whether the kernel may write to what a parameter names.
+    pub fn may_write(&self, number: usize) -> bool {
+        u32::try_from(number).is_ok_and(|number| self.written.checked_shr(number).unwrap_or(0) & 1 != 0)
+    }
+}
+
 impl Queries {
     /// `None` when a function has no parameters, or is none of this kind.
     fn ask(&self, rules: &Rules, function: CUfunction) -> Option<Layout> {
@@ -136,6 +144,7 @@ impl Queries {
             _ => "".into(),
         };
         let fits = rules.of_kernel(&name);
-        Some(Layout { params, rules: fits, is_never: rules.is_never(fits), name: name.into() })
+        let written = signature::written(&name, params.len());
+        Some(Layout { params, rules: fits, written, name: name.into() })
     }
 }

@@ -2,7 +2,7 @@
 //! has the picture.
 //!
 //! * `ring` gives out staging slots, `history` guesses what comes next;
-//! * `rules` say which kernels get copies;
+//! * `rules` say which kernels get copies, and `signature` which write;
 //! * `launch` is what is done at a launch: `layout` asks the driver where a kernel's parameters are, `params` finds and
 //!   replaces addresses in them;
 //! * `index` has the weights that a launch looks for;
@@ -32,6 +32,7 @@ mod prefetch;
 mod reindex;
 mod ring;
 mod rules;
+mod signature;
 mod staging;
 mod trace;
 pub mod upload;
@@ -243,8 +244,7 @@ impl Streaming {
         let mut keys = Vec::new();
         for (at, bytes) in ranges {
             if may_be_captured && self.tensors.has_weight(at, bytes) {
-                self.graphs_write.store(true, Relaxed);
-                self.experts.graphs_write();
+                self.note_graphs_write();
             }
             keys.extend(index.within(at, bytes).map(|weight| (weight.device, weight.at)));
         }
@@ -253,6 +253,12 @@ impl Streaming {
         }
         self.give_up(&keys);
         Writing(Some((self, keys)))
+    }
+
+    /// A write of weights has been captured.
+    pub(crate) fn note_graphs_write(&self) {
+        self.graphs_write.store(true, Relaxed);
+        self.experts.graphs_write();
     }
 
     fn give_up(&self, keys: &[(CUdevice, u64)]) {

@@ -65,7 +65,7 @@ impl Replaced {
     }
 }
 
-/// Asks `replace` about every 8-byte word of the parameters that may be an address. `None` when nothing is replaced.
+/// Asks `replace` about every 8-byte word of the parameters that may be an address, with the parameter's number. `None` when nothing is replaced.
 ///
 /// # Safety
 /// `params` or `extra` as a program passes them to a launch of the function with this layout.

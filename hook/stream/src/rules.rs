@@ -15,6 +15,8 @@ pub enum Way {
     Slot,
     /// The home itself.
     InPlace,
+    /// The same, and copies are given up: it may be written.
+    Written,
     /// A window over copies of some experts and the homes of all.
     Experts,
 }
@@ -74,10 +76,9 @@ impl Rules {
         self.mask(|rule| rule.kernel.is_match(name.as_bytes()))
     }
 
-    /// Whether launches of such a kernel are not to be looked into, whatever tensors they name.
-    pub fn is_never(&self, kernel: Mask) -> bool {
-        let first = self.0.get(kernel.trailing_zeros() as usize);
-        first.is_some_and(|rule| rule.read == AccessMode::Never && rule.tensor.as_str().is_empty())
+    /// Whether there are tensors that such a kernel may write to.
+    pub fn may_write(&self, kernel: Mask) -> bool {
+        self.0.iter().enumerate().any(|(at, rule)| kernel & 1 << at != 0 && rule.read == AccessMode::Never)
     }
 
     /// Where a kernel has its parameters that multiplies with chosen experts, if it is one.
@@ -98,7 +99,8 @@ impl Rules {
         }
         match self.0.get((kernel & tensor).trailing_zeros() as usize).map(|rule| rule.read) {
             Some(AccessMode::Stream) | None => Way::Slot,
-            Some(AccessMode::InPlace | AccessMode::Never) => Way::InPlace,
+            Some(AccessMode::InPlace) => Way::InPlace,
+            Some(AccessMode::Never) => Way::Written,
             Some(AccessMode::Experts) => Way::Experts,
         }
     }
@@ -141,8 +143,10 @@ mod tests {
         ]);
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up_exps.weight"), Way::InPlace);
         assert_eq!(way(&rules, VEC, "blk.0.ffn_up.weight"), Way::Slot);
-        assert_eq!(way(&rules, "hidden_kernel", "x"), Way::InPlace);
+        assert_eq!(way(&rules, "hidden_kernel", "x"), Way::Written);
         assert_eq!(way(&rules, "another", "x"), Way::Slot);
+        let may_write = |kernel| rules.may_write(rules.of_kernel(kernel));
+        assert!(may_write("hidden_kernel") && !may_write(MAT) && !may_write("another"));
         assert_eq!(rules.way(rules.of_kernel(MAT), NOT_FOR_KERNELS), Way::InPlace);
     }
 }

@@ -14,6 +14,7 @@ const MATVEC: Shares = (0.85, 0.81);
 
 const KERNELS: &[Kernel] = &[
     Kernel { name: "gb_fill_u32", parameters: &[8, 8, 4], shares: WHOLE, run: fill },
+    Kernel { name: "_Z12gb_overwritePjmj", parameters: &[8, 8, 4], shares: WHOLE, run: fill },
     Kernel { name: "gb_checksum_u32", parameters: &[8, 8, 8], shares: WHOLE, run: checksum },
     Kernel { name: "gb_checksum_struct", parameters: &[24], shares: WHOLE, run: checksum_struct },
     Kernel { name: "gb_matvec_q8", parameters: &[8, 8, 8, 4, 4], shares: MATVEC, run: matvec },

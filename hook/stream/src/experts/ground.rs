@@ -4,6 +4,7 @@
 use super::lanes::Lane;
 use greenboost_contract::settings::GRANULE;
 use greenboost_cuda::abi::*;
+use greenboost_cuda::Current;
 use greenboost_cuda::vmm::{self, Reservation};
 use greenboost_memory::Memory;
 use greenboost_memory::access;
@@ -145,14 +146,16 @@ impl Ground {
         self.functions.retain(|(of, _)| *of != context);
     }
 
-    /// A lane for a stream of the current context. `None`: there is no place for its ids any more, or the driver refuses.
+    /// A lane for a stream. `None`: there is no place for its ids any more, or the driver refuses.
     pub fn lane(&mut self, memory: &Memory, stream: CUstream) -> Option<Lane> {
         if IDS + (self.places + 1) * IDS_EACH > VRAM {
             return None;
         }
+        let context = memory.context_of(stream).ok()?;
+        // Kernel and events have to be of the stream's context.
+        let _current = Current::push(memory.driver, context).ok()?;
         let function = self.function(memory).inspect_err(|status| log::warn!("no id kernel: {status}")).ok()?;
         let out = self.base + IDS + self.places * IDS_EACH;
-        let context = memory.current_context().ok()?;
         let lane = Lane::new(memory.driver, (context, stream), function, out).ok()?;
         self.places += 1;
         Some(lane)

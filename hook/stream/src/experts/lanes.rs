@@ -60,7 +60,7 @@ impl Lane {
         function: CUfunction,
         out: CUdeviceptr,
     ) -> Result<Self, Status> {
-        let events = [Event(events::untimed(driver)?), Event(events::untimed(driver)?)];
+        let events = [Event(events::untimed(driver, stream)?), Event(events::untimed(driver, stream)?)];
         let recorded = Recorded { finished: 0, events, after: [0; 2], current: 0, has_failed: false };
         Ok(Self {
             stream: stream as usize,
