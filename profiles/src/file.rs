@@ -65,6 +65,9 @@ struct Processes {
     include: Option<String>,
     #[serde(default, deserialize_with = "pattern")]
     exclude: Option<String>,
+    /// Those whose kernels write to weights.
+    #[serde(default, deserialize_with = "pattern")]
+    trains: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -217,6 +220,7 @@ impl File {
         let Self { processes, memory, report, .. } = self;
         set(&mut to.include, &processes.include);
         set(&mut to.exclude, &processes.exclude);
+        set(&mut to.trains, &processes.trains);
         set(&mut to.threshold, &memory.threshold);
         set(&mut to.chunk, &memory.chunk);
         set(&mut to.vram_reserve, &memory.vram_reserve);

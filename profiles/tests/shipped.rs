@@ -1,6 +1,6 @@
 //! The profiles that are compiled in.
 
-use greenboost_contract::kernel::AccessMode;
+use greenboost_contract::kernel::{AccessMode, KernelRule};
 use greenboost_contract::place::{DEFAULT_PRIORITY, PlaceRule};
 use greenboost_contract::{PlanFor, ReportFree, ReportTotal, Settings};
 use greenboost_profiles::{Profiles, pattern};
@@ -40,7 +40,34 @@ fn the_hook_reads_what_every_shipped_profile_asks_for() {
         assert_eq!(Settings::from_env(get).as_ref(), Ok(&settings), "{}", profile.name);
         pattern::compile(&settings.include).expect("include");
         pattern::compile(&settings.exclude).expect("exclude");
+        pattern::compile(&settings.trains).expect("trains");
         assert_eq!(settings.report_total, ReportTotal::Physical, "inflated totals made Ollama ask for 262144 tokens");
+    }
+}
+
+/// Whatever a profile of llama.cpp's is asked for by name: what these kernels write is no copy's.
+#[test]
+fn programs_and_kernels_that_write_to_weights_are_named() {
+    for profile in built_in().iter().filter(|profile| profile.name != "generic") {
+        let settings = &profile.settings;
+        let trains = pattern::compile(&settings.trains).expect("trains");
+        for (program, does) in [
+            ("llama-finetune", true),
+            (".llama-finetune-wrapped", true),
+            ("llama-finetune-cuda", true),
+            ("llama-train-text-from-scratch", true),
+            ("llama-server", false),
+            ("llama-bench", false),
+            ("ollama", false),
+            ("llama-finetuned-server", false),
+        ] {
+            assert_eq!(trains.is_match(program.as_bytes()), does, "{}: {program}", profile.name);
+        }
+        for kernel in ["_Z18opt_step_adamw_f32PfPKfS_S_S1_l", "_Z16opt_step_sgd_f32PfPKfS1_l"] {
+            let fits = |rule: &&KernelRule| pattern::compile(&rule.name).expect("name").is_match(kernel.as_bytes());
+            let rule = settings.kernels.iter().find(fits).expect("a rule");
+            assert_eq!((rule.read, rule.tensor.as_str()), (AccessMode::Never, ""), "{}: {kernel}", profile.name);
+        }
     }
 }
 

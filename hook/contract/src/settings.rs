@@ -31,6 +31,9 @@ pub struct Settings {
     pub include: String,
     /// Regular expression on the executable's base name: processes that are not.
     pub exclude: String,
+    /// Regular expression on the executable's base name: processes whose kernels write to weights, in which weights are
+    /// neither copied nor read from their file ([`Settings::leave_weights_alone`]). Empty: none.
+    pub trains: String,
     /// The log file, if any.
     pub log: Option<PathBuf>,
     /// The log level, as `env_logger` writes it.
@@ -104,6 +107,7 @@ impl Default for Settings {
             profile: "generic".to_owned(),
             include: String::new(),
             exclude: String::new(),
+            trains: String::new(),
             log: None,
             log_level: "info".to_owned(),
             layers: Layers::default(),
@@ -136,6 +140,11 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Turns off everything that makes copies of weights, or takes their file for them: kernels write to them.
+    pub fn leave_weights_alone(&mut self) {
+        (self.stream, self.host_copy_prefetch, self.page_cache) = (Stream::Off, HostCopyPrefetch::Off, PageCache::Off);
+    }
+
     /// The variables that carry these settings, [`ACTIVE`] among them.
     pub fn to_env(&self) -> Vec<(&'static str, String)> {
         let mut env = vec![
@@ -143,6 +152,7 @@ impl Settings {
             (PROFILE, self.profile.clone()),
             (INCLUDE, self.include.clone()),
             (EXCLUDE, self.exclude.clone()),
+            (TRAINS, self.trains.clone()),
             (LOG_LEVEL, self.log_level.clone()),
             (LAYERS, self.layers.names()),
             (VRAM_RESERVE, self.vram_reserve.to_string()),
@@ -181,6 +191,7 @@ impl Settings {
         DISABLE,
         INCLUDE,
         EXCLUDE,
+        TRAINS,
         PROFILE,
         LOG,
         LOG_LEVEL,
@@ -239,6 +250,7 @@ mod tests {
             profile: "llama-server".to_owned(),
             include: "^llama-server$".to_owned(),
             exclude: "sh$".to_owned(),
+            trains: "finetune".to_owned(),
             log: Some("/tmp/gb.log".into()),
             log_level: "debug".to_owned(),
             layers: Layers { inline: false, got: true, preload: false, bodies: true },

@@ -106,6 +106,12 @@ fn start(executable: &str) {
     std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     // Before anything of the process is changed: it starts a program and waits for it.
     plan::make(&mut settings, executable);
+    if filter::names(&settings.trains, executable) {
+        log::info!(
+            "{executable} trains: its kernels write to weights, which are not streamed, nor read from their file"
+        );
+        settings.leave_weights_alone();
+    }
     // SAFETY: the handlers take and release gates, and read atomics.
     unsafe { libc::pthread_atfork(Some(before_fork), Some(parent_after_fork), Some(child_after_fork)) };
     inject::install(settings.layers);

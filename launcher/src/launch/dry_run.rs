@@ -28,8 +28,11 @@ pub fn describe(launch: &Launch<'_>, is_long: bool) -> String {
         ),
         ("RAM", or(settings.ram, "a share of what is available".to_owned())),
         ("streaming", streaming(settings)),
-        ("plan", plan(settings)),
     ]);
+    rows.extend(launch.started.all_names().iter().filter(|name| fits(&settings.trains, name)).map(|name| {
+        ("", format!("off in {name}, which trains: its kernels write to weights, so that copies would be old"))
+    }));
+    rows.push(("plan", plan(settings)));
     // A file that was asked for is worth a line.
     let asked = [("tier map", &settings.map), ("trace", &settings.trace), ("log", &settings.log)];
     let asked = asked.iter().filter(|(_, path)| path.is_some()).map(|(label, _)| *label);
@@ -169,8 +172,11 @@ fn plan(settings: &Settings) -> String {
 
 /// Whether a process of this name stays unhooked.
 fn is_excluded(launch: &Launch<'_>, name: &str) -> bool {
-    let exclude = &launch.settings.exclude;
-    !exclude.is_empty() && pattern::compile(exclude).is_ok_and(|exclude| exclude.is_match(name.as_bytes()))
+    fits(&launch.settings.exclude, name)
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    !pattern.is_empty() && pattern::compile(pattern).is_ok_and(|pattern| pattern.is_match(name.as_bytes()))
 }
 
 /// A word as a shell would need it.

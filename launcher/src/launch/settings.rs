@@ -173,7 +173,11 @@ fn check_log_level(level: &str) -> Result<(), Refusal> {
 }
 
 fn check_patterns(settings: &Settings) -> Result<(), Refusal> {
-    for (name, pattern) in [(settings::INCLUDE, &settings.include), (settings::EXCLUDE, &settings.exclude)] {
+    for (name, pattern) in [
+        (settings::INCLUDE, &settings.include),
+        (settings::EXCLUDE, &settings.exclude),
+        (settings::TRAINS, &settings.trains),
+    ] {
         pattern::compile(pattern).map_err(|reason| {
             Refusal::usage(format!("your environment has {name}='{pattern}': is not a regular expression: {reason}"))
         })?;

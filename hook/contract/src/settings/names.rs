@@ -14,6 +14,8 @@ pub const AS_INIT: &str = "GREENBOOST_AS_INIT";
 pub const INCLUDE: &str = "GREENBOOST_INCLUDE";
 /// Regular expression on the base name of the executable: processes that are not, even when included.
 pub const EXCLUDE: &str = "GREENBOOST_EXCLUDE";
+/// Regular expression on the base name of the executable: processes whose kernels write to weights. Empty: none.
+pub const TRAINS: &str = "GREENBOOST_TRAINS";
 /// Name of the profile in force, for the log and the status record.
 pub const PROFILE: &str = "GREENBOOST_PROFILE";
 /// File the hook's log is appended to; without it there is no log.

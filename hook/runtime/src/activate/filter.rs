@@ -9,6 +9,11 @@ pub fn admits(include: &str, exclude: &str, name: &str) -> bool {
     included && (exclude.is_empty() || matches(exclude, name) == Some(false))
 }
 
+/// Whether a pattern names an executable; an empty one names none, and one that cannot be read every one.
+pub fn names(pattern: &str, name: &str) -> bool {
+    !pattern.is_empty() && matches(pattern, name) != Some(false)
+}
+
 fn matches(pattern: &str, name: &str) -> Option<bool> {
     if let Some(answer) = matches_plain(pattern, name) {
         return Some(answer);
