@@ -79,10 +79,42 @@ fn the_command_keeps_the_name_it_was_called_by() {
     assert!(stdout.starts_with("sh -c "), "{stdout}");
 }
 
+/// How LD_PRELOAD names a library: where there are programs for musl, as only glibc's loader understands it.
+fn preloaded(library: &std::path::Path) -> String {
+    let musl = format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH);
+    let up = if std::path::Path::new(&musl).exists() { format!("$ORIGIN{}", "/..".repeat(64)) } else { String::new() };
+    format!("{up}{}", library.display())
+}
+
+/// On a machine with musl's compiler; `variables` has a test of the path itself.
+#[test]
+fn programs_for_musl_start_from_a_hooked_shell_and_their_children_are_hooked() {
+    let place = Place::new();
+    std::fs::write(
+        place.path("between.c"),
+        "#include <stdio.h>\n#include <unistd.h>\nint main(int n, char **of) { puts(\"musl\"); fflush(stdout); return \
+         n > 1 && execvp(of[1], of + 1); }\n",
+    )
+    .expect("written");
+    let between = place.path("between");
+    let mut compiler = std::process::Command::new("musl-gcc");
+    if compiler.arg("-o").arg(&between).arg(place.path("between.c")).status().is_err() {
+        eprintln!("there is no musl-gcc");
+        return;
+    }
+    let script = format!("{} && {} cat /proc/self/maps", between.display(), between.display());
+    let (code, stdout, stderr) = run(&mut place.launch(&["sh", "-c", &script]));
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    assert!(stdout.starts_with("musl\nmusl\n") && stdout.contains("libgreenboost_hook.so"), "{stdout}");
+    let forced = run(&mut place.launch(&["--force", &between.display().to_string(), "cat", "/proc/self/maps"]));
+    assert!(forced.0 == Some(0) && forced.1.contains("libgreenboost_hook.so"), "{forced:?}");
+}
+
 #[test]
 fn the_hook_is_preloaded_before_others_and_once() {
     let place = Place::new();
-    let hook = hook().display().to_string();
+    let file = hook().display().to_string();
+    let hook = preloaded(hook());
     let preload = |before: &str| {
         let lines = environment(place.launch(&["env"]).env("LD_PRELOAD", before));
         value(&lines, "LD_PRELOAD").map(str::to_owned).expect("LD_PRELOAD")
@@ -91,7 +123,7 @@ fn the_hook_is_preloaded_before_others_and_once() {
     assert_eq!(preload(&hook), hook);
     // A second library that exists, so that the loader has nothing to complain about.
     let other = place.path("other.so");
-    std::fs::copy(&hook, &other).expect("copy");
+    std::fs::copy(&file, &other).expect("copy");
     assert_eq!(preload(&other.display().to_string()), format!("{hook}:{}", other.display()));
     let maps = run(&mut place.launch(&["cat", "/proc/self/maps"])).1;
     assert!(maps.contains("libgreenboost_hook.so"), "the loader loads it");
@@ -212,7 +244,7 @@ fn a_launcher_inside_a_launcher_starts_afresh() {
     for stale in ["GREENBOOST_VRAM", "GREENBOOST_LOG", "OUTER"] {
         assert_eq!(value(&lines, stale), None, "{stale}");
     }
-    assert_eq!(value(&lines, "LD_PRELOAD"), hook().to_str(), "once");
+    assert_eq!(value(&lines, "LD_PRELOAD"), Some(&*preloaded(hook())), "once");
 
     // What is set by hand counts at every depth.
     let lines = environment(place.launch(&["--profile", "outer", inner, "env"]).env("GREENBOOST_CHUNK", "16M"));
@@ -304,7 +336,8 @@ fn a_dry_run_shows_everything_and_starts_and_leaves_nothing() {
         "new.json\n",
         "    GREENBOOST_ACTIVE=1",
         "    GREENBOOST_VRAM=12884901888",
-        &format!("    LD_PRELOAD={}", hook().display()),
+        "    LD_PRELOAD=",
+        &preloaded(hook()),
         "LLAMA_ARG_CTX_SIZE: the command has -c",
     ] {
         assert!(stdout.contains(part), "{part:?} is not in\n{stdout}");
@@ -342,7 +375,7 @@ fn the_hook_is_found_beside_the_program_and_in_lib() {
         command.arg("env").env_remove("GREENBOOST_HOOK").env("HOME", place.path("home"));
         let lines = environment(&mut command);
         let expected = std::fs::canonicalize(library).expect("path");
-        assert_eq!(value(&lines, "LD_PRELOAD"), expected.to_str(), "{at}");
+        assert_eq!(value(&lines, "LD_PRELOAD"), Some(&*preloaded(&expected)), "{at}");
     }
 }
 

@@ -6,7 +6,7 @@ use greenboost_contract::{Settings, settings};
 use greenboost_profiles::Profile;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const PRELOAD: &str = "LD_PRELOAD";
 
@@ -58,7 +58,7 @@ impl Variables {
 
         let mut set: Vec<_> = own.into_iter().map(|(name, value)| (name, OsString::from(value))).collect();
         let existing = user.own.get(OsStr::new(PRELOAD)).map(OsString::as_os_str);
-        set.push((PRELOAD.to_owned(), preload(hook, existing)));
+        set.push((PRELOAD.to_owned(), preload(hook, musl_loader().exists(), existing)));
 
         let is_set = |name: &OsStr| set.iter().any(|(other, _)| OsStr::new(other) == name);
         let known = settings::Settings::VARIABLES.iter().filter(|name| **name != settings::DISABLE).map(OsString::from);
@@ -71,9 +71,26 @@ impl Variables {
     }
 }
 
-/// LD_PRELOAD with the hook in front, and once.
-fn preload(hook: &Path, existing: Option<&OsStr>) -> OsString {
-    let mut entries = vec![hook.as_os_str().as_bytes().to_vec()];
+/// The loader of programs for musl, whose path is a part of every one of them.
+fn musl_loader() -> PathBuf {
+    format!("/lib/ld-musl-{}.so.1", std::env::consts::ARCH).into()
+}
+
+/// How many folders a program may lie below the root, so that [`for_glibc_alone`] finds the root from there.
+const DEEPEST: usize = 64;
+
+/// The path of the hook in words that only glibc's loader understands. musl's would load the library into every program for musl that
+/// a shell in the command starts, and such a program then ends for want of glibc. It knows no `$ORIGIN` here, finds no file of
+/// that name and says nothing; glibc's puts the program's folder in, from which the root is as many steps up as one likes.
+fn for_glibc_alone(hook: &Path) -> Vec<u8> {
+    let steps = "/..".repeat(DEEPEST);
+    [b"$ORIGIN", steps.as_bytes(), hook.as_os_str().as_bytes()].concat()
+}
+
+/// LD_PRELOAD with the hook in front, and once. Where there are programs for musl (`has_musl`), these are left alone by it.
+fn preload(hook: &Path, has_musl: bool, existing: Option<&OsStr>) -> OsString {
+    let own = if has_musl && hook.is_absolute() { for_glibc_alone(hook) } else { hook.as_os_str().as_bytes().to_vec() };
+    let mut entries = vec![own];
     for entry in existing.unwrap_or_default().as_bytes().split(|byte| matches!(byte, b':' | b' ')) {
         let path = Path::new(OsStr::from_bytes(entry));
         let is_hook = path == hook || path.file_name() == Some(OsStr::new(hook_file::FILE));
@@ -98,7 +115,17 @@ mod tests {
             (Some("/opt/gb/libgreenboost_hook.so:/a.so"), "/opt/gb/libgreenboost_hook.so:/a.so"),
             (Some("/a.so:/old/libgreenboost_hook.so"), "/opt/gb/libgreenboost_hook.so:/a.so"),
         ] {
-            assert_eq!(preload(hook, existing.map(OsStr::new)), expected, "{existing:?}");
+            assert_eq!(preload(hook, false, existing.map(OsStr::new)), expected, "{existing:?}");
         }
+    }
+
+    #[test]
+    fn beside_musl_the_hooks_path_is_one_that_only_glibc_finds() {
+        let hook = Path::new("/opt/gb/libgreenboost_hook.so");
+        let first = preload(hook, true, None).into_string().expect("text");
+        assert!(first.starts_with("$ORIGIN/../..") && first.ends_with("/../opt/gb/libgreenboost_hook.so"), "{first}");
+        // Once more, by a launcher further inside.
+        assert_eq!(preload(hook, true, Some(OsStr::new(&format!("{first}:/a.so")))), &*format!("{first}:/a.so"));
+        assert_eq!(preload(Path::new("gb.so"), true, None), "gb.so");
     }
 }
