@@ -132,14 +132,15 @@ impl Registry {
 
     /// The tensor at an address has so many rows.
     pub fn note_rows(&self, address: u64, rows: u64) {
-        if let Some(tensor) = self.tensors.write().unwrap_or_else(PoisonError::into_inner).get_mut(&address) {
+        if let Some(tensor) = self.tensors.write().unwrap_or_else(PoisonError::into_inner).by_address.get_mut(&address)
+        {
             tensor.rows = rows;
         }
     }
 
     /// The tensor at exactly this address.
     pub fn at(&self, address: u64) -> Option<Tensor> {
-        self.tensors.read().unwrap_or_else(PoisonError::into_inner).get(&address).cloned()
+        self.tensors.read().unwrap_or_else(PoisonError::into_inner).by_address.get(&address).cloned()
     }
 
     /// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is no more.

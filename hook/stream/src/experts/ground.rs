@@ -3,8 +3,8 @@
 
 use super::lanes::Lane;
 use greenboost_contract::settings::GRANULE;
-use greenboost_cuda::abi::*;
 use greenboost_cuda::Current;
+use greenboost_cuda::abi::*;
 use greenboost_cuda::vmm::{self, Reservation};
 use greenboost_memory::Memory;
 use greenboost_memory::access;

@@ -128,8 +128,8 @@ impl Experts {
 
     /// Issues the launch of a graph, which may have launches over experts in it.
     pub fn launch_graph(&self, stream: CUstream, issue: impl Fn() -> Status) -> Status {
-        let cache =
-            self.memory.current_device().ok().and_then(|device| self.caches.get(device.ordinal as usize)?.get());
+        let device = self.memory.context_of(stream).and_then(|context| self.memory.device_of(context));
+        let cache = device.ok().and_then(|device| self.made(device.ordinal));
         let Some(cache) = cache.filter(|cache| cache.lanes.are_in_graphs()) else { return issue() };
         let Some(lane) = cache.lane(stream) else {
             cache.stop("there are more streams than places for ids");
