@@ -43,6 +43,11 @@ impl Event {
         EVENTS.insert(|handle| Event { handle, flags, context, recorded: Mutex::default() })
     }
 
+    /// Whether it was made in a context.
+    pub fn is_of(&self, context: &Arc<Context>) -> bool {
+        self.context.ptr_eq(&Arc::downgrade(context))
+    }
+
     /// Where it was recorded last.
     pub fn recorded(&self) -> MutexGuard<'_, Recorded> {
         self.recorded.lock().unwrap_or_else(|poisoned| poisoned.into_inner())

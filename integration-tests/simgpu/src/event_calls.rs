@@ -1,11 +1,12 @@
 //! The driver's functions on events: recording them, in a stream or a capture, and waiting for them.
 
 use crate::capture::{self, Member};
+use crate::context::{CONTEXTS, Context};
 use crate::edge::{Call, Out, driver};
 use crate::errors::{Error, Result};
 use crate::event::{EVENTS, Event, Recorded, Stamp};
 use crate::fence::Fence;
-use crate::stream::{Kind, Stream, forbid_legacy};
+use crate::stream::{Kind, Stream, forbid_legacy, of};
 use crate::work::Work;
 use std::sync::Arc;
 
@@ -29,6 +30,23 @@ fn record(event: &Arc<Event>, stream: &Arc<Stream>, flags: u32) -> Result {
     if let Some(fence) = stream.enqueue(Work::Stamp(stamp.clone()))? {
         *event.recorded() = Recorded::At(fence, stamp);
     }
+    Ok(())
+}
+
+/// Records all that was submitted to a context; what comes later is not held up by it.
+fn record_context(context: &Arc<Context>, event: &Arc<Event>) -> Result {
+    if !event.is_of(context) {
+        return Err(Error::INVALID_HANDLE);
+    }
+    let streams = of(context);
+    for stream in &streams {
+        if let Some(capture) = stream.capture() {
+            capture.invalidate();
+            return Err(Error::STREAM_CAPTURE_UNSUPPORTED);
+        }
+    }
+    let fence = Fence::after_all(streams.iter().map(Stream::last).collect());
+    *event.recorded() = Recorded::At(fence, Arc::new(Stamp::default()));
     Ok(())
 }
 
@@ -113,6 +131,10 @@ driver! {
 
     [ctx] "cuEventRecord" 2000 cuEventRecord | 7000 cuEventRecord_ptsz(call, event: usize, stream: usize) {
         record(&EVENTS.get(event)?, &call.stream(stream)?, 0)
+    }
+
+    [init] "cuCtxRecordEvent" 12050 cuCtxRecordEvent(_call, context: usize, event: usize) {
+        record_context(&CONTEXTS.get(context)?, &EVENTS.get(event)?)
     }
 
     [ctx] "cuEventRecordWithFlags" 11010 cuEventRecordWithFlags | 11010 cuEventRecordWithFlags_ptsz(

@@ -25,6 +25,11 @@ impl Fence {
         Fence { timeline, ticket }
     }
 
+    /// The point after several others, in as many streams.
+    pub fn after_all(points: Vec<Fence>) -> Fence {
+        Fence { timeline: Arc::new(All(points)), ticket: 0 }
+    }
+
     /// Whether everything before the point is done.
     pub fn done(&self) -> bool {
         self.timeline.has_reached(self.ticket)
@@ -33,5 +38,18 @@ impl Fence {
     /// Waits for the point; says when that was in modelled time, unless it is long ago.
     pub fn wait(&self) -> Option<Instant> {
         self.timeline.wait_for(self.ticket)
+    }
+}
+
+/// Several points: reached once all of them are.
+struct All(Vec<Fence>);
+
+impl Timeline for All {
+    fn has_reached(&self, _ticket: u64) -> bool {
+        self.0.iter().all(Fence::done)
+    }
+
+    fn wait_for(&self, _ticket: u64) -> Option<Instant> {
+        self.0.iter().filter_map(Fence::wait).max()
     }
 }

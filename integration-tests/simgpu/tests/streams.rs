@@ -3,6 +3,8 @@
 mod common;
 use common::*;
 use cuda::alloc_calls::cuMemFree_v2;
+use cuda::capture_calls::{cuStreamBeginCapture_v2, cuStreamEndCapture};
+use cuda::context_calls::{cuCtxCreate_v2, cuCtxGetCurrent};
 use cuda::event_calls::*;
 use cuda::memcpy::*;
 use cuda::memset_calls::*;
@@ -34,6 +36,31 @@ isolated! {
         start();
         assert_eq!(fill_then_copy(false)[0], 0);
         assert_eq!(fill_then_copy(true)[0], 1);
+    }
+
+    a_mark_of_a_context_is_after_all_its_streams_and_holds_up_none [] {
+        start();
+        let (context, mark, free) = (got(|out| cuCtxGetCurrent(out)), event(), event());
+        let busy = got(|out| cuStreamCreate(out, 1));
+        ok(cuCtxRecordEvent(context, mark));
+        ok(cuEventQuery(mark));
+        ok(launch(function("gb_spin"), busy, &[100_000_000]));
+        ok(cuCtxRecordEvent(context, mark));
+        assert_eq!(cuEventQuery(mark), 600);
+        ok(cuEventRecord(free, stream()));
+        ok(cuEventSynchronize(free));
+        assert_eq!(cuEventQuery(mark), 600);
+        ok(cuStreamSynchronize(busy));
+        ok(cuEventQuery(mark));
+        assert_eq!(cuCtxRecordEvent(got(|out| cuCtxCreate_v2(out, 0, 0)), mark), 400);
+    }
+
+    a_mark_of_a_context_ends_its_captures [] {
+        start();
+        let (stream, mark) = (stream(), event());
+        ok(cuStreamBeginCapture_v2(stream, 2));
+        assert_eq!(cuCtxRecordEvent(got(|out| cuCtxGetCurrent(out)), mark), 900);
+        assert_eq!(cuStreamEndCapture(stream, out(&mut 0)), 901);
     }
 
     delays_alone_make_streams_overtake_each_other [SIMGPU_DELAY_US = "3000", SIMGPU_SEED = "7"] {
