@@ -10,7 +10,8 @@
 //!
 //! The driver does the same with one thread, at the 8 to 9 GB/s that one thread copies; the link takes 55. For the program
 //! nothing changes: when the call returns its bytes have been read, and what it submits to the stream next comes behind them.
-//! On any doubt the program's own call is made.
+//! On any doubt the program's own call is made; so it is where the stream does not come on, since the driver may then return
+//! long before we would.
 
 mod pieces;
 mod threads;
@@ -24,7 +25,7 @@ use pieces::{Look, Pieces};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use threads::Threads;
 
 /// Smaller copies gain nothing.
@@ -35,10 +36,21 @@ const READ: usize = 32 << 10;
 /// What uploads are made with.
 #[derive(Default)]
 pub struct Uploads {
-    /// Pinned pieces by context; `None` where the driver has refused them.
-    pieces: Mutex<Vec<(usize, Option<Pieces>)>>,
+    /// Pinned pieces by context.
+    pieces: Mutex<Vec<(usize, Place)>>,
     /// Made at the first upload; `None`: there are to be none.
     threads: OnceLock<Option<Threads>>,
+}
+
+/// Where the pieces of a context are. Who works with them has taken them out, since a copy may have to wait for the GPU: another
+/// thread's copies are the driver's meanwhile.
+enum Place {
+    /// Here, for whoever comes.
+    Free(Pieces),
+    /// With a thread that works with them, or makes them.
+    Taken,
+    /// The driver has refused them.
+    Refused,
 }
 
 impl Uploads {
@@ -115,42 +127,92 @@ impl Uploads {
         read.ok().map(|()| same.load(Relaxed))
     }
 
-    /// Works with the pieces of the current context, which are made if there are none.
+    /// Works with the pieces of the current context, which are made if there are none. `None`: there are none to be had, or
+    /// another thread has them.
     fn with_pieces<T>(&self, memory: &Memory, threads: &Threads, work: impl FnOnce(&mut Pieces) -> T) -> Option<T> {
-        let context = memory.current_context().ok()? as usize;
-        let mut all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = match all.iter().position(|(of, _)| *of == context) {
-            Some(at) => at,
-            None => {
-                let count = 2 * threads.count();
-                if memory.available_ram() < (count * pieces::BYTES) as u64 + FLOOR {
+        let context = memory.current_context().ok()?;
+        let mut pieces = match self.take(context) {
+            Some(Some(pieces)) => pieces,
+            Some(None) => {
+                let made = make(memory, threads);
+                let Some(Ok(pieces)) = made else {
+                    self.put(memory.driver, context, made.map(|_| Place::Refused));
                     return None;
-                }
-                let made = Pieces::new(memory.driver, count);
-                let made =
-                    made.inspect_err(|status| log::warn!("uploads are the driver's: no pinned memory: {status}"));
-                all.push((context, made.ok()));
-                all.len() - 1
+                };
+                pieces
             }
+            None => return None,
         };
-        all[at].1.as_mut().map(work)
+        let done = work(&mut pieces);
+        self.put(memory.driver, context, Some(Place::Free(pieces)));
+        Some(done)
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<(usize, Place)>> {
+        self.pieces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the pieces of a context out. `Some(None)`: there are none yet, and the caller is to make them. `None`: another thread
+    /// has them, or there are to be none.
+    fn take(&self, context: CUcontext) -> Option<Option<Pieces>> {
+        let mut all = self.all();
+        let Some((_, place)) = all.iter_mut().find(|(of, _)| *of == context as usize) else {
+            all.push((context as usize, Place::Taken));
+            return Some(None);
+        };
+        match std::mem::replace(place, Place::Taken) {
+            Place::Free(pieces) => Some(Some(pieces)),
+            other => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    /// Ends what [`Uploads::take`] began. `None`: the next that comes is to try again.
+    fn put(&self, driver: &Driver, context: CUcontext, back: Option<Place>) {
+        let mut all = self.all();
+        let at = all.iter().position(|(of, _)| *of == context as usize);
+        match (at, back) {
+            (Some(at), Some(back)) => all[at].1 = back,
+            (Some(at), None) => {
+                all.swap_remove(at);
+            }
+            (None, back) => {
+                // The context has gone meanwhile.
+                drop(all);
+                if let (Some(Place::Free(pieces)), Ok(_current)) = (back, Current::push(driver, context)) {
+                    pieces.release(driver);
+                }
+            }
+        }
     }
 
     /// Whether a context has pieces.
     pub fn is_of(&self, context: CUcontext) -> bool {
-        let all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().any(|(of, _)| *of == context as usize)
+        self.all().iter().any(|(of, _)| *of == context as usize)
     }
 
     /// A context is about to go, and its work is done; or is gone already, and what it had with it.
     pub fn context_gone(&self, driver: &Driver, context: CUcontext) {
-        let mut all = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(at) = all.iter().position(|(of, _)| *of == context as usize) else { return };
-        let (_, pieces) = all.swap_remove(at);
-        if let (Some(pieces), Ok(_current)) = (pieces, Current::push(driver, context)) {
+        let gone = {
+            let mut all = self.all();
+            all.iter().position(|(of, _)| *of == context as usize).map(|at| all.swap_remove(at))
+        };
+        if let (Some((_, Place::Free(pieces))), Ok(_current)) = (gone, Current::push(driver, context)) {
             pieces.release(driver);
         }
     }
+}
+
+/// Pieces in the current context. `None`: there is not the RAM for them right now.
+fn make(memory: &Memory, threads: &Threads) -> Option<Result<Pieces, Status>> {
+    let count = 2 * threads.count();
+    if memory.available_ram() < (count * pieces::BYTES) as u64 + FLOOR {
+        return None;
+    }
+    let made = Pieces::new(memory.driver, count);
+    Some(made.inspect_err(|status| log::warn!("uploads are the driver's: no pinned memory: {status}")))
 }
 
 /// Whether the driver knows nothing of a range of the host's memory, as far as its ends tell.

@@ -8,9 +8,14 @@ use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bytes of a piece: 40 microseconds of the link, which an asynchronous copy costs a tenth of.
 pub const BYTES: usize = 2 << 20;
+/// How long a piece is waited for: some thousand times what its copy takes. What takes longer is not the link.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long it is looked for without sleeping: some times what a copy takes.
+const AT_ONCE: Duration = Duration::from_micros(200);
 /// `CU_MEMHOSTALLOC_PORTABLE`.
 const PORTABLE: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
@@ -62,13 +67,21 @@ impl Piece {
         }
     }
 
-    /// Waits for the last copy.
+    /// Waits for the last copy. `CUDA_ERROR_NOT_READY`: what comes before it in its stream takes long.
     fn wait(&self, driver: &Driver) -> Result<(), Status> {
         if !self.is_used {
             return Ok(());
         }
-        // SAFETY: an event of ours.
-        unsafe { driver.cuEventSynchronize(self.event) }
+        let began = Instant::now();
+        loop {
+            // SAFETY: an event of ours.
+            let asked = unsafe { driver.cuEventQuery(self.event) };
+            match began.elapsed() {
+                waited if asked != Err(NOT_READY) || waited > PATIENCE => return asked,
+                waited if waited > AT_ONCE => std::thread::sleep(AT_ONCE),
+                _ => std::thread::yield_now(),
+            }
+        }
     }
 }
 
