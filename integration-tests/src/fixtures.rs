@@ -92,6 +92,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "copies", &["copies.c"], &[]),
         target(Program, "queries", &["queries.c"], &[]),
         target(Program, "uploads", &["uploads.c"], &[]),
+        target(Program, "waits", &["waits.c"], &["-pthread"]),
         target(Program, "pressure", &["pressure.c"], &[]),
         target(Program, "vmm-pool", &["vmm_pool.c"], &[]),
         target(Program, "async-alloc", &["async_alloc.c"], &[]),

@@ -15,6 +15,8 @@ macro_rules! driver {
         pub struct Driver {
             $($name: unsafe extern "C" fn($($type),*) -> Status,)+
             device_count: OnceLock<CUdevice>,
+            /// `cuCtxRecordEvent`, from CUDA 12.5 on.
+            pub(crate) record_context: Option<unsafe extern "C" fn(CUcontext, CUevent) -> Status>,
         }
 
         #[allow(non_snake_case, clippy::too_many_arguments)]
@@ -33,6 +35,11 @@ macro_rules! driver {
                         unsafe { std::mem::transmute::<*const c_void, unsafe extern "C" fn($($type),*) -> Status>(address) }
                     },)+
                     device_count: OnceLock::new(),
+                    record_context: {
+                        let address = original(c"cuCtxRecordEvent");
+                        // SAFETY: as above; null is no function.
+                        unsafe { std::mem::transmute::<*const c_void, Option<unsafe extern "C" fn(CUcontext, CUevent) -> Status>>(address) }
+                    },
                 })
             }
 

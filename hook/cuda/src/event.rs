@@ -3,7 +3,7 @@
 //! A wait holds for what the event stood for when the wait was issued, so that an event can be recorded anew as soon as
 //! everybody who needs it has issued the wait. During a capture the same calls become edges of the graph.
 
-use crate::abi::{CUcontext, CUevent, CUstream, NOT_READY, Status};
+use crate::abi::{CUcontext, CUevent, CUstream, NOT_READY, NOT_SUPPORTED, SUCCESS, Status};
 use crate::context::Current;
 use crate::driver::Driver;
 use std::time::{Duration, Instant};
@@ -82,6 +82,23 @@ pub fn untimed(driver: &Driver, stream: CUstream) -> Result<CUevent, Status> {
 /// Makes the context of a stream current: only an event of its own context can be recorded on it.
 fn within(driver: &Driver, stream: CUstream) -> Result<Option<Current<'_>>, Status> {
     driver.context_of(stream)?.map_or(Ok(None), |context| Current::enter(driver, context))
+}
+
+/// An event after everything submitted to a context so far, which is current; later work is not held up by it. Whoever asks
+/// destroys it. `None`: the driver, older than 12.5, cannot.
+pub fn after_context(driver: &Driver, context: CUcontext) -> Option<Result<CUevent, Status>> {
+    let record = driver.record_context?;
+    let event = match create(driver, NO_TIMING) {
+        Ok(event) => event,
+        Err(status) => return Some(Err(status)),
+    };
+    // SAFETY: a context that is current, and an event of it that is ours.
+    let status = unsafe { record(context, event) };
+    if status == SUCCESS {
+        return Some(Ok(event));
+    }
+    destroy(driver, event);
+    (status != NOT_SUPPORTED).then_some(Err(status))
 }
 
 /// Destroys an event that nobody uses any more.

@@ -178,6 +178,16 @@ macro_rules! functions {
                 Cuda host::free [cuMemFreeHost@2000] (at: *mut c_void);
                 Cuda host::free [cuMemHostUnregister@4000] (at: *mut c_void);
 
+                // Contexts whose work may use memory, and memory that is opened to other devices' work.
+                Cuda context::create [cuCtxCreate_v2@3020] (context: *mut CUcontext, flags: c_uint, device: CUdevice);
+                Cuda context::create_with_affinity [cuCtxCreate_v3@11040]
+                    (context: *mut CUcontext, affinity: *mut c_void, count: c_int, flags: c_uint, device: CUdevice);
+                Cuda context::create_with_params [cuCtxCreate_v4@12050]
+                    (context: *mut CUcontext, params: *mut c_void, flags: c_uint, device: CUdevice);
+                Cuda context::enable_peer [cuCtxEnablePeerAccess@4000] (peer: CUcontext, flags: c_uint);
+                Cuda context::set_pool_access [cuMemPoolSetAccess@11020]
+                    (pool: CUmemoryPool, access: *const AccessDesc, count: usize);
+
                 // Ends of a context: what it held is gone.
                 Cuda context::destroy [cuCtxDestroy_v2@4000] (context: CUcontext);
                 Cuda context::reset_primary [cuDevicePrimaryCtxReset_v2@11000] (device: CUdevice);

@@ -3,14 +3,16 @@
 //! * [`allocation`] has the table of spanning allocations, each a row of chunks;
 //! * [`residency`] is where a chunk's bytes are, and the one way in which that changes; [`backing`] has the kinds of RAM;
 //! * [`budget`] and [`admission`] say how much may be taken, [`device`] what is known of a GPU, [`probe`] what it can do;
-//! * [`gate`] keeps work that is submitted and memory that moves apart, [`captures`] knows when nothing may move at all;
+//! * [`gate`] keeps work that is submitted and memory that moves apart, [`quiet`] knows when nobody uses a device's memory,
+//!   [`captures`] when nothing may move at all;
 //! * [`ledger`] counts what the driver gave the program directly, [`split`] cuts copies where the driver would refuse them;
 //! * [`streams`] and [`pools`] say which device is meant.
 //!
 //! Nothing here knows what memory is for: whoever decides does so above.
 //!
-//! Lock order, outermost first: `placing`, the gate, `table`. The small locks of the ledgers are leaves. Calls that submit
-//! work hold the gate open and may read `table`; they never wait for `placing`.
+//! Lock order, outermost first: `placing`, the gates, `table`. The small locks of the ledgers are leaves. Calls that submit
+//! work hold the gate open and may read `table`; they never wait for `placing`. Nobody who holds `placing` or has closed a
+//! gate waits for the GPU longer than a moment.
 
 pub mod access;
 pub mod admission;
@@ -25,25 +27,27 @@ pub mod gate;
 pub mod ledger;
 pub mod pools;
 pub mod probe;
+pub mod quiet;
 pub mod ram;
 pub mod residency;
 pub mod split;
 pub mod streams;
+mod submitted;
 
 use allocation::Table;
 use backing::Backings;
 use budget::Budget;
 use captures::Captures;
 use device::Device;
-use gate::Gate;
 use greenboost_contract::record::{MAX_BACKINGS, MAX_DEVICES, Mapped};
 use greenboost_contract::settings::BACKING_NAMES;
 use greenboost_contract::{ReportFree, ReportTotal, Settings, Spill};
 use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, MEMORY_HOST};
-use greenboost_cuda::{Current, Driver, PointerAttribute};
+use greenboost_cuda::{Driver, PointerAttribute};
 use greenboost_intercept::guard::Bypass;
 use greenboost_kmod::Level;
 use greenboost_weights::files::Files;
+use quiet::Gates;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -59,8 +63,8 @@ pub struct Memory {
     pub files: &'static Files,
     /// Captures in progress.
     pub captures: &'static Captures,
-    /// What work passes through when it is submitted.
-    pub gate: Gate,
+    /// What work passes through when it is submitted, by device.
+    pub gates: Gates,
     /// RAM that may stand in for VRAM.
     pub ram: Budget,
     /// Kinds of RAM.
@@ -106,7 +110,7 @@ impl Memory {
             record,
             files,
             captures,
-            gate: Gate::new(),
+            gates: Gates::default(),
             ram,
             // Chunks keep references to their backing.
             backings: Box::leak(Box::new(Backings::new(settings.kmod_device.clone()))),
@@ -244,18 +248,6 @@ impl Memory {
         if self.record.pressure.swap(index, Relaxed) != index {
             log::info!("memory pressure: {}", self.record.pressure());
         }
-    }
-
-    /// Waits for all work on a device; false when that is not possible. No stream may be capturing.
-    pub fn wait_for(&self, device: &Device) -> bool {
-        device.contexts().into_iter().all(|context| {
-            let Ok(_current) = Current::push(self.driver, context) else {
-                device.forget_context(context);
-                return true;
-            };
-            // SAFETY: no stream is capturing, as the caller has seen.
-            unsafe { self.driver.cuCtxSynchronize() }.is_ok()
-        })
     }
 }
 

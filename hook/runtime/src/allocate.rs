@@ -50,12 +50,11 @@ impl Core {
         }
         let missing = allocation.base + span - allocation.filled_to();
         self.wait_for_room(device, missing);
-        let placing = memory.placing();
         let hint = self.hint_of_unknown();
-        let short = missing.saturating_sub(device.budget.left());
-        if short > 0 && !is_deferred {
-            self.evict_placing(&placing, device, short, Request { hint, size: span });
-        }
+        let placing = match is_deferred {
+            true => memory.placing(),
+            false => self.placing_with_room(device, missing, 0, Request { hint, size: span }),
+        };
         let short = missing.saturating_sub(device.budget.left());
         let most_ram = if is_deferred { self.most_ram(device, span) } else { span };
         let filled = if short.min(most_ram) > memory.ram_left(Level::Critical) {

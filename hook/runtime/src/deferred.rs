@@ -46,8 +46,8 @@ impl Core {
     pub fn materialise_weights(&self, base: CUdeviceptr, bytes: u64) {
         let tensors = self.tensors.within(base, bytes);
         let files = self.file_ranges(&tensors);
-        self.materialise_with(base, files, |placing, device, allocation| {
-            self.make_experts_give(placing, device, allocation.span.saturating_sub(device.budget.left()));
+        self.make_experts_give(base);
+        self.materialise_with(base, files, None, |device, allocation| {
             let inside: Vec<_> = tensors
                 .iter()
                 .filter(|(at, tensor)| *at >= allocation.base && at + tensor.bytes <= allocation.base + allocation.span)
@@ -82,12 +82,7 @@ impl Core {
 
     /// Makes the chunks of an allocation as hot: VRAM first, weights give way.
     pub fn materialise(&self, address: CUdeviceptr) {
-        self.materialise_with(address, Vec::new(), |placing, device, allocation| {
-            let short = allocation.span.saturating_sub(device.budget.left());
-            if short > 0 {
-                let request = Request { hint: PlacementHint::HOT, size: allocation.span };
-                self.evict_placing(placing, device, short, request);
-            }
+        self.materialise_with(address, Vec::new(), Some(PlacementHint::HOT), |_, allocation| {
             vec![Extent { bytes: allocation.span, in_vram: true, hint: PlacementHint::HOT }]
         });
     }
@@ -109,24 +104,26 @@ impl Core {
         self.touch(&bases);
     }
 
+    /// Makes the chunks of an allocation where `extents` says, after room for them if they are to make some.
     fn materialise_with(
         &self,
         address: CUdeviceptr,
         files: Vec<FileRange>,
-        extents: impl FnOnce(&Placing<'_>, &Device, &Allocation) -> Vec<Extent>,
+        makes_room: Option<PlacementHint>,
+        extents: impl FnOnce(&Device, &Allocation) -> Vec<Extent>,
     ) {
         let memory = self.memory;
         if !memory.has_deferred() {
             return;
         }
         let _relaxed = RelaxedCapture::enter(memory.driver);
-        let placing = memory.placing();
+        let placing = makes_room.map_or_else(|| memory.placing(), |hint| self.placing_after_room_for(address, hint));
         // Filled apart from the table, which shows it without chunks until they are all there.
         let Some((mut filled, deferred)) = self.deferred_at(address) else { return };
         let materialised = memory.device(filled.device).map_err(|_| UNKNOWN).and_then(|device| {
             let _current = Current::push(memory.driver, filled.context)?;
             memory.give_back_budgets(device, &deferred);
-            let extents = extents(&placing, device, &filled);
+            let extents = extents(device, &filled);
             // What was filled is no file's any more.
             let is_filled = |range: &FileRange| deferred.fills.iter().any(|fill| fill.touches(range.at, range.end()));
             filled.files = files.into_iter().filter(|range| !is_filled(range)).collect();
@@ -152,6 +149,35 @@ impl Core {
         memory.materialised(filled);
         drop(placing);
         self.residency_changed();
+    }
+
+    /// Has copies of experts give VRAM back to the weights that come.
+    fn make_experts_give(&self, base: CUdeviceptr) {
+        let known = {
+            let table = self.memory.table();
+            let deferred = |it: &Allocation| it.deferred.as_ref().map_or(0, |deferred| deferred.vram);
+            table.find(base).map(|it| (it.device, it.span, deferred(it)))
+        };
+        let Some((ordinal, span, owned)) = known else { return };
+        let Ok(device) = self.memory.device(ordinal) else { return };
+        let short = span.saturating_sub(device.budget.left().saturating_add(owned));
+        if short > 0 && self.streaming.experts().may_shrink(device) {
+            self.evict(device, short, Request::COPIES);
+        }
+    }
+
+    /// Makes room for the deferred allocation around an address, which has budgets already.
+    fn placing_after_room_for(&self, address: CUdeviceptr, hint: PlacementHint) -> Placing<'_> {
+        let known = {
+            let table = self.memory.table();
+            let allocation = table.find(address);
+            allocation.and_then(|it| it.deferred.as_ref().map(|deferred| (it.device, it.span, deferred.vram)))
+        };
+        let device = known.and_then(|(ordinal, span, owned)| Some((self.memory.device(ordinal).ok()?, span, owned)));
+        match device {
+            Some((device, span, owned)) => self.placing_with_room(device, span, owned, Request { hint, size: span }),
+            None => self.memory.placing(),
+        }
     }
 
     /// The deferred allocation around an address, as it is to be filled, and what was taken for it. Its fills are taken out:

@@ -11,6 +11,7 @@ use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Allocation, Chunk, Table};
 use greenboost_memory::backing::file_pages::{FilePages, FileRange};
 use greenboost_memory::device::{Device, Use};
+use greenboost_memory::quiet::{Busy, Patience};
 use greenboost_memory::residency::Target;
 use greenboost_weights::eviction::{self, Piece};
 use greenboost_weights::hint::PlacementHint;
@@ -30,6 +31,8 @@ pub struct Request {
 impl Request {
     /// What can live in VRAM only, such as scratch that the program maps itself.
     pub const MUST: Self = Self { hint: PlacementHint::HOT, size: 0 };
+    /// What displaces nothing but copies of experts.
+    pub const COPIES: Self = Self { hint: PlacementHint::COLD, size: u64::MAX };
 
     fn beats(&self, hint: PlacementHint, size: u64) -> bool {
         hint < self.hint || hint == self.hint && size > self.size
@@ -88,17 +91,47 @@ impl Core {
     }
 
     /// Moves at least `needed` bytes of chunks from VRAM to RAM, of those that `request` may displace.
-    /// Returns the bytes of VRAM made free: 0 when there is nothing to move, nowhere to move it, or no moment for it.
+    /// Returns the bytes of VRAM made free: 0 when there is nothing to move, nowhere to move it, or no moment for it. What is
+    /// in use is waited for with nothing held, and for [`PATIENCE`] at the most.
     pub fn evict(&self, device: &Device, needed: u64, request: Request) -> u64 {
         let _relaxed = RelaxedCapture::enter(self.memory.driver);
-        let placing = self.memory.placing();
-        self.evict_placing(&placing, device, needed, request)
+        let mut patience = Patience::of(PATIENCE);
+        loop {
+            match self.try_evict(device, needed, request, &patience) {
+                Ok(made_free) => return made_free,
+                Err(busy) if patience.wait(&busy) => {}
+                Err(_) => {
+                    log::warn!(
+                        "device {}: its memory is not moved, because it is in use all the time: {} are not made free",
+                        device.ordinal,
+                        format_size(needed)
+                    );
+                    return 0;
+                }
+            }
+        }
     }
 
-    /// [`Core::evict`] for those that place.
-    pub fn evict_placing(&self, _: &Placing<'_>, device: &Device, needed: u64, request: Request) -> u64 {
+    /// Makes room for what will have `span` bytes in VRAM, of which it has `owned` in the budget already, and keeps others from
+    /// placing anything: somebody else may have taken the room before, and then it is made once more.
+    pub fn placing_with_room(&self, device: &Device, span: u64, owned: u64, request: Request) -> Placing<'_> {
+        let mut tries = 3;
+        loop {
+            let placing = self.memory.placing();
+            let short = span.saturating_sub(device.budget.left().saturating_add(owned));
+            if short == 0 || tries == 0 {
+                return placing;
+            }
+            drop(placing);
+            tries = if self.evict(device, short, request) == 0 { 0 } else { tries - 1 };
+        }
+    }
+
+    /// Does it if nobody uses the memory right now, or stops using it in a moment.
+    fn try_evict(&self, device: &Device, needed: u64, request: Request, patience: &Patience) -> Result<u64, Busy> {
         let memory = self.memory;
-        // Looked at first, so that the gate is not closed in vain.
+        let _placing = memory.placing();
+        // Looked at first, so that the gates are not closed in vain.
         let slots = if memory.record.tensors.load(Relaxed) > 0 { self.streaming.wanted(device) } else { 0 };
         let needed = needed + slots;
         let movable = self.movable(device, request);
@@ -108,17 +141,13 @@ impl Core {
         // Copies of experts are colder than anything that has its place in VRAM.
         let may_give = self.streaming.experts().may_shrink(device);
         if !may_move && !may_shrink && !may_give || memory.captures.any(memory.driver) {
-            return 0;
+            return Ok(0);
         }
-        let Some(_closed) = memory.gate.close() else { return 0 };
-        // Nobody submits work from here on; what was submitted is waited for.
-        if memory.captures.any(memory.driver) || !memory.wait_for(device) {
-            return 0;
-        }
+        let _quiet = memory.quiet(device, patience)?;
         let experts_gave = if may_give { self.streaming.experts().shrink(device, needed) } else { 0 };
         let needed = needed.saturating_sub(experts_gave);
         if needed == 0 {
-            return experts_gave;
+            return Ok(experts_gave);
         }
         let movable = if may_move { movable } else { Vec::new() };
         let (cold, hot) = movable.split_at(movable.partition_point(|(hint, _, _)| *hint < PlacementHint::HOT));
@@ -146,19 +175,7 @@ impl Core {
             }
             self.residency_changed();
         }
-        moved + slots_gave + experts_gave
-    }
-
-    /// Has copies of experts give VRAM back, and nothing else: for weights, which are hotter, and less hot than all else.
-    pub fn make_experts_give(&self, _: &Placing<'_>, device: &Device, needed: u64) {
-        let (memory, experts) = (self.memory, self.streaming.experts());
-        if needed == 0 || !experts.may_shrink(device) || memory.captures.any(memory.driver) {
-            return;
-        }
-        let Some(_closed) = memory.gate.close() else { return };
-        if !memory.captures.any(memory.driver) && memory.wait_for(device) {
-            experts.shrink(device, needed);
-        }
+        Ok(moved + slots_gave + experts_gave)
     }
 
     /// Moves chunks to RAM until so many bytes are. Returns how many were, and whether more might.

@@ -13,7 +13,9 @@ use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Chunk, Residency};
 use greenboost_memory::backing::file_pages::FilePages;
+use greenboost_memory::device::Device;
 use greenboost_memory::gate::Inside;
+use greenboost_memory::quiet::{Busy, Patience};
 use greenboost_memory::residency::Target;
 use greenboost_stream::Writing;
 use greenboost_weights::files::ModelFile;
@@ -21,6 +23,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
+/// How long a write waits for the work that reads what it writes to. It has nowhere else to go, and fails then.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often files are looked at while kernels run.
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -39,15 +43,16 @@ impl Core {
             || settings.page_cache == PageCache::On
     }
 
-    /// Begins to write to ranges.
+    /// Begins to write to ranges, by work that uses memory at `used`, what it reads among it.
     ///
     /// # Errors
     /// The status that the write has to fail with: a file's pages are read-only, and could not become RAM.
     #[inline]
-    pub fn write_to(&self, targets: &[(CUdeviceptr, u64)]) -> Result<WriteGuard<'_>, Status> {
+    pub fn write_to(&self, targets: &[(CUdeviceptr, u64)], used: &[CUdeviceptr]) -> Result<WriteGuard<'_>, Status> {
+        let enter = || self.memory.enter_to_use(None, used);
         let inside = match self.memory.settings.page_cache {
-            PageCache::Off => self.memory.gate.enter(),
-            PageCache::On => self.enter_without_pages(self.memory.captures.maybe_any(), targets, |_| false)?,
+            PageCache::Off => enter(),
+            PageCache::On => self.enter_without_pages(enter, self.memory.captures.maybe_any(), targets, |_| false)?,
         };
         let copies = self.streaming.writing(targets.iter().copied());
         Ok(WriteGuard { _copies: copies, _inside: inside })
@@ -66,12 +71,13 @@ impl Core {
         src: u64,
         bytes: u64,
     ) -> Result<WriteGuard<'_>, Status> {
+        let enter = || self.memory.enter_to_use(on, &[dst, src]);
         let inside = match self.memory.settings.page_cache {
-            PageCache::Off => self.memory.gate.enter(),
+            PageCache::Off => enter(),
             PageCache::On => {
                 // What is captured happens later, and again.
                 let is_captured = on.is_some_and(|on| self.memory.captures.takes(self.memory.driver, on));
-                self.enter_without_pages(is_captured, &[(dst, bytes)], |chunk| {
+                self.enter_without_pages(enter, is_captured, &[(dst, bytes)], |chunk| {
                     let Residency::File(pages) = &chunk.residency else { return true };
                     let (first, last) = (chunk.at.max(dst), chunk.end().min(dst.saturating_add(bytes)));
                     !is_captured && self.has(pages, chunk, first, last - first, src + (first - dst))
@@ -90,18 +96,19 @@ impl Core {
         })
     }
 
-    fn enter_without_pages(
-        &self,
+    fn enter_without_pages<'a>(
+        &'a self,
+        enter: impl Fn() -> Inside<'a>,
         may_be_captured: bool,
         targets: &[(CUdeviceptr, u64)],
         may_stay: impl Fn(&Chunk) -> bool,
-    ) -> Result<Inside<'_>, Status> {
+    ) -> Result<Inside<'a>, Status> {
         if may_be_captured && targets.iter().any(|(at, bytes)| self.tensors.has_weight(*at, *bytes)) {
             self.writes_captured.store(true, SeqCst);
         }
         let goes = |chunk: &&Chunk| matches!(chunk.residency, Residency::File(_)) && !may_stay(chunk);
         loop {
-            let inside = self.memory.gate.enter();
+            let inside = enter();
             // Asked inside, because a chunk that leaves VRAM may get a file's pages at any other time.
             if !self.memory.has_chunks_in_files() {
                 return Ok(inside);
@@ -131,11 +138,15 @@ impl Core {
     #[cold]
     fn give_up_pages(&self, around: CUdeviceptr, chunks: &[CUdeviceptr]) -> Result<(), Status> {
         let _relaxed = RelaxedCapture::enter(self.memory.driver);
-        // One at a time: another may have done it meanwhile.
-        let placing = self.memory.placing();
         self.watch_files();
-        let changed = self.turn_into_ram(around, chunks);
-        drop(placing);
+        let mut patience = Patience::of(PATIENCE);
+        let changed = loop {
+            match self.turn_into_ram(around, chunks, &patience) {
+                Ok(changed) => break changed,
+                Err(busy) if patience.wait(&busy) => {}
+                Err(_) => break Err(NOT_SUPPORTED),
+            }
+        };
         if let Err(status) = changed {
             log::error!("weights at {around:#x} cannot be written: they are a file's, and RAM came to {status}");
         }
@@ -143,19 +154,30 @@ impl Core {
         changed
     }
 
-    /// Moves chunks of the allocation around an address to RAM, with the file's bytes.
-    fn turn_into_ram(&self, around: CUdeviceptr, chunks: &[CUdeviceptr]) -> Result<(), Status> {
+    /// Moves chunks of the allocation around an address to RAM, with the file's bytes, if nobody uses them right now.
+    fn turn_into_ram(
+        &self,
+        around: CUdeviceptr,
+        chunks: &[CUdeviceptr],
+        patience: &Patience,
+    ) -> Result<Result<(), Status>, Busy> {
         let memory = self.memory;
-        let ordinal = memory.table().find(around).map(|allocation| allocation.device).ok_or(INVALID_VALUE)?;
-        let device = memory.device(ordinal).map_err(|_| UNKNOWN)?;
+        // One at a time: another may have done it meanwhile.
+        let _placing = memory.placing();
+        let Some(ordinal) = memory.table().find(around).map(|allocation| allocation.device) else {
+            return Ok(Err(INVALID_VALUE));
+        };
+        let Ok(device) = memory.device(ordinal) else { return Ok(Err(UNKNOWN)) };
         // A write that is captured happens later; that the pages are read-only then would fault.
         if memory.captures.any(memory.driver) {
-            return Err(NOT_SUPPORTED);
+            return Ok(Err(NOT_SUPPORTED));
         }
-        let _closed = memory.gate.close().ok_or(NOT_SUPPORTED)?;
-        if memory.captures.any(memory.driver) || !memory.wait_for(device) {
-            return Err(NOT_SUPPORTED);
-        }
+        let _quiet = memory.quiet(device, patience)?;
+        Ok(self.turn_quiet_into_ram(device, around, chunks))
+    }
+
+    fn turn_quiet_into_ram(&self, device: &Device, around: CUdeviceptr, chunks: &[CUdeviceptr]) -> Result<(), Status> {
+        let memory = self.memory;
         let mut table = memory.table_mut();
         let base = table.find(around).map(|allocation| allocation.base).ok_or(INVALID_VALUE)?;
         let allocation = table.get_mut(base).ok_or(INVALID_VALUE)?;

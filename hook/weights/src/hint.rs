@@ -15,6 +15,8 @@ pub struct PlacementHint {
 impl PlacementHint {
     /// Bytes that nothing is known of but that they are many.
     pub const BLIND: Self = Self { tier: Tier::Auto, priority: DEFAULT_PRIORITY };
+    /// Below every rule.
+    pub const COLD: Self = Self { tier: Tier::Ram, priority: 0 };
     /// What is read and written with every token: KV cache, scratch. Above every rule.
     pub const HOT: Self = Self { tier: Tier::Vram, priority: MAX_PRIORITY + 1 };
 

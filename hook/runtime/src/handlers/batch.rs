@@ -58,6 +58,13 @@ unsafe fn targets(dsts: *const CUdeviceptr, sizes: *const usize, count: usize) -
     (0..count).map(|copy| unsafe { (*dsts.add(copy), *sizes.add(copy) as u64) }).collect()
 }
 
+/// What a batch reads and writes.
+unsafe fn used(dsts: *const CUdeviceptr, srcs: *const CUdeviceptr, count: usize) -> Vec<CUdeviceptr> {
+    let known = [dsts, srcs].into_iter().filter(|of| !of.is_null());
+    // SAFETY: the program passes `count` of each, as for the driver.
+    known.flat_map(|of| (0..count).map(move |copy| unsafe { *of.add(copy) })).collect()
+}
+
 /// A batch with copies across boundaries replaced by their pieces.
 struct Pieces {
     dsts: Vec<CUdeviceptr>,
@@ -184,7 +191,9 @@ pub unsafe fn batch(
     let memory = core.memory;
     // SAFETY: the program's own arrays.
     let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    let _guard = match core.write_to(&targets) {
+    // SAFETY: the program's own arrays.
+    let used = if memory.driver.device_count() > 1 { unsafe { used(dsts, srcs, count) } } else { Vec::new() };
+    let _guard = match core.write_to(&targets, &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -237,7 +246,9 @@ pub unsafe fn batch_v2(
     let memory = core.memory;
     // SAFETY: the program's own arrays.
     let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
-    let _guard = match core.write_to(&targets) {
+    // SAFETY: the program's own arrays.
+    let used = if memory.driver.device_count() > 1 { unsafe { used(dsts, srcs, count) } } else { Vec::new() };
+    let _guard = match core.write_to(&targets, &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };

@@ -16,7 +16,7 @@ type Destroy = unsafe extern "C" fn(CUstream) -> Status;
 fn begin_with(stream: CUstream, is_its_own: bool, issue: impl Fn() -> Status) -> Handled {
     let core = core()?;
     let memory = core.memory;
-    let _inside = memory.gate.enter();
+    let _inside = memory.enter(Some(stream));
     let beginning = core.streaming.capture_begins();
     let status = issue();
     if status == SUCCESS {

@@ -42,7 +42,9 @@ unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -
         let side = layout(&whole.dst);
         (side.corner, side.reach([whole.width, whole.height, 1]) as u64)
     });
-    let _guard = match core.write_to(target.as_slice()) {
+    // SAFETY: as above.
+    let used = unsafe { copy.as_ref() }.map_or([0; 2], |whole| [whole.src.device, whole.dst.device]);
+    let _guard = match core.write_to(target.as_slice(), &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };

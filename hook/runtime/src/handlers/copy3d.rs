@@ -49,7 +49,9 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
         let side = layout(&whole.dst, whole.height);
         (side.corner, side.reach([whole.width, whole.height, whole.depth]) as u64)
     });
-    let _guard = match core.write_to(target.as_slice()) {
+    // SAFETY: as above.
+    let used = unsafe { copy.as_ref() }.map_or([0; 2], |whole| [whole.src.device, whole.dst.device]);
+    let _guard = match core.write_to(target.as_slice(), &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };

@@ -80,7 +80,7 @@ fn submit(stream: CUstream, issue: impl Fn(&'static Core) -> Status) -> Handled 
         core.materialise_all();
     }
     let status = {
-        let _inside = memory.gate.enter();
+        let _inside = memory.enter(Some(stream));
         issue(core)
     };
     if status == OUT_OF_MEMORY { after_eviction(core, stream, || issue(core)) } else { Ok(status) }
@@ -92,7 +92,7 @@ fn after_eviction(core: &Core, stream: CUstream, issue: impl Fn() -> Status) -> 
     let device = memory.context_of(stream).and_then(|context| memory.device_of(context));
     let Ok(device) = device else { return Ok(OUT_OF_MEMORY) };
     Ok(core.again(device, 0, || {
-        let _inside = memory.gate.enter();
+        let _inside = memory.enter(Some(stream));
         issue()
     }))
 }

@@ -26,7 +26,7 @@ fn line<T: Into<u32>>(
         core.touch(&[dst]);
     }
     let element = size_of::<T>();
-    let _guard = match core.write_to(&[(dst, count.saturating_mul(element) as u64)]) {
+    let _guard = match core.write_to(&[(dst, count.saturating_mul(element) as u64)], &[dst]) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -59,7 +59,7 @@ fn rectangle<T>(
     let row = width.checked_mul(element).filter(|_| is_asked);
     let reach = row.map(|row| side.reach([row, height, 1]) as u64);
     let target = reach.map(|bytes| (dst, bytes));
-    let _guard = match core.write_to(target.as_slice()) {
+    let _guard = match core.write_to(target.as_slice(), &[dst]) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };

@@ -15,6 +15,7 @@ use greenboost_cuda::{Current, RelaxedCapture};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_intercept::guard;
 use greenboost_intercept::process::without_signals;
+use greenboost_memory::quiet::Patience;
 use greenboost_memory::split;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -104,6 +105,8 @@ struct Worker {
     is_unsure: bool,
     /// Of one layer, as notes come.
     asked: Vec<i32>,
+    /// How long it goes on waiting for a device at rest.
+    patience: Option<Patience>,
 }
 
 impl Worker {
@@ -133,7 +136,33 @@ impl Worker {
             return true;
         }
         drop(state);
-        settle(cache)
+        self.settle(cache)
+    }
+
+    /// Sees to it that the homes of all tensors are whole: nothing is running, so that what was uploaded or written before is there.
+    /// False where something is; then it was waited for with nothing held.
+    fn settle(&mut self, cache: &Cache) -> bool {
+        let memory = cache.memory;
+        let Ok(device) = memory.device(cache.device) else { return false };
+        let patience = self.patience.get_or_insert_with(|| Patience::of(PATIENCE));
+        let busy = {
+            let _placing = memory.placing();
+            match memory.quiet(device, patience) {
+                Ok(_quiet) => {
+                    let mut state = cache.state();
+                    bury(memory, device, &mut state.graveyard);
+                    state.layers.iter_mut().for_each(|layer| layer.is_ready = !layer.parts.is_empty());
+                    cache.lanes.forget_gone();
+                    self.patience = None;
+                    return true;
+                }
+                Err(busy) => busy,
+            }
+        };
+        if !patience.wait(&busy) {
+            self.patience = None;
+        }
+        false
     }
 
     /// Tells the policy what was asked for.
@@ -250,7 +279,7 @@ impl Worker {
     /// Chooses, and empties the table's entries of what goes.
     fn demote(&self, cache: &Cache) -> Result<Vec<Move>, Status> {
         let mut moves = Vec::new();
-        let _inside = cache.memory.gate.enter();
+        let _inside = cache.memory.enter(None);
         let mut state = cache.state();
         let State { ground: Some(ground), layers, .. } = &mut *state else { return Ok(moves) };
         let bytes = match layers.iter().any(|layer| layer.cache.reads().promoted < layer.cache.slots() as u64) {
@@ -284,26 +313,6 @@ impl Worker {
     }
 }
 
-/// Waits until the homes of all tensors are whole and nothing is running: what was uploaded or written before is there. False when
-/// that is not possible now.
-fn settle(cache: &Cache) -> bool {
-    let memory = cache.memory;
-    let Ok(device) = memory.device(cache.device) else { return false };
-    let _placing = memory.placing();
-    if memory.captures.any(memory.driver) {
-        return false;
-    }
-    let Some(_closed) = memory.gate.close() else { return false };
-    if memory.captures.any(memory.driver) || !memory.wait_for(device) {
-        return false;
-    }
-    let mut state = cache.state();
-    bury(memory, device, &mut state.graveyard);
-    state.layers.iter_mut().for_each(|layer| layer.is_ready = !layer.parts.is_empty());
-    cache.lanes.forget_gone();
-    true
-}
-
 /// Waits for everything that was submitted until now and may read slots. False when that takes too long.
 fn wait_for_launches(cache: &Cache) -> bool {
     let (mut marks, began) = (cache.lanes.marks(), Instant::now());
@@ -322,7 +331,7 @@ fn wait_for_launches(cache: &Cache) -> bool {
 fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
     let memory = cache.memory;
     let (stream, bytes, count) = {
-        let _inside = memory.gate.enter();
+        let _inside = memory.enter(None);
         let mut state = cache.state();
         let State { ground: Some(ground), layers, .. } = &mut *state else { return Ok(()) };
         let (mut copied, mut count) = (0, 0);
@@ -356,7 +365,7 @@ fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
 
 /// Has the tables name what is in slots now.
 fn name(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
-    let _inside = cache.memory.gate.enter();
+    let _inside = cache.memory.enter(None);
     let mut state = cache.state();
     let State { ground: Some(ground), layers, .. } = &mut *state else { return Ok(()) };
     for it in moves {

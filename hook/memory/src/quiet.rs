@@ -1,0 +1,225 @@
+//! When nobody uses a device's memory: its gate, and those of the devices that reach it, are closed, and what was submitted to
+//! any of their contexts is done.
+//!
+//! ```text
+//!   submitters   ──▶──▶──▶   stand still  ──▶──▶──▶──▶──▶──▶   stand still
+//!   the mover            close, mark, look          wait for the marks         close, mark: done ─ move ─ open
+//!                         (HOLD, doubled)             (gates open)
+//! ```
+//!
+//! Nothing is held while work is waited for that takes long, and no wait is without an end: what a kernel waits for may be up
+//! to a thread that wants to submit, to free or to allocate.
+
+use crate::Memory;
+use crate::device::Device;
+use crate::gate::{Closed, Gate, Inside};
+use crate::submitted::{Submitted, Waiters};
+use greenboost_contract::record::MAX_DEVICES;
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream};
+use greenboost_cuda::{Current, Driver};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long gates are closed at first to wait for what is being done.
+const HOLD: Duration = Duration::from_millis(10);
+/// How long at the most: nobody who submits work should notice.
+const LONGEST_HOLD: Duration = Duration::from_millis(320);
+/// How often is looked whether work is done.
+const LOOK: Duration = Duration::from_micros(50);
+
+/// The gates of all devices, and who reaches whose memory.
+pub struct Gates {
+    gates: [Gate; MAX_DEVICES],
+    /// Of each device, the others that reach its memory, a bit each: by peer access, or by copies that were seen. None is taken
+    /// back.
+    reached_by: [AtomicU32; MAX_DEVICES],
+    /// Contexts that the program made itself, with their devices; the primary ones can be asked for.
+    made: Mutex<Vec<(CUdevice, usize)>>,
+    waiters: Waiters,
+}
+
+const _: () = assert!(MAX_DEVICES <= 32);
+
+impl Default for Gates {
+    fn default() -> Self {
+        Self {
+            gates: [const { Gate::new() }; MAX_DEVICES],
+            reached_by: [const { AtomicU32::new(0) }; MAX_DEVICES],
+            made: Mutex::default(),
+            waiters: Waiters::default(),
+        }
+    }
+}
+
+/// A device beyond those that are known has no memory of ours, and shares the last one's gate.
+fn index(device: CUdevice) -> usize {
+    usize::try_from(device).map_or(MAX_DEVICES - 1, |at| at.min(MAX_DEVICES - 1))
+}
+
+impl Gates {
+    fn gate(&self, device: CUdevice) -> &Gate {
+        &self.gates[index(device)]
+    }
+
+    /// Devices that reach a device's memory, itself first.
+    fn reaching(&self, device: CUdevice) -> impl Iterator<Item = CUdevice> {
+        let mask = self.reached_by[index(device)].load(SeqCst);
+        let others = (0..MAX_DEVICES as CUdevice).filter(move |other| *other != device && mask & 1 << other != 0);
+        std::iter::once(device).chain(others)
+    }
+
+    fn made(&self) -> std::sync::MutexGuard<'_, Vec<(CUdevice, usize)>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The program has made a context.
+    pub fn context_made(&self, device: CUdevice, context: CUcontext) {
+        self.made().push((device, context as usize));
+    }
+
+    /// A context is gone.
+    pub fn context_gone(&self, context: CUcontext) {
+        self.made().retain(|(_, known)| *known != context as usize);
+    }
+}
+
+/// How long a mover goes on trying.
+#[derive(Debug)]
+pub struct Patience {
+    until: Instant,
+    hold: Duration,
+}
+
+impl Patience {
+    /// As long as this from now on.
+    pub fn of(patience: Duration) -> Self {
+        Self { until: Instant::now() + patience, hold: HOLD }
+    }
+
+    /// Waits, with nothing held, for what was in the way; false when there is no time left.
+    pub fn wait(&mut self, busy: &Busy) -> bool {
+        let Some(submitted) = &busy.0 else { return false };
+        let began = Instant::now();
+        // Whoever stood before the gates gets at least as long as they were closed.
+        while (!submitted.is_worth_another_look() || began.elapsed() < self.hold) && Instant::now() < self.until {
+            std::thread::sleep(LOOK);
+        }
+        self.hold = (self.hold * 2).min(LONGEST_HOLD);
+        Instant::now() < self.until
+    }
+}
+
+/// Nobody submits work that could use a device's memory, and none is under way, while this lives.
+pub struct Quiet<'a>(#[expect(dead_code, reason = "held")] Vec<Closed<'a>>);
+
+/// Why nothing can be moved right now: what has been submitted and is not done; `None` where waiting is of no use.
+pub struct Busy(Option<Submitted>);
+
+impl Memory {
+    /// Enters the gate to submit work to a stream, or in the current context.
+    #[inline]
+    pub fn enter(&self, on: Option<CUstream>) -> Inside<'_> {
+        if self.driver.device_count() == 1 { self.gates.gates[0].enter() } else { self.enter_with(on, &[]) }
+    }
+
+    /// The same for work that uses memory at these addresses, which may be another device's.
+    #[inline]
+    pub fn enter_to_use(&self, on: Option<CUstream>, addresses: &[CUdeviceptr]) -> Inside<'_> {
+        if self.driver.device_count() == 1 { self.gates.gates[0].enter() } else { self.enter_with(on, addresses) }
+    }
+
+    fn enter_with(&self, on: Option<CUstream>, addresses: &[CUdeviceptr]) -> Inside<'_> {
+        let own =
+            on.and_then(|on| device_of_stream(self.driver, on)).or_else(|| current_device(self.driver)).unwrap_or(0);
+        let mut others: Vec<CUdevice> = Vec::new();
+        if !addresses.is_empty() {
+            let table = self.table();
+            let devices = addresses.iter().filter_map(|at| table.find(*at)).map(|allocation| allocation.device);
+            others.extend(devices.filter(|device| *device != own));
+        }
+        if others.is_empty() {
+            return self.gates.gate(own).enter();
+        }
+        others.sort_unstable();
+        others.dedup();
+        let gates: Vec<_> = others.iter().map(|other| self.gates.gate(*other)).collect();
+        let inside = self.gates.gate(own).enter_with(&gates);
+        others.iter().for_each(|other| self.reaches(own, *other));
+        inside
+    }
+
+    /// From now on work of a device may use the memory of another. Said before there is any, inside the gate of the other.
+    fn reaches(&self, device: CUdevice, other: CUdevice) {
+        self.gates.reached_by[index(other)].fetch_or(1 << index(device), SeqCst);
+    }
+
+    /// Opens a device's memory to the work of another while `open` runs, and from then on.
+    pub fn open_to<T>(&self, device: CUdevice, other: CUdevice, open: impl FnOnce() -> T) -> T {
+        let _inside = self.gates.gate(other).enter();
+        self.reaches(device, other);
+        open()
+    }
+
+    /// Closes the gates of a device's memory. `Err`: it is in use, by what is to be waited for with nothing held.
+    ///
+    /// # Errors
+    /// What was submitted and is not done. While a stream is capturing, nothing is waited for.
+    pub fn quiet(&self, device: &Device, patience: &Patience) -> Result<Quiet<'_>, Busy> {
+        let until = Instant::now() + patience.hold;
+        let gate_is_held = || Busy(Some(Submitted::default()));
+        let mut closed = vec![self.gates.gate(device.ordinal).close(until).ok_or_else(gate_is_held)?];
+        // Asked with the first gate closed: others come to reach the memory inside it.
+        for other in self.gates.reaching(device.ordinal).skip(1) {
+            closed.push(self.gates.gate(other).close(until).ok_or_else(gate_is_held)?);
+        }
+        if self.captures.any(self.driver) {
+            return Err(Busy(None));
+        }
+        let mut submitted = Submitted::default();
+        for context in self.contexts_reaching(device) {
+            // A context that cannot be entered is gone, and its work with it.
+            let Ok(_current) = Current::push(self.driver, context) else {
+                device.forget_context(context);
+                continue;
+            };
+            submitted.mark(self.driver, &self.gates.waiters, context).map_err(|_| Busy(None))?;
+        }
+        while !submitted.is_done() {
+            if Instant::now() > until {
+                return Err(Busy(Some(submitted)));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(Quiet(closed))
+    }
+
+    /// Contexts whose work may use a device's memory: all of the device's own, and of those that reach it.
+    fn contexts_reaching(&self, device: &Device) -> Vec<CUcontext> {
+        let mut contexts: Vec<_> = device.contexts();
+        for reaching in self.gates.reaching(device.ordinal) {
+            contexts.extend(self.driver.primary_context(reaching));
+            let made = self.gates.made();
+            contexts.extend(made.iter().filter(|(of, _)| *of == reaching).map(|(_, context)| *context as CUcontext));
+        }
+        contexts.sort_unstable();
+        contexts.dedup();
+        contexts
+    }
+}
+
+fn current_device(driver: &Driver) -> Option<CUdevice> {
+    let mut device = 0;
+    // SAFETY: writes one integer to a live local.
+    unsafe { driver.cuCtxGetDevice(&mut device) }.is_ok().then_some(device)
+}
+
+fn device_of_stream(driver: &Driver, stream: CUstream) -> Option<CUdevice> {
+    device_of(driver, driver.context_of(stream).ok()??)
+}
+
+/// The device of a context.
+pub fn device_of(driver: &Driver, context: CUcontext) -> Option<CUdevice> {
+    let _current = Current::enter(driver, context).ok()?;
+    current_device(driver)
+}
