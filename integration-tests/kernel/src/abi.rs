@@ -1,8 +1,8 @@
 //! Every call, called wrongly in every way: refused with the right number, and nothing left behind.
 
-use crate::Test;
 use crate::machine::{errno, value};
 use crate::mapping::{buffer, device};
+use crate::test::Test;
 use greenboost_kmod::abi::{self, Alloc, Event, Info};
 use greenboost_kmod::{CHUNK, Device};
 use libc::{EFAULT, EINVAL, EMFILE, ENOTTY};

@@ -1,9 +1,9 @@
 //! Limits hold: together, in a race, in a memory cgroup, and against a machine that has not so much.
 
-use crate::Test;
 use crate::machine::{CGROUP, Marks, Setting, eventually, free, oom_kills, set, shown, value};
 use crate::mapping::device;
 use crate::process::{Child, as_user, elsewhere};
+use crate::test::Test;
 use greenboost_kmod::{CHUNK, Device, Error, Request, abi};
 use std::fs;
 

@@ -1,7 +1,7 @@
 //! `cargo xtask demo` on a machine that has the module: what it shows to somebody who watches.
 
-use crate::Test;
 use crate::machine::{SPILL, value};
+use crate::test::Test;
 use std::process::{Command, Stdio};
 
 pub const TESTS: &[Test] = &[("demo: its tier map shows the pool", tier_map)];

@@ -1,11 +1,11 @@
 //! With a debug kernel only: every allocation inside a call fails once, the call fails cleanly or succeeds, and nothing
 //! is left; and at the end kmemleak has found nothing.
 
-use crate::Test;
 use crate::machine::{option, set, value};
 use crate::mapping::{buffer, device};
 use crate::peer::{self, Peer};
 use crate::process::elsewhere;
+use crate::test::Test;
 use greenboost_kmod::{Access, CHUNK, Device, Mapping, Request};
 use std::fs::{self, File};
 use std::os::fd::AsFd;

@@ -1,10 +1,10 @@
 //! What it costs, next to what else one could do. An emulated processor says nothing in absolute terms; ratios in one
 //! run do. `cargo xtask bench pool` asks for more rounds of more memory, and makes a table of the samples.
 
-use crate::Test;
 use crate::machine::{Marks, counter, eventually, option, set, value};
 use crate::mapping::device;
 use crate::peer::{self, Peer};
+use crate::test::Test;
 use greenboost_kmod::{Access, Buffer, CHUNK, Mapping, Request};
 use std::collections::BTreeMap;
 use std::fs;

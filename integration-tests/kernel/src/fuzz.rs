@@ -3,9 +3,9 @@
 //! A call is well meant (a struct with one or two odd fields), or noise: any bytes under a known number, or any number at
 //! all. Each kind must have succeeded now and then, or it tests nothing.
 
-use crate::Test;
 use crate::machine::{Marks, Setting, option, value};
 use crate::process::Child;
+use crate::test::Test;
 use greenboost_kmod::{CHUNK, abi};
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};

@@ -1,8 +1,8 @@
 //! The hook itself, in front of a program on the simulated GPU: its memory comes from the pool, and what the module says
 //! is heeded.
 
-use crate::Test;
 use crate::machine::{Marks, Setting, eventually, value};
+use crate::test::Test;
 use greenboost_contract::record::{self, Mapped};
 use greenboost_kmod::Device;
 use std::io::{BufRead, BufReader, Lines, Write};

@@ -1,10 +1,10 @@
 //! From loading to unloading, and every way a process can leave in between: nothing stays.
 
-use crate::Test;
 use crate::machine::{self, eventually, load, set, shown, unload, value};
 use crate::mapping::{buffer, device, pattern, words};
 use crate::peer::{self, Peer};
 use crate::process::{Child, Count, elsewhere};
+use crate::test::Test;
 use greenboost_kmod::{Access, CHUNK, Device, Request, abi};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};

@@ -22,13 +22,11 @@ mod pressure;
 mod process;
 mod reserve;
 mod spill;
+mod test;
 mod threads;
 mod users;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
-
-type Test = (&'static str, fn());
+use test::{Test, run};
 
 fn main() {
     machine::set_up();
@@ -90,17 +88,4 @@ fn main() {
     }
     println!("gb-done {passed} passed {failed} failed, up {:.2}", machine::uptime());
     machine::power_off();
-}
-
-/// Runs a test, and sees to it that nothing is left of it.
-fn run(name: &str, test: fn()) -> bool {
-    let start = Instant::now();
-    let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
-    let clean = catch_unwind(AssertUnwindSafe(machine::expect_nothing_left)).is_ok();
-    let ok = passed && clean;
-    if !ok {
-        machine::start_over();
-    }
-    println!("gb-test {} {:.2} {name}", if ok { "ok" } else { "FAILED" }, start.elapsed().as_secs_f64());
-    ok
 }

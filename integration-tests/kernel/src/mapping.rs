@@ -1,8 +1,8 @@
 //! A buffer in a process and at a device: the bytes are the same everywhere, in 2 MiB pieces.
 
-use crate::Test;
 use crate::machine::{Marks, SPILL, errno, eventually, set, smaps, value};
 use crate::peer::{self, Peer};
+use crate::test::Test;
 use greenboost_kmod::{Access, Buffer, CHUNK, Device, Mapping, Request};
 use std::fs::{self, OpenOptions};
 use std::os::fd::{AsFd, AsRawFd};

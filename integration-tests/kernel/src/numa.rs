@@ -1,9 +1,9 @@
 //! Two nodes of memory: a program gets only what it may use. The second node is small, and has no processor.
 
-use crate::Test;
 use crate::machine::{CGROUP, Marks, eventually, oom_kills, set, value};
 use crate::mapping::{device, words};
 use crate::process::Child;
+use crate::test::Test;
 use greenboost_kmod::{Access, Buffer, CHUNK, Error, Mapping, Request};
 use std::collections::BTreeSet;
 use std::fs;

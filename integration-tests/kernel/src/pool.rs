@@ -1,8 +1,8 @@
 //! `greenboost pool` on the module itself: what it shows is what the module has, what it sets the module does.
 
-use crate::Test;
 use crate::hook::{on_gpu, run};
 use crate::machine::{Marks, Setting, eventually, shown, value};
+use crate::test::Test;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::Command;

@@ -1,11 +1,11 @@
 //! The watchdog: a memory hog drives ok, low, critical, ok; whoever listens hears it. What a disk does: `spill.rs`.
 
-use crate::Test;
 use crate::machine::{
     CGROUP, Marks, PATIENCE, Setting, between_ticks, counter, eventually, oom_kills, set, shown, value,
 };
 use crate::mapping::{buffer, device, pattern, words};
 use crate::process::{Child, Count, bind};
+use crate::test::Test;
 use crate::threads::{hindrance, kernel_thread};
 use greenboost_kmod::{CHUNK, Causes, Device, Error, Level, Request, abi};
 use std::fs::{self, File};

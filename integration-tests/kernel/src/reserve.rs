@@ -1,10 +1,10 @@
 //! Pages kept ready: as many as asked for, zeroed, taken first, taken back, and given up under pressure.
 
-use crate::Test;
 use crate::budgets::in_cgroup;
 use crate::machine::{Marks, Setting, between_ticks, counter, eventually, set, shown, value};
 use crate::mapping::{device, pattern, words};
 use crate::process::Child;
+use crate::test::Test;
 use crate::threads::{bind_filler, hindrance};
 use greenboost_kmod::{Access, CHUNK, Error, Request};
 use std::os::unix::fs::FileExt;

@@ -1,10 +1,10 @@
 //! The spill path: a filling disk, a folder that goes, a filesystem that turns read-only or does not answer.
 
-use crate::Test;
 use crate::machine::{SPILL, eventually, mount, remount, set, shown, try_set, unmount, value};
 use crate::mapping::device;
 use crate::peer::Peer;
 use crate::pressure::hear;
+use crate::test::Test;
 use greenboost_kmod::{Device, Level, Request, abi};
 use std::ffi::CString;
 use std::fs::{self, File};

@@ -1,10 +1,10 @@
 //! Two users with different rights.
 
-use crate::Test;
 use crate::hook::run;
 use crate::machine::{SPILL, value};
 use crate::mapping::{buffer, device};
 use crate::process::{as_user, become_user, elsewhere};
+use crate::test::Test;
 use greenboost_kmod::{CHUNK, Device, Error, Request};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
