@@ -7,6 +7,8 @@ use std::mem::{offset_of, size_of};
 pub const ABI_MAJOR: u32 = 2;
 pub const ABI_MINOR: u32 = 0;
 pub const CHUNK_BYTES: u64 = 2 << 20;
+/// The unit of allocation, and the congruence a mapping needs: 2 MiB.
+pub const CHUNK: usize = CHUNK_BYTES as usize;
 
 pub const LEVEL_OK: u32 = 0;
 pub const LEVEL_LOW: u32 = 1;

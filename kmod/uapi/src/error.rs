@@ -2,6 +2,9 @@
 
 use std::io;
 
+/// Results of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// Why a call did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -16,13 +16,8 @@ mod device;
 mod error;
 mod mapping;
 
+pub use abi::CHUNK;
 pub use buffer::{Buffer, Request};
 pub use device::{Causes, Device, Event, Info, Level};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use mapping::{Access, Mapping, map_fixed};
-
-/// The unit of allocation, and the congruence a mapping needs: 2 MiB.
-pub const CHUNK: usize = abi::CHUNK_BYTES as usize;
-
-/// Results of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
