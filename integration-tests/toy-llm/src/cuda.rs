@@ -6,17 +6,12 @@ mod table;
 use anyhow::{Result, anyhow, bail};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
-pub use table::CudaError;
+pub use table::{CudaError, DevicePtr, Handle};
 use table::{Functions, GetProcAddress, READ_WRITE, VRAM, ask};
 
 const CAPTURE_MODE_RELAXED: c_uint = 2;
 const STREAM_NON_BLOCKING: c_uint = 1;
 const EVENT_DISABLE_TIMING: c_uint = 2;
-
-/// An address in device memory.
-pub type DevicePtr = u64;
-/// A context, stream, event, module, function or graph of the driver.
-pub type Handle = *mut c_void;
 
 /// The driver, initialised.
 pub struct Driver {

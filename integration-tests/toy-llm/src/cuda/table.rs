@@ -5,7 +5,10 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::fmt;
 use std::ptr::null_mut;
 
-use super::{DevicePtr, Handle};
+/// An address in device memory.
+pub type DevicePtr = u64;
+/// A context, stream, event, module, function or graph of the driver.
+pub type Handle = *mut c_void;
 
 /// `cuGetProcAddress_v2`.
 pub type GetProcAddress = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> c_int;
