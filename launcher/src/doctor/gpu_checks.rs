@@ -1,6 +1,6 @@
 //! Checks of the driver and the GPUs.
 
-use super::checks::{Facts, Finding, Level};
+use super::finding::{Facts, Finding, Level};
 use super::probe::OLDEST_COMPUTE;
 use crate::driver::report::{Device, Event, Link};
 use greenboost_contract::format_size;

@@ -1,6 +1,6 @@
 //! Checks of the GPU, on what a made-up driver has said.
 
-use super::checks::{Facts, Finding, Level};
+use super::finding::{Facts, Finding, Level};
 use super::gpu_checks::{backings, cuda, devices, driver, file_pages, host_numa, link, mig, pin, vmm};
 use crate::driver::report::{Device, Event, GpuReport, Link, Outcome};
 use crate::machine::tests::made_of;

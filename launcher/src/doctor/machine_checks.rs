@@ -1,6 +1,6 @@
 //! Checks of everything but the GPU.
 
-use super::checks::{Facts, Finding, Level};
+use super::finding::{Facts, Finding, Level};
 use crate::machine::Machine;
 use crate::ollama::{SERVICE_ADVICE, servers, store};
 use greenboost_contract::{engine, format_size, ram};

@@ -5,6 +5,7 @@
 //! checks (`checks`) turns facts into findings.
 
 mod checks;
+mod finding;
 mod gpu_checks;
 #[cfg(test)]
 mod gpu_tests;
@@ -16,8 +17,9 @@ pub use probe::run as run_probe;
 use crate::driver::child;
 use crate::machine::Machine;
 use crate::output;
-use checks::{CHECKS, Facts, Finding, Level};
+use checks::CHECKS;
 use clap::Args;
+use finding::{Facts, Finding, Level};
 use serde::Serialize;
 use std::fmt::Write;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! `--dry-run`: everything that would happen, for people.
 
-use super::Launch;
+use super::decide::Launch;
 use greenboost_contract::kernel::KernelRule;
 use greenboost_contract::place::PlaceRule;
 use greenboost_contract::settings::PREFIX;

@@ -4,11 +4,13 @@
 //! changes, come from the device (`watch`). Both are found through [`Paths`], so that a made-up folder serves as well.
 
 mod knob;
+mod paths;
 mod problem;
 mod state;
 mod watch;
 
 pub use knob::{Knob, set};
+pub use paths::Paths;
 pub use problem::Problem;
 pub use state::State;
 pub use watch::{Ended, Line, Source, follow, text_line};
@@ -16,9 +18,7 @@ pub use watch::{Ended, Line, Source, follow, text_line};
 use crate::output;
 use clap::{Args, Subcommand};
 use greenboost_contract::parse_size;
-use greenboost_kmod::Device;
 use serde_json::json;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Options of `greenboost pool`.
@@ -31,17 +31,6 @@ pub struct Options {
     json: bool,
     #[command(flatten)]
     paths: Paths,
-}
-
-/// Where the module's files are.
-#[derive(Debug, Clone, Args)]
-pub struct Paths {
-    /// The module's folder in sysfs.
-    #[arg(long, global = true, hide = true, value_name = "DIR", default_value = "/sys/class/misc/greenboost")]
-    pub sysfs: PathBuf,
-    /// The module's device.
-    #[arg(long, global = true, hide = true, value_name = "FILE", default_value = Device::PATH)]
-    pub device: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
