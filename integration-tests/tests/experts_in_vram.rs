@@ -23,7 +23,7 @@ fn plain() -> World {
 
 fn world(seed: u64) -> World {
     let world = plain().env(settings::VRAM, "40MiB").env(settings::THRESHOLD, "2MiB").env(settings::RING, "4MiB");
-    let world = world.env(settings::STREAM, "on").env(settings::EXPERTS, "on").env(settings::KERNELS, &rules());
+    let world = world.env(settings::STREAM, "on").env(settings::EXPERTS, "on").env(settings::KERNELS, rules());
     world.hooked().delays(seed).env("SIMGPU_DELAY_US", "100")
 }
 
