@@ -112,6 +112,16 @@ fn cargo_build(bin: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A Python that has numpy, which the generator of models needs: the first one found, else the system's.
+pub fn python_with_numpy() -> Option<&'static str> {
+    let has_it = |python: &&str| {
+        let mut command = Command::new(python);
+        command.args(["-c", "import numpy"]).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    ["python3", "/usr/bin/python3"].into_iter().find(has_it)
+}
+
 /// The root of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

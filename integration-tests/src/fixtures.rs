@@ -109,6 +109,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "full", &["full.c"], &[]),
         target(Program, "llama-real", &["llama_real.c"], &[]),
         target(Program, "llama-cache", &["llama_cache.c"], &[]),
+        target(Program, "llama-experts", &["llama_experts.c"], &[]),
         target(Program, "lookups", &["lookups.c"], &[]),
         target(Program, "mappings", &["mappings.c"], &[]),
     ],

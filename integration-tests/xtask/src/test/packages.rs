@@ -3,6 +3,7 @@
 use super::outcome::Outcome;
 use crate::process;
 use anyhow::{Context, Result, bail};
+use integration_tests::artefacts::python_with_numpy;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
@@ -22,6 +23,7 @@ const NEEDS: &[Need] = &[
     },
     Need { package: "binutils", why: "the static fixture library", present: || process::exists("ar") },
     Need { package: "python3", why: "the ctypes fixture and the GPU scripts", present: || process::exists("python3") },
+    Need { package: "python3-numpy", why: "the generator of models", present: || python_with_numpy().is_some() },
     Need { package: "npm", why: "llama.cpp's own libraries, to test with", present: || process::exists("npm") },
     Need { package: "libclang-dev", why: "the type-check of the frida engine", present: has_libclang },
 ];
