@@ -5,7 +5,7 @@
 //! it. The file says how it is laid out, which model it is of, and its checksum; it is replaced whole or not at all. A folder
 //! that others can write is neither believed nor written to.
 //!
-//! All numbers are little-endian: [`MAGIC`], u32 [`VERSION`], u32 length of the key and the key, u32 number of layers; for each
+//! All numbers are little-endian: `GBCOUNTS`, u32 version, u32 length of the key and the key, u32 number of layers; for each
 //! layer u32 number of its block, u32 number of experts, and as many u32 counts; u32 CRC-32 of all before it.
 
 use std::collections::BTreeMap;
