@@ -99,6 +99,48 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_that_was_given_up_is_in_nobodys_way() {
+        let mut ring = Ring::new(8 << 10);
+        for key in 1..=2 {
+            take(&mut ring, key, 4);
+        }
+        ring.remove(1);
+        let asked = std::cell::Cell::new(0);
+        let place = ring.take(3, 4 << 10, |_| {
+            asked.set(asked.get() + 1);
+            false
+        });
+        assert_eq!((place, asked.get()), (Some(Place { offset: 0, evicted: vec![] }), 0));
+        // The others stay, and so does one that takes the name of one that went.
+        ring.remove(7);
+        assert_eq!(take(&mut ring, 1, 4), Some((4, vec![2])));
+        assert_eq!(take(&mut ring, 4, 8), Some((0, vec![3, 1])));
+    }
+
+    /// Sides that touch are in nobody's way; the last byte of the ring is used.
+    #[test]
+    fn copies_that_only_touch_stay() {
+        let mut ring = Ring::new(12 << 10);
+        for key in 1..=3 {
+            assert_eq!(take(&mut ring, key, 4), Some(((key - 1) * 4, vec![])));
+        }
+        assert_eq!(take(&mut ring, 4, 4), Some((0, vec![1])));
+        assert_eq!(take(&mut ring, 5, 4), Some((4, vec![2])));
+        assert_eq!(take(&mut ring, 6, 12), Some((0, vec![3, 4, 5])));
+        assert_eq!(take(&mut ring, 7, 0), None);
+        assert_eq!(ring.take(8, u64::MAX, |_| true), None);
+        assert_eq!(take(&mut ring, 9, 1), Some((0, vec![6])));
+    }
+
+    /// Where a copy begins, whatever the sizes are.
+    #[test]
+    fn copies_begin_at_what_the_widest_loads_need() {
+        let mut ring = Ring::new(1 << 20);
+        let starts: Vec<_> = [1, 256, 257, 5].map(|bytes| ring.take(bytes, bytes, |_| true).map(|it| it.offset)).into();
+        assert_eq!(starts, [Some(0), Some(256), Some(512), Some(1024)]);
+    }
+
+    #[test]
     fn copies_never_overlap_whatever_the_sizes() {
         let mut seed = 7u64;
         let mut ring = Ring::new(1 << 20);
