@@ -7,7 +7,7 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{AcqRel, Acquire},
 };
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// A tensor that can be streamed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,8 @@ pub struct CurrentIndex {
     index: RwLock<Option<Arc<Index>>>,
     /// Counts the indexes that there have been, so that a thread that has the last one need not ask for it.
     generation: AtomicU64,
+    /// Held while one is made: of two threads, the one that puts its own in place last has looked last.
+    making: Mutex<()>,
 }
 
 thread_local! {
@@ -81,8 +83,10 @@ impl CurrentIndex {
         })
     }
 
-    /// Puts another in its place: weights in order of address.
-    pub fn set(&self, weights: Vec<Weight>) {
+    /// Puts another in its place: what `make` finds, weights in order of address.
+    pub fn renew(&self, make: impl FnOnce() -> Vec<Weight>) {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = make();
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Index(weights)));
         self.generation.fetch_add(1, AcqRel);
     }
@@ -91,6 +95,7 @@ impl CurrentIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Release;
 
     fn index() -> Index {
         let weight = |at, bytes| Weight { at, bytes, copied: bytes, rules: 0, device: 0 };
@@ -115,5 +120,30 @@ mod tests {
         assert_eq!(met(105, 6), [100, 110]);
         assert_eq!(met(115, 85), []);
         assert_eq!(met(0, u64::MAX), [100, 110, 200]);
+    }
+
+    /// A thread looks, another changes something and looks, and the first is the last to put its index in place.
+    #[test]
+    fn the_index_is_never_older_than_the_last_change() {
+        let (index, there_are) = (CurrentIndex::default(), AtomicU64::new(1));
+        let look = || {
+            let weight = |at| Weight { at, bytes: 1, copied: 1, rules: 0, device: 0 };
+            (0..there_are.load(Acquire)).map(weight).collect::<Vec<_>>()
+        };
+        let (has_looked, looked) = std::sync::mpsc::channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                index.renew(|| {
+                    let found = look();
+                    has_looked.send(()).expect("somebody waits");
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    found
+                });
+            });
+            looked.recv().expect("it looks");
+            there_are.store(2, Release);
+            index.renew(look);
+        });
+        assert_eq!(index.get().len(), 2);
     }
 }

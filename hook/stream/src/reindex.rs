@@ -11,6 +11,11 @@ const MOST_PADDING: u64 = 4096;
 impl Streaming {
     /// Makes the index anew from the chunks as they are. Called after chunks have changed their residency.
     pub fn rebuild(&self) {
+        self.index.renew(|| self.weights_outside());
+    }
+
+    /// What the index is to hold, in order of address.
+    fn weights_outside(&self) -> Vec<Weight> {
         let mut found = self.prefetched_weights();
         if self.memory.settings.stream == Stream::On {
             let table = self.memory.table();
@@ -34,6 +39,6 @@ impl Streaming {
             }
         }
         found.sort_by_key(|weight| weight.at);
-        self.index.set(found);
+        found
     }
 }
