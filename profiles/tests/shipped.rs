@@ -45,7 +45,7 @@ fn the_hook_reads_what_every_shipped_profile_asks_for() {
     }
 }
 
-/// Whatever a profile of llama.cpp's is asked for by name: what these kernels write is no copy's.
+/// Whichever profile of llama.cpp's is asked for by name: what these kernels write must not go to a copy.
 #[test]
 fn programs_and_kernels_that_write_to_weights_are_named() {
     for profile in built_in().iter().filter(|profile| profile.name != "generic") {

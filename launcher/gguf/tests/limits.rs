@@ -161,7 +161,7 @@ fn numbers_of_every_type_are_what_they_are() {
 }
 
 #[test]
-fn so_many_keys_need_so_many_bytes_at_least() {
+fn keys_need_the_bytes_of_the_shortest_at_least() {
     let shortest = |keys: u64| {
         let key = [&0u64.to_le_bytes()[..], &0u32.to_le_bytes(), &[7]].concat();
         [b"GGUF", &3u32.to_le_bytes()[..], &0u64.to_le_bytes(), &keys.to_le_bytes(), &key].concat()
