@@ -1,7 +1,6 @@
 //! Pinned memory in pieces, each with an event behind the last copy that used it.
 
-use super::threads::{self, Threads};
-use crossbeam_channel::unbounded;
+use super::threads::{Jobs, Threads};
 use greenboost_cuda::Driver;
 use greenboost_cuda::abi::*;
 use std::collections::VecDeque;
@@ -154,8 +153,7 @@ impl Pieces {
     ) -> Result<(), Status> {
         let src = src as usize;
         let (mut failed, mut parts) = (Ok(()), parts(bytes));
-        let (sender, filled) = unbounded();
-        let mut under_way = 0;
+        let (mut jobs, mut under_way) = (Jobs::new(threads), 0);
         loop {
             while failed.is_ok()
                 && let Some(mut piece) = self.free.pop_front()
@@ -165,22 +163,21 @@ impl Pieces {
                     self.free.push_front(piece);
                     break;
                 };
-                let sender = sender.clone();
                 under_way += 1;
-                threads.run(move || {
+                jobs.run(move || {
                     // SAFETY: its last copy has been waited for; the source is the caller's, who does not return before this
                     // has been received.
                     unsafe {
                         let source = (src as *const u8).add(at);
                         std::ptr::copy_nonoverlapping(source, piece.bytes(count).as_mut_ptr(), count);
                     }
-                    let _ = sender.send((piece, at, count));
+                    (piece, at, count)
                 });
             }
             if under_way == 0 {
                 return failed;
             }
-            let Ok((mut piece, at, count)) = threads::next(&filled) else { return Err(UNKNOWN) };
+            let (mut piece, at, count) = jobs.next();
             under_way -= 1;
             if failed.is_ok() {
                 let from = piece.at as u64;
@@ -207,7 +204,7 @@ impl Pieces {
         look: &Arc<Look>,
     ) -> Result<(), Status> {
         let (mut failed, mut parts) = (Ok(()), parts(bytes));
-        let (sender, done) = unbounded();
+        let mut jobs = Jobs::new(threads);
         let (mut arriving, mut under_way) = (VecDeque::new(), 0);
         loop {
             while failed.is_ok()
@@ -230,20 +227,20 @@ impl Pieces {
                     self.free.push_back(piece);
                     continue;
                 }
-                let (sender, look) = (sender.clone(), look.clone());
+                let look = look.clone();
                 under_way += 1;
-                threads.run(move || {
+                jobs.run(move || {
                     // SAFETY: the copy has been waited for.
                     look(at, unsafe { piece.bytes(count) });
-                    let _ = sender.send(piece);
+                    piece
                 });
                 // What is ready by now can be filled again.
-                while let Ok(piece) = done.try_recv() {
+                while let Some(piece) = jobs.done() {
                     under_way -= 1;
                     self.free.push_back(piece);
                 }
             } else if under_way > 0 {
-                let Ok(piece) = threads::next(&done) else { return Err(UNKNOWN) };
+                let piece = jobs.next();
                 under_way -= 1;
                 self.free.push_back(piece);
             } else {

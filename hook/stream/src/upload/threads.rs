@@ -6,14 +6,36 @@
 use crossbeam_channel::{Receiver, RecvError, Sender, unbounded};
 use greenboost_contract::settings::ENOUGH_UPLOAD_THREADS;
 use greenboost_intercept::process::without_signals;
+use std::collections::VecDeque;
 use std::hint::spin_loop;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 /// How long a thread without work looks for some.
 const LOOK: Duration = Duration::from_millis(1);
 
-type Job = Box<dyn FnOnce() + Send>;
+/// How long whoever waits for its jobs waits before it does one by itself. All threads may be with another's, whose pages come
+/// from a file, or from a thread of the program that waits for this one.
+const STALL: Duration = Duration::from_millis(20);
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// What is to be done once, by whoever comes first.
+#[derive(Clone)]
+struct Job(Arc<Mutex<Option<Work>>>);
+
+impl Job {
+    fn lock(&self) -> MutexGuard<'_, Option<Work>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does it; false when somebody has done it, or does.
+    fn run(&self) -> bool {
+        let work = self.lock().take();
+        work.map(|work| work()).is_some()
+    }
+}
 
 /// Threads of ours.
 pub struct Threads {
@@ -55,11 +77,56 @@ impl Threads {
     pub fn count(&self) -> usize {
         self.count
     }
+}
+
+/// What somebody has the threads do, each job ending with something sent.
+pub struct Jobs<'a, T> {
+    threads: &'a Threads,
+    /// Those that nobody may have begun.
+    own: VecDeque<Job>,
+    sender: Sender<T>,
+    done: Receiver<T>,
+}
+
+impl<'a, T: Send + 'static> Jobs<'a, T> {
+    /// None yet.
+    pub fn new(threads: &'a Threads) -> Self {
+        let (sender, done) = unbounded();
+        Self { threads, own: VecDeque::new(), sender, done }
+    }
 
     /// Has a thread do it.
-    pub fn run(&self, job: impl FnOnce() + Send + 'static) {
+    pub fn run(&mut self, work: impl FnOnce() -> T + Send + 'static) {
+        let sender = self.sender.clone();
+        let job = Job(Arc::new(Mutex::new(Some(Box::new(move || {
+            let _ = sender.send(work());
+        })))));
+        while self.own.front().is_some_and(|job| job.lock().is_none()) {
+            self.own.pop_front();
+        }
+        self.own.push_back(job.clone());
         // They live as long as the process: there is always one that receives.
-        let _ = self.jobs.send(Box::new(job));
+        let _ = self.threads.jobs.send(job);
+    }
+
+    /// What has been done by now.
+    pub fn done(&self) -> Option<T> {
+        self.done.try_recv().ok()
+    }
+
+    /// What is done next; there is something under way.
+    pub fn next(&mut self) -> T {
+        let began = Instant::now();
+        loop {
+            match self.done.try_recv() {
+                Ok(it) => return it,
+                Err(_) if began.elapsed() < LOOK => spin_loop(),
+                Err(_) => match self.done.recv_timeout(STALL) {
+                    Ok(it) => return it,
+                    Err(_) => while self.own.pop_front().is_some_and(|job| !job.run()) {},
+                },
+            }
+        }
     }
 }
 
@@ -67,7 +134,7 @@ impl Threads {
 ///
 /// # Errors
 /// There is nobody who would send anything.
-pub fn next<T>(from: &Receiver<T>) -> Result<T, RecvError> {
+fn next<T>(from: &Receiver<T>) -> Result<T, RecvError> {
     let began = Instant::now();
     loop {
         match from.try_recv() {
@@ -81,6 +148,29 @@ pub fn next<T>(from: &Receiver<T>) -> Result<T, RecvError> {
 /// What a thread does for ever.
 fn work(todo: &Receiver<Job>) {
     while let Ok(job) = next(todo) {
-        job();
+        job.run();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_does_its_own_jobs_where_all_threads_are_with_anothers() {
+        let threads = Threads::new(2).expect("two threads");
+        let (open, closed) = unbounded::<()>();
+        let mut stuck = Jobs::new(&threads);
+        for _ in 0..2 {
+            let closed = closed.clone();
+            stuck.run(move || closed.recv());
+        }
+        let mut jobs = Jobs::new(&threads);
+        (0..5).for_each(|number| jobs.run(move || number));
+        let mut done: Vec<_> = (0..5).map(|_| jobs.next()).collect();
+        done.sort_unstable();
+        assert_eq!(done, [0, 1, 2, 3, 4]);
+        drop(open);
+        assert!(stuck.next().is_err() && stuck.next().is_err() && stuck.done().is_none());
     }
 }
