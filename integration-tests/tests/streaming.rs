@@ -175,6 +175,17 @@ fn planted_faults_are_noticed() {
     }
 }
 
+/// A write whose handler panics reaches the driver alone: nobody says which copies it has staled.
+#[test]
+fn a_panic_while_weights_are_written_leaves_no_stale_copy() {
+    for seed in 0..12u64 {
+        let world = world("2MiB").env("GREENBOOST_PLANT", "write-panics").delays(seed);
+        // A graph that holds copies is not the same as one that holds none.
+        let outcome = world.run_with("stream-like", &[&seed.to_string(), "1", "no-graphs"]).ok();
+        assert!(outcome.log.contains("weights are copied anew"), "{}", outcome.report());
+    }
+}
+
 /// A weight that lies outside VRAM in part needs a slot as large as one that lies there whole.
 #[test]
 fn weights_give_way_whole_where_they_are_streamed() {

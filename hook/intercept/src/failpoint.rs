@@ -11,6 +11,8 @@ pub enum Fault {
     MissingCopy,
     /// A write leaves the copies of what it changes.
     StaleSlot,
+    /// What handles a write panics.
+    WritePanics,
     /// A free does not wait for the copies of what it frees.
     MissingJoin,
     /// A graph launch does not take the slots over.
@@ -33,6 +35,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::MissingReaders, "missing-readers"),
     (Fault::MissingCopy, "missing-copy"),
     (Fault::StaleSlot, "stale-slot"),
+    (Fault::WritePanics, "write-panics"),
     (Fault::MissingJoin, "missing-join"),
     (Fault::NoHandOver, "no-hand-over"),
     (Fault::OldKernel, "old-kernel"),

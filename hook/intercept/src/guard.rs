@@ -47,6 +47,8 @@ struct Guard {
     on: AtomicBool,
     /// Calls that went to their originals, by reason, as long as nobody else keeps them.
     counts: [AtomicU64; BYPASS_NAMES.len()],
+    /// Panics of ours so far, each counted before its call's original is called and again after.
+    failures: AtomicU64,
     /// Where they are counted instead: in the status record, once there is one.
     kept: AtomicPtr<[AtomicU64; BYPASS_NAMES.len()]>,
 }
@@ -54,6 +56,7 @@ struct Guard {
 static GUARD: Guard = Guard {
     on: AtomicBool::new(false),
     counts: [const { AtomicU64::new(0) }; BYPASS_NAMES.len()],
+    failures: AtomicU64::new(0),
     kept: AtomicPtr::new(std::ptr::null_mut()),
 };
 
@@ -86,10 +89,13 @@ pub(crate) struct Thread {
     handles: Cell<bool>,
     /// A question to the loader.
     pub(crate) answers: Cell<bool>,
+    /// A call whose handler has panicked, and whose original is being called.
+    has_failed: Cell<bool>,
 }
 
 thread_local! {
-    pub(crate) static THREAD: Thread = const { Thread { handles: Cell::new(false), answers: Cell::new(false) } };
+    pub(crate) static THREAD: Thread =
+        const { Thread { handles: Cell::new(false), answers: Cell::new(false), has_failed: Cell::new(false) } };
 }
 
 /// Lets handlers run. Before this, and after [`stand_aside`], every call goes to its original.
@@ -130,11 +136,30 @@ pub fn enter(handler: impl FnOnce() -> Handled) -> Option<Status> {
         Ok(Ok(status)) => return Some(status),
         Ok(Err(reason)) => count(reason),
         Err(_) => {
+            GUARD.failures.fetch_add(1, Ordering::AcqRel);
+            THREAD.with(|thread| thread.has_failed.set(true));
             log::error!("internal failure in a handler; the program's call goes to the driver as it is");
             count(Bypass::Internal);
         }
     }
     None
+}
+
+/// The original of a call that no handler has answered has been called.
+#[inline]
+pub fn called_original() {
+    THREAD.with(|thread| {
+        if thread.has_failed.replace(false) {
+            GUARD.failures.fetch_add(1, Ordering::AcqRel);
+        }
+    });
+}
+
+/// A number that changes with every panic of ours, before its call's original is called and once more after. A call that
+/// changed something may have gone unnoticed then: what was derived from the program's memory before is not to be trusted.
+#[inline]
+pub fn failures() -> u64 {
+    GUARD.failures.load(Ordering::Acquire)
 }
 
 #[cfg(test)]
@@ -150,7 +175,12 @@ mod tests {
         assert_eq!(enter(|| Ok(enter(|| Ok(some)).unwrap_or(other))), Some(other));
         let quiet = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
+        let trusted = failures();
         assert_eq!(enter(|| panic!("planted")), None);
+        let during = failures();
+        called_original();
+        called_original();
+        assert!(during != trusted && failures() == during + 1, "what is seen during the call is not trusted after it");
         std::panic::set_hook(quiet);
         assert_eq!(enter(|| Ok(some)), Some(some), "a panic must not leave the thread marked");
         assert_eq!(bypasses(), "inside another call 1, left to the driver 1, internal failure 1");

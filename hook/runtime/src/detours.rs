@@ -47,8 +47,12 @@ macro_rules! detours {
             // SAFETY: arguments are passed on as they came; handlers treat them as the driver would.
             match guard::enter(|| unsafe { handlers::$module::$handler(original, $($arg),*) }) {
                 Some(status) => status,
-                // SAFETY: the call the program made, unchanged.
-                None => unsafe { original($($arg),*) },
+                None => {
+                    // SAFETY: the call the program made, unchanged.
+                    let status = unsafe { original($($arg),*) };
+                    guard::called_original();
+                    status
+                }
             }
         }
     };

@@ -6,6 +6,7 @@ use crate::runtime::Core;
 use greenboost_contract::format_size;
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, RelaxedCapture};
+use greenboost_intercept::guard;
 use greenboost_memory::Placing;
 use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Allocation, Chunk, Table};
@@ -242,7 +243,8 @@ impl Core {
     /// Gives a chunk in VRAM the pages of the file that has its bytes. `false`: there is none, or not now. Nobody is using the
     /// chunk, nor can. The bytes are compared: whatever was done to them, nothing has to be believed.
     fn move_to_file(&self, device: &Device, files: &[FileRange], chunk: &mut Chunk) -> bool {
-        if self.writes_captured.load(SeqCst) {
+        // After a panic of ours, a write may have been captured that nobody knows of.
+        if self.writes_captured.load(SeqCst) || guard::failures() > 0 {
             return false;
         }
         let range = files.iter().find(|range| range.at <= chunk.at && chunk.end() <= range.end());

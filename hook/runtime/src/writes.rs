@@ -10,6 +10,7 @@ use crate::runtime::Core;
 use greenboost_contract::{HostCopyPrefetch, PageCache, Stream};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, RelaxedCapture};
+use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::admission::Admission;
 use greenboost_memory::allocation::{Chunk, Residency};
 use greenboost_memory::backing::file_pages::FilePages;
@@ -34,6 +35,11 @@ pub struct WriteGuard<'a> {
     _inside: Inside<'a>,
 }
 
+#[inline]
+fn fail_if_planted() {
+    assert!(!failpoint::is(Fault::WritePanics), "planted");
+}
+
 impl Core {
     /// Whether it matters what is written at all.
     pub fn wants_to_know_writes(&self) -> bool {
@@ -49,6 +55,7 @@ impl Core {
     /// The status that the write has to fail with: a file's pages are read-only, and could not become RAM.
     #[inline]
     pub fn write_to(&self, targets: &[(CUdeviceptr, u64)], used: &[CUdeviceptr]) -> Result<WriteGuard<'_>, Status> {
+        fail_if_planted();
         let enter = || self.memory.enter_to_use(None, used);
         let inside = match self.memory.settings.page_cache {
             PageCache::Off => enter(),
@@ -71,6 +78,7 @@ impl Core {
         src: u64,
         bytes: u64,
     ) -> Result<WriteGuard<'_>, Status> {
+        fail_if_planted();
         let enter = || self.memory.enter_to_use(on, &[dst, src]);
         let inside = match self.memory.settings.page_cache {
             PageCache::Off => enter(),

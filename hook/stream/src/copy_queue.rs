@@ -300,6 +300,15 @@ impl CopyQueue {
         self.ordered.set(key, false);
     }
 
+    /// Anything may have been written.
+    ///
+    /// # Errors
+    /// The driver's status; the queue must not be used any more.
+    pub fn all_written(&mut self, means: &mut Means<'_>) -> Result<(), Status> {
+        self.ordered = Ordered::new(false);
+        self.drop_copies(means, |_| true)
+    }
+
     /// Weights are no more.
     pub fn forget(&mut self, gone: impl Fn(Key) -> bool) {
         self.ordered.forget(&gone);

@@ -10,9 +10,10 @@ use super::staging::StagingMemory;
 use super::trace::Trace;
 use greenboost_contract::record::MAX_DEVICES;
 use greenboost_cuda::abi::{CUcontext, CUdevice, CUevent, CUgraph, CUstream, INVALID_VALUE, Status};
-use greenboost_cuda::event::Events;
+use greenboost_cuda::event::{self, Events};
 use greenboost_cuda::{Current, Driver};
 use greenboost_intercept::failpoint::{self, Fault};
+use greenboost_intercept::guard;
 use greenboost_memory::Memory;
 use greenboost_memory::captures::is_capturing;
 use greenboost_memory::device::Device;
@@ -53,6 +54,8 @@ pub struct Engine {
     /// Streams known to be of the context.
     own_streams: Vec<CUstream>,
     has_failed: bool,
+    /// Panics of ours that its copies were made after.
+    failures: u64,
     trace: Option<Trace>,
 }
 
@@ -82,6 +85,13 @@ impl Engines {
     /// Bytes of staging slots of a device, if it has any.
     pub fn capacity(&self, device: CUdevice) -> Option<u64> {
         self.lock(device)?.as_ref().map(|engine| engine.slots.capacity())
+    }
+
+    /// Does something with the engine of a device, if it has one.
+    pub fn of(&self, device: CUdevice, work: impl FnOnce(&mut Engine)) {
+        if let Some(engine) = self.lock(device).as_deref_mut().and_then(Option::as_mut) {
+            work(engine);
+        }
     }
 
     /// Does something with every engine.
@@ -140,6 +150,7 @@ impl Engines {
             spare_streams: Vec::new(),
             own_streams: Vec::new(),
             has_failed: false,
+            failures: guard::failures(),
             trace: Trace::start(memory, tensors, device, copy_stream, memory.settings.trace.as_deref()),
         };
         match self.lock(device) {
@@ -231,6 +242,15 @@ impl Engine {
         });
     }
 
+    /// After a panic of ours, which may have been in the handler of a write: all copies are worth nothing.
+    fn doubt_copies(&mut self, memory: &Memory, device: CUdevice) {
+        let failures = guard::failures();
+        if std::mem::replace(&mut self.failures, failures) != failures {
+            log::warn!("device {device}: weights are copied anew, because a write may have gone unnoticed");
+            self.queues(memory, device, &mut |queue, means| queue.all_written(means));
+        }
+    }
+
     /// The memory of a range is going. What is submitted to `behind` next follows the copies that still read it.
     pub fn forget(&mut self, memory: &Memory, device: CUdevice, from: u64, bytes: u64, behind: Option<CUstream>) {
         let gone = |key: Key| key >= from && key - from < bytes;
@@ -266,10 +286,10 @@ impl Engine {
         given_back
     }
 
-    /// Waits for the copies made so far, outside of graphs.
-    pub fn finish_copies(&mut self, memory: &Memory) {
-        // SAFETY: a stream of ours. One that has failed copies no more.
-        let _ = unsafe { memory.driver.cuStreamSynchronize(self.direct.copy_stream()) };
+    /// An event after the copies made so far, outside of graphs; whoever asks waits for it without the engine, and destroys it.
+    /// `None` of one that has failed: it copies no more.
+    pub fn copies_so_far(&mut self, memory: &Memory) -> Option<CUevent> {
+        event::untimed_after(memory.driver, self.direct.copy_stream()).ok()
     }
 
     /// A stream is about to be destroyed, or, without one, a capture is about to begin: nothing stays open.

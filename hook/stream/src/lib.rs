@@ -201,7 +201,7 @@ impl Streaming {
     pub fn may_shrink(&self, device: &Device) -> bool {
         let mut may = false;
         if self.is_on() {
-            self.engines.each(|of, engine| may |= of == device.ordinal && engine.may_shrink());
+            self.engines.of(device.ordinal, |engine| may = engine.may_shrink());
         }
         may
     }
@@ -210,11 +210,7 @@ impl Streaming {
     /// device is idle, and nobody submits work. Returns how many.
     pub fn shrink(&self, device: &Device, needed: u64) -> u64 {
         let mut given_back = 0;
-        self.engines.each(|of, engine| {
-            if of == device.ordinal {
-                given_back += engine.shrink(self.memory, device, needed);
-            }
-        });
+        self.engines.of(device.ordinal, |engine| given_back = engine.shrink(self.memory, device, needed));
         if given_back > 0 {
             log::info!("device {}: slots gave back {} of VRAM", device.ordinal, format_size(given_back));
         }
@@ -264,10 +260,13 @@ impl Streaming {
     fn give_up(&self, keys: &[(CUdevice, u64)]) {
         self.experts.written(keys);
         let _relaxed = self.may_capture().then(|| RelaxedCapture::enter(self.memory.driver));
-        self.engines.each(|device, engine| {
+        // Of these devices alone: another one's engine may be with a launch that does not return.
+        let mut devices: Vec<_> = keys.iter().map(|(device, _)| *device).collect();
+        devices.dedup();
+        for device in devices {
             let keys: Vec<_> = keys.iter().filter(|(of, _)| *of == device).map(|(_, key)| *key).collect();
-            engine.written(self.memory, device, &keys);
-        });
+            self.engines.of(device, |engine| engine.written(self.memory, device, &keys));
+        }
     }
 
     /// Memory has been taken out of the table and will be released; what is submitted to `behind` next follows the copies

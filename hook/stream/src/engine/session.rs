@@ -11,6 +11,7 @@ use greenboost_contract::record::DeviceRecord;
 use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream, Status, has_name};
 use greenboost_cuda::event as events;
 use greenboost_intercept::failpoint::{self, Fault};
+use greenboost_intercept::guard as border;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 
@@ -70,7 +71,11 @@ impl<'a> Session<'a> {
         is_elsewhere: bool,
     ) -> Option<Self> {
         let memory = streaming.memory;
-        let engine = guard.as_mut().filter(|engine| !engine.has_failed)?;
+        let engine = guard.as_mut()?;
+        engine.doubt_copies(memory, device);
+        if engine.has_failed {
+            return None;
+        }
         let capture = if may_capture {
             match capture_of(memory.driver, stream) {
                 None => None,
@@ -191,10 +196,11 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there. Where none
-    /// can, what was copied ahead for others stays.
+    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there, and after a
+    /// panic of ours nobody knows. Where none can, what was copied ahead for others stays.
     fn may_be_in_graph(&self) -> bool {
-        self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs) || self.streaming.graphs_write.load(Relaxed)
+        let has_slots = self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs);
+        has_slots || self.streaming.graphs_write.load(Relaxed) || border::failures() > 0
     }
 
     /// A graph is about to be launched on the stream: whatever slots it uses are its own.

@@ -4,7 +4,7 @@ use super::origin;
 use crate::Streaming;
 use greenboost_contract::HostCopyPrefetch;
 use greenboost_cuda::abi::CUcontext;
-use greenboost_cuda::{Current, RelaxedCapture};
+use greenboost_cuda::{Current, RelaxedCapture, event};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::backing::file_pages::unpin;
 use std::sync::atomic::Ordering::Relaxed;
@@ -63,7 +63,14 @@ impl Streaming {
         if !gone.is_empty() {
             self.forget_copies(&gone);
             let _relaxed = RelaxedCapture::enter(self.memory.driver);
-            self.engines.each(|_, engine| engine.finish_copies(self.memory));
+            let mut copies = Vec::new();
+            self.engines.each(|_, engine| copies.extend(engine.copies_so_far(self.memory)));
+            // Without the engines: launches of other threads may be what the copies wait for.
+            for event in copies {
+                // SAFETY: an event that was made for this.
+                let _ = unsafe { self.memory.driver.cuEventSynchronize(event) };
+                event::destroy(self.memory.driver, event);
+            }
         }
     }
 }
