@@ -93,6 +93,7 @@ const PROGRAMS: &[&str] = &[
     "full cuStreamCreateWithPriority",
     "full cuEventCreate",
     "full cuMemAllocManaged",
+    "waits reach",
 ];
 
 /// The functions of the table that a program reached.

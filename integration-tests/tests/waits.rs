@@ -25,7 +25,7 @@ fn older() -> String {
 #[test]
 fn the_waits_fixture_agrees_with_the_plain_driver() {
     let world = World::new().vram("128MiB,128MiB");
-    for what in ["upload", "upload-self", "copy", "peer", "context", "copies"] {
+    for what in ["upload", "upload-self", "free", "copy", "reach", "peer", "context", "copies"] {
         assert!(world.run_with("waits", &[what]).ok().stdout.starts_with("right"));
     }
 }
@@ -42,6 +42,12 @@ fn launches_go_on_while_room_is_made_on_a_device_that_waits_for_them() {
         right(&world(), what);
         right(&world().env("SIMGPU_FAIL", older()), what);
     }
+}
+
+#[test]
+fn memory_of_a_device_that_waits_is_freed_while_others_allocate() {
+    right(&world(), "free");
+    right(&world().env("SIMGPU_FAIL", older()), "free");
 }
 
 #[test]

@@ -96,17 +96,17 @@ driver! {
     cuMemcpyHtoD_v2(dst: CUdeviceptr, src: *const c_void, bytes: usize);
     cuMemcpyDtoH_v2(dst: *mut c_void, src: CUdeviceptr, bytes: usize);
     cuMemcpyDtoD_v2(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize);
-    cuMemsetD8_v2(dst: CUdeviceptr, value: u8, count: usize);
-    cuMemsetD16_v2(dst: CUdeviceptr, value: u16, count: usize);
-    cuMemsetD32_v2(dst: CUdeviceptr, value: u32, count: usize);
+    cuMemsetD8Async(dst: CUdeviceptr, value: u8, count: usize, stream: CUstream);
+    cuMemsetD16Async(dst: CUdeviceptr, value: u16, count: usize, stream: CUstream);
+    cuMemsetD32Async(dst: CUdeviceptr, value: u32, count: usize, stream: CUstream);
     cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
-    cuStreamDestroy_v2(stream: CUstream);
     cuCtxGetStreamPriorityRange(least: *mut c_int, greatest: *mut c_int);
     cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
     cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,
         dependencies: *mut *const c_void, count: *mut usize);
     cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
     cuStreamSynchronize(stream: CUstream);
+    cuStreamDestroy_v2(stream: CUstream);
     cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);
     cuStreamIsCapturing(stream: CUstream, state: *mut c_uint);
     cuEventCreate(event: *mut CUevent, flags: c_uint);

@@ -32,7 +32,7 @@ pub mod ram;
 pub mod residency;
 pub mod split;
 pub mod streams;
-mod submitted;
+pub mod submitted;
 
 use allocation::Table;
 use backing::Backings;

@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::gate::{Closed, Gate, Inside};
 use crate::submitted::{Submitted, Waiters};
 use greenboost_contract::record::MAX_DEVICES;
-use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream};
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream, Status};
 use greenboost_cuda::{Current, Driver};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Mutex, PoisonError};
@@ -129,15 +129,32 @@ impl Memory {
         if self.driver.device_count() == 1 { self.gates.gates[0].enter() } else { self.enter_with(on, addresses) }
     }
 
+    /// The same for a graph: it may have nodes of any device in it, whatever stream it is launched on.
+    #[inline]
+    pub fn enter_with_graph(&self, on: CUstream) -> Inside<'_> {
+        if self.driver.device_count() == 1 {
+            return self.gates.gates[0].enter();
+        }
+        let own = self.submits_to(Some(on));
+        self.enter_all(own, self.devices().map(|device| device.ordinal).collect())
+    }
+
     fn enter_with(&self, on: Option<CUstream>, addresses: &[CUdeviceptr]) -> Inside<'_> {
-        let own =
-            on.and_then(|on| device_of_stream(self.driver, on)).or_else(|| current_device(self.driver)).unwrap_or(0);
         let mut others: Vec<CUdevice> = Vec::new();
         if !addresses.is_empty() {
             let table = self.table();
-            let devices = addresses.iter().filter_map(|at| table.find(*at)).map(|allocation| allocation.device);
-            others.extend(devices.filter(|device| *device != own));
+            others.extend(addresses.iter().filter_map(|at| table.find(*at)).map(|allocation| allocation.device));
         }
+        self.enter_all(self.submits_to(on), others)
+    }
+
+    /// The device that work is submitted to.
+    fn submits_to(&self, on: Option<CUstream>) -> CUdevice {
+        on.and_then(|on| device_of_stream(self.driver, on)).or_else(|| current_device(self.driver)).unwrap_or(0)
+    }
+
+    fn enter_all(&self, own: CUdevice, mut others: Vec<CUdevice>) -> Inside<'_> {
+        others.retain(|device| *device != own);
         if others.is_empty() {
             return self.gates.gate(own).enter();
         }
@@ -176,15 +193,7 @@ impl Memory {
         if self.captures.any(self.driver) {
             return Err(Busy(None));
         }
-        let mut submitted = Submitted::default();
-        for context in self.contexts_reaching(device) {
-            // A context that cannot be entered is gone, and its work with it.
-            let Ok(_current) = Current::push(self.driver, context) else {
-                device.forget_context(context);
-                continue;
-            };
-            submitted.mark(self.driver, &self.gates.waiters, context).map_err(|_| Busy(None))?;
-        }
+        let submitted = self.submitted_to(device).map_err(|_| Busy(None))?;
         while !submitted.is_done() {
             if Instant::now() > until {
                 return Err(Busy(Some(submitted)));
@@ -192,6 +201,23 @@ impl Memory {
             std::thread::sleep(LOOK);
         }
         Ok(Quiet(closed))
+    }
+
+    /// Marks what was submitted so far to any context whose work may use a device's memory. No stream may be capturing.
+    ///
+    /// # Errors
+    /// The driver's status: nothing is known of some of the work.
+    pub fn submitted_to(&self, device: &Device) -> Result<Submitted, Status> {
+        let mut submitted = Submitted::default();
+        for context in self.contexts_reaching(device) {
+            // A context that cannot be entered is gone, and its work with it.
+            let Ok(_current) = Current::push(self.driver, context) else {
+                device.forget_context(context);
+                continue;
+            };
+            submitted.mark(self.driver, &self.gates.waiters, context)?;
+        }
+        Ok(submitted)
     }
 
     /// Contexts whose work may use a device's memory: all of the device's own, and of those that reach it.

@@ -60,6 +60,9 @@ impl Submitted {
     }
 }
 
+// SAFETY: an event is a name that any thread may use.
+unsafe impl Send for Submitted {}
+
 impl Drop for Submitted {
     fn drop(&mut self) {
         for mark in self.0.drain(..) {

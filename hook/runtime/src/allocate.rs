@@ -40,7 +40,7 @@ impl Core {
         let memory = self.memory;
         let span = bytes.checked_next_multiple_of(GRANULE).ok_or(OUT_OF_MEMORY)?;
         let context = memory.current_context().map_err(|_| UNKNOWN)?;
-        self.reap(Due::Now);
+        self.reap(Due::Now(device.ordinal));
         let _relaxed = RelaxedCapture::enter(memory.driver);
         // No weights come in the order of a stream.
         let is_deferred = order.is_none() && self.ggml().explains();

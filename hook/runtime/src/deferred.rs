@@ -27,6 +27,9 @@ use greenboost_weights::placement::{self, Among, Extent};
 use greenboost_weights::registry::Tensor;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// `CU_STREAM_NON_BLOCKING`.
+const NON_BLOCKING: u32 = 1;
+
 impl Core {
     /// Publishes how many weight tensors are known by name.
     pub fn note_tensors(&self, known: usize) {
@@ -128,8 +131,7 @@ impl Core {
             let is_filled = |range: &FileRange| deferred.fills.iter().any(|fill| fill.touches(range.at, range.end()));
             filled.files = files.into_iter().filter(|range| !is_filled(range)).collect();
             memory.fill(device, &mut filled, &extents, Admission::Granted)?;
-            self.make_up(&deferred.fills);
-            Ok(())
+            self.make_up(&deferred.fills)
         });
         match materialised {
             Ok(()) => log::info!(
@@ -192,33 +194,42 @@ impl Core {
         Some((filled, deferred))
     }
 
-    /// Makes the fills that were put off. Done when it returns: what comes next may be on any stream.
-    fn make_up(&self, fills: &[Fill]) {
-        for fill in fills {
-            // Padding is far smaller than a chunk, and a boundary inside it would only leave padding unset; elements are
-            // filled one side of a granule border at a time all the same.
-            let (mut at, mut left) = (fill.at, fill.count);
-            while left > 0 {
-                let to_border = (GRANULE - at % GRANULE) as usize / fill.width;
-                let count = left.min(to_border.max(1));
-                // SAFETY: inside an allocation whose homes have just been made.
-                let filled = unsafe {
-                    match fill.width {
-                        1 => self.memory.driver.cuMemsetD8_v2(at, fill.value as u8, count),
-                        2 => self.memory.driver.cuMemsetD16_v2(at, fill.value as u16, count),
-                        _ => self.memory.driver.cuMemsetD32_v2(at, fill.value, count),
-                    }
-                };
-                if let Err(status) = filled {
-                    log::error!("a fill at {at:#x} that was put off failed with {status}");
+    /// Makes the fills that were put off. Done when it returns: what comes next may be on any stream. They have a stream of their
+    /// own, so that they wait for nothing that the program has submitted: others wait for what is placed here.
+    fn make_up(&self, fills: &[Fill]) -> Result<(), Status> {
+        if fills.is_empty() {
+            return Ok(());
+        }
+        let (driver, mut stream) = (self.memory.driver, std::ptr::null_mut());
+        // SAFETY: writes a handle to a live local.
+        unsafe { driver.cuStreamCreateWithPriority(&mut stream, NON_BLOCKING, 0) }?;
+        let filled = fills.iter().try_for_each(|fill| self.make_fill(fill, stream));
+        // SAFETY: a stream of ours, which is used no more.
+        unsafe {
+            let done = driver.cuStreamSynchronize(stream);
+            let _ = driver.cuStreamDestroy_v2(stream);
+            filled.and(done)
+        }
+    }
+
+    fn make_fill(&self, fill: &Fill, on: CUstream) -> Result<(), Status> {
+        // Padding is far smaller than a chunk, and a boundary inside it would only leave padding unset; elements are
+        // filled one side of a granule border at a time all the same.
+        let (driver, mut at, mut left) = (self.memory.driver, fill.at, fill.count);
+        while left > 0 {
+            let to_border = (GRANULE - at % GRANULE) as usize / fill.width;
+            let count = left.min(to_border.max(1));
+            // SAFETY: inside an allocation whose chunks have just been made.
+            unsafe {
+                match fill.width {
+                    1 => driver.cuMemsetD8Async(at, fill.value as u8, count, on),
+                    2 => driver.cuMemsetD16Async(at, fill.value as u16, count, on),
+                    _ => driver.cuMemsetD32Async(at, fill.value, count, on),
                 }
-                at += (count * fill.width) as u64;
-                left -= count;
-            }
+            }?;
+            at += (count * fill.width) as u64;
+            left -= count;
         }
-        if !fills.is_empty() {
-            // SAFETY: waits for the fills; during a capture it is refused, and the fills with it.
-            let _ = unsafe { self.memory.driver.cuCtxSynchronize() };
-        }
+        Ok(())
     }
 }

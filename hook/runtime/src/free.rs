@@ -4,12 +4,12 @@ use crate::pending::{Due, Pending};
 use crate::runtime::Core;
 use greenboost_contract::format_size;
 use greenboost_contract::settings::GRANULE;
-use greenboost_cuda::abi::{CUcontext, CUdeviceptr, CUevent, CUstream, NOT_READY, OUT_OF_MEMORY, Status};
-use greenboost_cuda::{Current, RelaxedCapture, event};
+use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUstream, OUT_OF_MEMORY, Status};
+use greenboost_cuda::{RelaxedCapture, event};
 use greenboost_memory::allocation::Allocation;
 use greenboost_memory::device::Device;
 use greenboost_memory::streams::StreamOrder;
-use std::sync::atomic::Ordering::SeqCst;
+use greenboost_memory::submitted::Submitted;
 use std::time::{Duration, Instant};
 
 /// How long frees are waited for by whom nothing else serves.
@@ -37,34 +37,47 @@ impl Core {
             return Ok(false);
         };
         self.streaming.forget(allocation.base, allocation.span, Some(stream));
+        let device = allocation.device;
         // After the copies of it, too, that the stream has just been made to wait for.
         let recorded = event.filter(|event| event::record(driver, *event, stream).is_ok());
         let event = recorded.map(|event| event as usize);
-        self.pending.lock().push(Pending { allocation, event, order: order.filter(|_| event.is_some()) });
-        self.reap(Due::Now);
+        self.pending.lock().push(Pending { allocation, event, marks: None, order: order.filter(|_| event.is_some()) });
+        self.reap(Due::Now(device));
         Ok(true)
     }
 
-    /// Frees an allocation when the whole device has done what it has been given so far.
+    /// Frees an allocation when the whole device has done what it has been given so far. That is waited for, as the driver's
+    /// own free does, and with nothing held; while a stream is capturing, it is not.
     pub fn free_after_all(&self, allocation: Allocation) {
-        self.streaming.forget(allocation.base, allocation.span, None);
-        self.pending.lock().push(Pending { allocation, event: None, order: None });
-        self.reap(Due::Now);
+        let (base, device) = (allocation.base, allocation.device);
+        self.streaming.forget(base, allocation.span, None);
+        self.pending.lock().push(Pending { allocation, event: None, marks: None, order: None });
+        loop {
+            self.reap(Due::Now(device));
+            if !self.pending.may_have(device, base) || self.memory.captures.any(self.memory.driver) {
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Releases what is due. Returns the bytes of VRAM that came free. Waits, where something is to be waited for, until some
-    /// have, but not for ever.
+    /// have, but not for ever; of other devices nothing is waited for, nor released: that may take its time.
     pub fn reap(&self, due: Due) -> u64 {
-        let mut freed = self.reap_due();
-        if due == Due::Now {
-            return freed;
+        match due {
+            Due::Now(device) => self.reap_due(device),
+            Due::Of(device, patience) => self.reap_waiting(device, due, patience),
+            Due::In(_) => self.memory.devices().map(|device| self.reap_waiting(device.ordinal, due, PATIENCE)).sum(),
         }
-        let patience = if let Due::Of(_, patience) = due { patience } else { PATIENCE };
+    }
+
+    fn reap_waiting(&self, device: CUdevice, due: Due, patience: Duration) -> u64 {
+        let mut freed = self.reap_due(device);
         let began = Instant::now();
-        let waits = |free: &Pending| due.waits_for(&free.allocation);
+        let waits = |free: &Pending| free.allocation.device == device && due.waits_for(&free.allocation);
         while freed == 0 || matches!(due, Due::In(_)) {
             if !self.pending.lock().iter().any(waits) {
-                return if freed == 0 { self.wait_for_others(began + patience) } else { freed };
+                return if freed == 0 { self.wait_for_others(device, began + patience) } else { freed };
             }
             if began.elapsed() > patience {
                 log::warn!(
@@ -73,7 +86,7 @@ impl Core {
                 return freed;
             }
             std::thread::sleep(LOOK_AGAIN);
-            freed += self.reap_due();
+            freed += self.reap_due(device);
         }
         freed
     }
@@ -83,11 +96,11 @@ impl Core {
         let began = Instant::now();
         let is_of = |free: &Pending| free.allocation.device == device.ordinal;
         while device.budget.left() < bytes && began.elapsed() < SHORT_PATIENCE {
-            let is_pending = self.pending.lock().iter().any(is_of) || self.pending.waiting.load(SeqCst) > 0;
+            let is_pending = self.pending.lock().iter().any(is_of) || self.pending.is_being_released(device.ordinal);
             if !is_pending {
                 return;
             }
-            if self.reap_due() == 0 {
+            if self.reap_due(device.ordinal) == 0 {
                 std::thread::sleep(LOOK_AGAIN);
             }
         }
@@ -141,39 +154,34 @@ impl Core {
         }
     }
 
-    /// Releases what nothing has to be waited for.
-    fn reap_due(&self) -> u64 {
-        let memory = self.memory;
+    /// Releases what nothing has to be waited for, of a device.
+    fn reap_due(&self, device: CUdevice) -> u64 {
         // Taken out under the lock, and looked at without it: another thread's free does not wait for ours.
-        let taken = {
-            let mut frees = self.pending.lock();
-            if frees.is_empty() {
-                return 0;
-            }
-            self.pending.waiting.fetch_add(1, SeqCst);
-            std::mem::take(&mut *frees)
-        };
-        let _relaxed = RelaxedCapture::enter(memory.driver);
-        let (gone, not_yet): (Vec<_>, Vec<_>) = taken.into_iter().partition(|free| self.is_due(free));
+        let Some(taken) = self.pending.take_of(device) else { return 0 };
+        let _relaxed = RelaxedCapture::enter(self.memory.driver);
+        let (mut gone, mut not_yet) = (Vec::new(), Vec::new());
+        for mut free in taken {
+            if self.is_due(&mut free) { gone.push(free) } else { not_yet.push(free) }
+        }
         self.pending.lock().extend(not_yet);
         let freed = gone.iter().map(|free| free.allocation.in_vram()).sum();
         for free in gone {
             if let Some(event) = free.event {
-                event::destroy(memory.driver, event as CUevent);
+                event::destroy(self.memory.driver, event as CUevent);
             }
             self.release(free.allocation);
         }
-        self.pending.waiting.fetch_sub(1, SeqCst);
+        self.pending.are_released(device);
         freed
     }
 
     /// Nothing is pending, but others may be about to release something: whoever needs room waits for that, holding nothing.
     /// Returns 1 if they have, so that the budget is looked at again.
-    fn wait_for_others(&self, until: Instant) -> u64 {
-        if self.pending.waiting.load(SeqCst) == 0 {
+    fn wait_for_others(&self, device: CUdevice, until: Instant) -> u64 {
+        if !self.pending.is_being_released(device) {
             return 0;
         }
-        while self.pending.waiting.load(SeqCst) > 0 {
+        while self.pending.is_being_released(device) {
             if Instant::now() > until {
                 return 0;
             }
@@ -183,24 +191,34 @@ impl Core {
     }
 
     /// Whether the last use of what is freed is over.
-    fn is_due(&self, free: &Pending) -> bool {
+    fn is_due(&self, free: &mut Pending) -> bool {
         let memory = self.memory;
         if free.allocation.deferred.is_some() {
             // It was never used.
             return true;
         }
         let Some(event) = free.event else {
-            // The device can be waited for only while nothing is captured.
+            return self.is_idle_since(free);
+        };
+        event::is_done(memory.driver, event as CUevent)
+    }
+
+    /// Whether everything is done that a device was given before something was freed, by any context that reaches its memory.
+    /// Nothing is waited for, so that no other device's free waits either.
+    fn is_idle_since(&self, free: &mut Pending) -> bool {
+        let memory = self.memory;
+        if free.marks.as_ref().is_some_and(|marks| !marks.is_done() && marks.is_worth_another_look()) {
+            free.marks = None;
+        }
+        if free.marks.is_none() {
+            // Work can be marked only while nothing is captured.
+            let Ok(device) = memory.device(free.allocation.device) else { return true };
             if memory.captures.any(memory.driver) {
                 return false;
             }
-            let Ok(_current) = Current::push(memory.driver, free.allocation.context) else {
-                // The context is gone, and all its work with it.
-                return true;
-            };
-            // SAFETY: nothing is capturing.
-            return unsafe { memory.driver.cuCtxSynchronize() } != Err(NOT_READY);
-        };
-        event::is_done(memory.driver, event as CUevent)
+            // A context that is broken has no work left.
+            free.marks = memory.submitted_to(device).ok();
+        }
+        free.marks.as_ref().is_none_or(Submitted::is_done)
     }
 }

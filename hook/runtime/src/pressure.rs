@@ -70,7 +70,9 @@ impl Core {
     fn return_idle(&self) {
         // As a handler does it: no panic gets out, and the driver's calls to itself are not caught.
         guard::enter(|| {
-            self.reap(Due::Now);
+            self.memory.devices().for_each(|device| {
+                self.reap(Due::Now(device.ordinal));
+            });
             Ok(SUCCESS)
         });
     }

@@ -90,8 +90,8 @@ pub struct Core {
     pub writes_captured: AtomicBool,
     /// When files were last looked at while kernels run.
     pub watched: Mutex<Option<Instant>>,
-    /// Held while the tier map is drawn: the last to write knows the latest.
-    pub drawing: Mutex<()>,
+    /// How often the tier map is to be drawn anew; who finds 0 draws it.
+    pub drawing: AtomicU64,
     /// Allocations made so far.
     pub serial: AtomicU64,
     /// Where the next allocation is to begin.
@@ -173,7 +173,7 @@ impl Runtime {
             rules: Rules::new(&placement(settings)),
             writes_captured: AtomicBool::new(false),
             watched: Mutex::new(None),
-            drawing: Mutex::new(()),
+            drawing: AtomicU64::new(0),
             serial: AtomicU64::new(1),
             next_address: AtomicU64::new(FIRST_ADDRESS),
         };

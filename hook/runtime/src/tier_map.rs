@@ -10,15 +10,24 @@ use greenboost_stream::json::quoted;
 use greenboost_weights::registry::Tensor;
 use std::fs;
 use std::path::Path;
-use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 impl Core {
     /// Writes the map, if there is a file for it.
     pub fn draw_map(&self) {
         let Some(path) = &self.memory.settings.map else { return };
-        let _one_at_a_time = self.drawing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = replace(path, &self.map_text()) {
-            log::warn!("the tier map could not be written to {}: {error}", path.display());
+        // Whoever writes writes again for those who come meanwhile: nobody waits for a file.
+        if self.drawing.fetch_add(1, AcqRel) > 0 {
+            return;
+        }
+        loop {
+            let asked = self.drawing.load(Acquire);
+            if let Err(error) = replace(path, &self.map_text()) {
+                log::warn!("the tier map could not be written to {}: {error}", path.display());
+            }
+            if self.drawing.compare_exchange(asked, 0, AcqRel, Acquire).is_ok() {
+                return;
+            }
         }
     }
 

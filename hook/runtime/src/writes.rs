@@ -49,14 +49,19 @@ impl Core {
             || settings.page_cache == PageCache::On
     }
 
-    /// Begins to write to ranges, by work that uses memory at `used`, what it reads among it.
+    /// Begins to write to ranges, `on` a stream or at once, by work that uses memory at `used`, what it reads among it.
     ///
     /// # Errors
     /// The status that the write has to fail with: a file's pages are read-only, and could not become RAM.
     #[inline]
-    pub fn write_to(&self, targets: &[(CUdeviceptr, u64)], used: &[CUdeviceptr]) -> Result<WriteGuard<'_>, Status> {
+    pub fn write_to(
+        &self,
+        on: Option<CUstream>,
+        targets: &[(CUdeviceptr, u64)],
+        used: &[CUdeviceptr],
+    ) -> Result<WriteGuard<'_>, Status> {
         fail_if_planted();
-        let enter = || self.memory.enter_to_use(None, used);
+        let enter = || self.memory.enter_to_use(on, used);
         let inside = match self.memory.settings.page_cache {
             PageCache::Off => enter(),
             PageCache::On => self.enter_without_pages(enter, self.memory.captures.maybe_any(), targets, |_| false)?,

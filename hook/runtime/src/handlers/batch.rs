@@ -193,7 +193,7 @@ pub unsafe fn batch(
     let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
     // SAFETY: the program's own arrays.
     let used = if memory.driver.device_count() > 1 { unsafe { used(dsts, srcs, count) } } else { Vec::new() };
-    let _guard = match core.write_to(&targets, &used) {
+    let _guard = match core.write_to(Some(stream), &targets, &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -248,7 +248,7 @@ pub unsafe fn batch_v2(
     let targets = if core.wants_to_know_writes() { unsafe { targets(dsts, sizes, count) } } else { Vec::new() };
     // SAFETY: the program's own arrays.
     let used = if memory.driver.device_count() > 1 { unsafe { used(dsts, srcs, count) } } else { Vec::new() };
-    let _guard = match core.write_to(&targets, &used) {
+    let _guard = match core.write_to(Some(stream), &targets, &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };

@@ -29,7 +29,11 @@ fn part(whole: &Memcpy2D, extent: Extent) -> Memcpy2D {
     part
 }
 
-unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -> Status) -> Handled {
+unsafe fn submit(
+    copy: *const Memcpy2D,
+    on: Option<CUstream>,
+    mut issue: impl FnMut(*const Memcpy2D) -> Status,
+) -> Handled {
     let core = core()?;
     let memory = core.memory;
     // SAFETY: the driver would read the same structure.
@@ -44,7 +48,7 @@ unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -
     });
     // SAFETY: as above.
     let used = unsafe { copy.as_ref() }.map_or([0; 2], |whole| [whole.src.device, whole.dst.device]);
-    let _guard = match core.write_to(target.as_slice(), &used) {
+    let _guard = match core.write_to(on, target.as_slice(), &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -66,11 +70,11 @@ unsafe fn submit(copy: *const Memcpy2D, mut issue: impl FnMut(*const Memcpy2D) -
 /// `cuMemcpy2D`, `cuMemcpy2DUnaligned`.
 pub unsafe fn copy(original: Copy, copy: *const Memcpy2D) -> Handled {
     // SAFETY: the program's own call, in parts.
-    unsafe { submit(copy, |part| original(part)) }
+    unsafe { submit(copy, None, |part| original(part)) }
 }
 
 /// `cuMemcpy2DAsync`.
 pub unsafe fn copy_async(original: CopyAsync, copy: *const Memcpy2D, stream: CUstream) -> Handled {
     // SAFETY: the program's own call, in parts.
-    unsafe { submit(copy, |part| original(part, stream)) }
+    unsafe { submit(copy, Some(stream), |part| original(part, stream)) }
 }

@@ -36,7 +36,11 @@ fn part(whole: &Memcpy3D, extent: Extent) -> Memcpy3D {
     part
 }
 
-unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -> Status) -> Handled {
+unsafe fn submit(
+    copy: *const Memcpy3D,
+    on: Option<CUstream>,
+    mut issue: impl FnMut(*const Memcpy3D) -> Status,
+) -> Handled {
     let core = core()?;
     let memory = core.memory;
     // SAFETY: the driver would read the same structure.
@@ -51,7 +55,7 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
     });
     // SAFETY: as above.
     let used = unsafe { copy.as_ref() }.map_or([0; 2], |whole| [whole.src.device, whole.dst.device]);
-    let _guard = match core.write_to(target.as_slice(), &used) {
+    let _guard = match core.write_to(on, target.as_slice(), &used) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -71,11 +75,11 @@ unsafe fn submit(copy: *const Memcpy3D, mut issue: impl FnMut(*const Memcpy3D) -
 /// `cuMemcpy3D`, `cuMemcpy3DPeer`.
 pub unsafe fn copy(original: Copy, copy: *const Memcpy3D) -> Handled {
     // SAFETY: the program's own call, in parts.
-    unsafe { submit(copy, |part| original(part)) }
+    unsafe { submit(copy, None, |part| original(part)) }
 }
 
 /// `cuMemcpy3DAsync`, `cuMemcpy3DPeerAsync`.
 pub unsafe fn copy_async(original: CopyAsync, copy: *const Memcpy3D, stream: CUstream) -> Handled {
     // SAFETY: the program's own call, in parts.
-    unsafe { submit(copy, |part| original(part, stream)) }
+    unsafe { submit(copy, Some(stream), |part| original(part, stream)) }
 }

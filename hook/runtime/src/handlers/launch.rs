@@ -3,6 +3,8 @@
 use crate::runtime::{Core, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
+use greenboost_memory::Memory;
+use greenboost_memory::gate::Inside;
 use greenboost_stream::Dimensions;
 use std::ffi::{c_uint, c_void};
 use std::mem::MaybeUninit;
@@ -56,20 +58,28 @@ impl Launch {
     /// Submits it, with weights outside VRAM streamed. `issue` gets the parameters and whether they are replaced.
     #[inline]
     fn submit(&self, issue: impl Fn(*mut *mut c_void, *mut *mut c_void, bool) -> Status) -> Handled {
-        submit(self.stream, |core| {
-            if !core.streaming.is_on() {
-                return issue(self.params, self.extra, false);
-            }
-            // SAFETY: the program's own call.
-            unsafe { core.streaming.launch(self.function, self.stream, self.shape, self.params, self.extra, &issue) }
-        })
+        submit(
+            |memory| memory.enter(Some(self.stream)),
+            self.stream,
+            |core| {
+                if !core.streaming.is_on() {
+                    return issue(self.params, self.extra, false);
+                }
+                // SAFETY: the program's own call.
+                unsafe { core.streaming.launch(self.function, self.stream, self.shape, self.params, self.extra, &issue) }
+            },
+        )
     }
 }
 
 /// Submits work. A driver that needs memory for it (a module loaded at its first launch) and has none is
 /// asked again after room was made.
 #[inline]
-fn submit(stream: CUstream, issue: impl Fn(&'static Core) -> Status) -> Handled {
+fn submit(
+    enter: impl Fn(&'static Memory) -> Inside<'static>,
+    stream: CUstream,
+    issue: impl Fn(&'static Core) -> Status,
+) -> Handled {
     let core = core()?;
     let memory = core.memory;
     let launches = memory.record.launches.fetch_add(1, Relaxed);
@@ -80,10 +90,16 @@ fn submit(stream: CUstream, issue: impl Fn(&'static Core) -> Status) -> Handled 
         core.materialise_all();
     }
     let status = {
-        let _inside = memory.enter(Some(stream));
+        let _inside = enter(memory);
         issue(core)
     };
-    if status == OUT_OF_MEMORY { after_eviction(core, stream, || issue(core)) } else { Ok(status) }
+    match status {
+        OUT_OF_MEMORY => after_eviction(core, stream, || {
+            let _inside = enter(memory);
+            issue(core)
+        }),
+        status => Ok(status),
+    }
 }
 
 #[cold]
@@ -91,10 +107,7 @@ fn after_eviction(core: &Core, stream: CUstream, issue: impl Fn() -> Status) -> 
     let memory = core.memory;
     let device = memory.context_of(stream).and_then(|context| memory.device_of(context));
     let Ok(device) = device else { return Ok(OUT_OF_MEMORY) };
-    Ok(core.again(device, 0, || {
-        let _inside = memory.enter(Some(stream));
-        issue()
-    }))
+    Ok(core.again(device, 0, issue))
 }
 
 /// `cuLaunchKernel`.
@@ -199,5 +212,10 @@ pub unsafe fn graph_per_thread(original: Graph, exec: CUgraphExec, stream: CUstr
 }
 
 fn graph_on(stream: CUstream, issue: impl Fn() -> Status) -> Handled {
-    submit(stream, |core| if core.streaming.is_on() { core.streaming.launch_graph(stream, &issue) } else { issue() })
+    let enter = |memory: &'static Memory| memory.enter_with_graph(stream);
+    submit(
+        enter,
+        stream,
+        |core| if core.streaming.is_on() { core.streaming.launch_graph(stream, &issue) } else { issue() },
+    )
 }

@@ -13,6 +13,7 @@ fn line<T: Into<u32>>(
     dst: CUdeviceptr,
     value: T,
     count: usize,
+    on: Option<CUstream>,
     mut issue: impl FnMut(CUdeviceptr, usize) -> Status,
 ) -> Handled {
     let core = core()?;
@@ -26,7 +27,7 @@ fn line<T: Into<u32>>(
         core.touch(&[dst]);
     }
     let element = size_of::<T>();
-    let _guard = match core.write_to(&[(dst, count.saturating_mul(element) as u64)], &[dst]) {
+    let _guard = match core.write_to(on, &[(dst, count.saturating_mul(element) as u64)], &[dst]) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -46,6 +47,7 @@ fn rectangle<T>(
     pitch: usize,
     width: usize,
     height: usize,
+    on: Option<CUstream>,
     mut issue: impl FnMut(CUdeviceptr, usize, usize) -> Status,
 ) -> Handled {
     let core = core()?;
@@ -59,7 +61,7 @@ fn rectangle<T>(
     let row = width.checked_mul(element).filter(|_| is_asked);
     let reach = row.map(|row| side.reach([row, height, 1]) as u64);
     let target = reach.map(|bytes| (dst, bytes));
-    let _guard = match core.write_to(target.as_slice(), &[dst]) {
+    let _guard = match core.write_to(on, target.as_slice(), &[dst]) {
         Ok(guard) => guard,
         Err(status) => return Ok(status),
     };
@@ -84,7 +86,7 @@ macro_rules! fills {
             count: usize,
         ) -> Handled {
             // SAFETY: the program's own call, in pieces.
-            line::<$type>(dst, value, count, |at, count| unsafe { original(at, value, count) })
+            line::<$type>(dst, value, count, None, |at, count| unsafe { original(at, value, count) })
         }
 
         #[doc = concat!("A line of `", stringify!($type), "`, on a stream.")]
@@ -96,7 +98,9 @@ macro_rules! fills {
             stream: CUstream,
         ) -> Handled {
             // SAFETY: the program's own call, in pieces.
-            line::<$type>(dst, value, count, |at, count| unsafe { original(at, value, count, stream) })
+            line::<$type>(dst, value, count, Some(stream), |at, count| unsafe {
+                original(at, value, count, stream)
+            })
         }
 
         #[doc = concat!("A rectangle of `", stringify!($type), "`.")]
@@ -108,7 +112,7 @@ macro_rules! fills {
             width: usize,
             height: usize,
         ) -> Handled {
-            rectangle::<$type>(dst, pitch, width, height, |at, width, height| {
+            rectangle::<$type>(dst, pitch, width, height, None, |at, width, height| {
                 // SAFETY: the program's own call, in parts.
                 unsafe { original(at, pitch, value, width, height) }
             })
@@ -124,7 +128,7 @@ macro_rules! fills {
             height: usize,
             stream: CUstream,
         ) -> Handled {
-            rectangle::<$type>(dst, pitch, width, height, |at, width, height| {
+            rectangle::<$type>(dst, pitch, width, height, Some(stream), |at, width, height| {
                 // SAFETY: the program's own call, in parts.
                 unsafe { original(at, pitch, value, width, height, stream) }
             })
