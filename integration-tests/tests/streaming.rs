@@ -186,7 +186,7 @@ fn a_panic_while_weights_are_written_leaves_no_stale_copy() {
     }
 }
 
-/// A weight that lies outside VRAM in part needs a slot as large as one that lies there whole.
+/// A weight that lies outside VRAM in part needs a staging slot as large as one that lies there whole.
 #[test]
 fn weights_give_way_whole_where_they_are_streamed() {
     let world = World::new()

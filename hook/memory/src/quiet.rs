@@ -12,13 +12,10 @@
 
 use crate::Memory;
 use crate::device::Device;
-use crate::gate::{Closed, Gate, Inside};
-use crate::submitted::{Submitted, Waiters};
-use greenboost_contract::record::MAX_DEVICES;
+use crate::gate::{Closed, Inside};
+use crate::submitted::Submitted;
 use greenboost_cuda::abi::{CUcontext, CUdevice, CUdeviceptr, CUstream, Status};
 use greenboost_cuda::{Current, Driver};
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long gates are closed at first to wait for what is being done.
@@ -27,62 +24,6 @@ const HOLD: Duration = Duration::from_millis(10);
 const LONGEST_HOLD: Duration = Duration::from_millis(320);
 /// How often is looked whether work is done.
 const LOOK: Duration = Duration::from_micros(50);
-
-/// The gates of all devices, and who reaches whose memory.
-pub struct Gates {
-    gates: [Gate; MAX_DEVICES],
-    /// Of each device, the others that reach its memory, a bit each: by peer access, or by copies that were seen. None is taken
-    /// back.
-    reached_by: [AtomicU32; MAX_DEVICES],
-    /// Contexts that the program made itself, with their devices; the primary ones can be asked for.
-    made: Mutex<Vec<(CUdevice, usize)>>,
-    waiters: Waiters,
-}
-
-const _: () = assert!(MAX_DEVICES <= 32);
-
-impl Default for Gates {
-    fn default() -> Self {
-        Self {
-            gates: [const { Gate::new() }; MAX_DEVICES],
-            reached_by: [const { AtomicU32::new(0) }; MAX_DEVICES],
-            made: Mutex::default(),
-            waiters: Waiters::default(),
-        }
-    }
-}
-
-/// A device beyond those that are known has no memory of ours, and shares the last one's gate.
-fn index(device: CUdevice) -> usize {
-    usize::try_from(device).map_or(MAX_DEVICES - 1, |at| at.min(MAX_DEVICES - 1))
-}
-
-impl Gates {
-    fn gate(&self, device: CUdevice) -> &Gate {
-        &self.gates[index(device)]
-    }
-
-    /// Devices that reach a device's memory, itself first.
-    fn reaching(&self, device: CUdevice) -> impl Iterator<Item = CUdevice> {
-        let mask = self.reached_by[index(device)].load(SeqCst);
-        let others = (0..MAX_DEVICES as CUdevice).filter(move |other| *other != device && mask & 1 << other != 0);
-        std::iter::once(device).chain(others)
-    }
-
-    fn made(&self) -> std::sync::MutexGuard<'_, Vec<(CUdevice, usize)>> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The program has made a context.
-    pub fn context_made(&self, device: CUdevice, context: CUcontext) {
-        self.made().push((device, context as usize));
-    }
-
-    /// A context is gone.
-    pub fn context_gone(&self, context: CUcontext) {
-        self.made().retain(|(_, known)| *known != context as usize);
-    }
-}
 
 /// How long a mover goes on trying.
 #[derive(Debug)]
@@ -120,20 +61,20 @@ impl Memory {
     /// Enters the gate to submit work to a stream, or in the current context.
     #[inline]
     pub fn enter(&self, on: Option<CUstream>) -> Inside<'_> {
-        if self.driver.device_count() == 1 { self.gates.gates[0].enter() } else { self.enter_with(on, &[]) }
+        if self.driver.device_count() == 1 { self.gates.gate(0).enter() } else { self.enter_with(on, &[]) }
     }
 
     /// The same for work that uses memory at these addresses, which may be another device's.
     #[inline]
     pub fn enter_to_use(&self, on: Option<CUstream>, addresses: &[CUdeviceptr]) -> Inside<'_> {
-        if self.driver.device_count() == 1 { self.gates.gates[0].enter() } else { self.enter_with(on, addresses) }
+        if self.driver.device_count() == 1 { self.gates.gate(0).enter() } else { self.enter_with(on, addresses) }
     }
 
     /// The same for a graph: it may have nodes of any device in it, whatever stream it is launched on.
     #[inline]
     pub fn enter_with_graph(&self, on: CUstream) -> Inside<'_> {
         if self.driver.device_count() == 1 {
-            return self.gates.gates[0].enter();
+            return self.gates.gate(0).enter();
         }
         let own = self.submits_to(Some(on));
         self.enter_all(own, self.devices().map(|device| device.ordinal).collect())
@@ -162,19 +103,14 @@ impl Memory {
         others.dedup();
         let gates: Vec<_> = others.iter().map(|other| self.gates.gate(*other)).collect();
         let inside = self.gates.gate(own).enter_with(&gates);
-        others.iter().for_each(|other| self.reaches(own, *other));
+        others.iter().for_each(|other| self.gates.reaches(own, *other));
         inside
-    }
-
-    /// From now on work of a device may use the memory of another. Said before there is any, inside the gate of the other.
-    fn reaches(&self, device: CUdevice, other: CUdevice) {
-        self.gates.reached_by[index(other)].fetch_or(1 << index(device), SeqCst);
     }
 
     /// Opens a device's memory to the work of another while `open` runs, and from then on.
     pub fn open_to<T>(&self, device: CUdevice, other: CUdevice, open: impl FnOnce() -> T) -> T {
         let _inside = self.gates.gate(other).enter();
-        self.reaches(device, other);
+        self.gates.reaches(device, other);
         open()
     }
 

@@ -168,7 +168,7 @@ impl Core {
         }
     }
 
-    /// Makes room for the deferred allocation around an address, which has budgets already.
+    /// Evicts for the deferred allocation around an address, which has budgets already.
     fn placing_after_room_for(&self, address: CUdeviceptr, hint: PlacementHint) -> Placing<'_> {
         let known = {
             let table = self.memory.table();

@@ -1,4 +1,4 @@
-//! Making room in VRAM: chunks of spanning allocations move to RAM behind their addresses.
+//! Eviction: chunks of spanning allocations move from VRAM to RAM, and keep their addresses.
 
 use crate::free::{PATIENCE, SHORT_PATIENCE};
 use crate::pending::Due;
@@ -41,7 +41,7 @@ impl Request {
 }
 
 impl Core {
-    /// Takes `bytes` of VRAM from the budget, making room where needed and possible.
+    /// Takes `bytes` of VRAM from the budget, evicting where needed and possible.
     pub fn take_vram(&self, device: &Device, what: Use, bytes: u64) -> bool {
         let patience = if what == Use::Plain { SHORT_PATIENCE } else { PATIENCE };
         loop {
@@ -61,7 +61,7 @@ impl Core {
         }
     }
 
-    /// Runs a driver call that needs VRAM of its own; when the driver has none, makes room once and runs it
+    /// Runs a driver call that needs VRAM of its own; when the driver has none, evicts once and runs it
     /// again. `bytes` is what the call needs, or a guess.
     pub fn retry(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
         match call() {
@@ -70,7 +70,7 @@ impl Core {
         }
     }
 
-    /// Makes room for a call that was refused with OUT_OF_MEMORY, and runs it once more if there is any.
+    /// Evicts for a call that was refused with OUT_OF_MEMORY, and runs it once more if anything has left VRAM.
     pub fn again(&self, device: &Device, bytes: u64, mut call: impl FnMut() -> Status) -> Status {
         let needed = bytes.max(self.memory.settings.chunk);
         let mut freed = 0;
@@ -93,7 +93,7 @@ impl Core {
 
     /// Moves at least `needed` bytes of chunks from VRAM to RAM, of those that `request` may displace.
     /// Returns the bytes of VRAM made free: 0 when there is nothing to move, nowhere to move it, or no moment for it. What is
-    /// in use is waited for with nothing held, and for [`PATIENCE`] at the most.
+    /// in use is waited for with nothing held, and for a limited time.
     pub fn evict(&self, device: &Device, needed: u64, request: Request) -> u64 {
         let _relaxed = RelaxedCapture::enter(self.memory.driver);
         let mut patience = Patience::of(PATIENCE);
@@ -113,7 +113,7 @@ impl Core {
         }
     }
 
-    /// Makes room for what will have `span` bytes in VRAM, of which it has `owned` in the budget already, and keeps others from
+    /// Evicts for what will have `span` bytes in VRAM, of which it has `owned` in the budget already, and keeps others from
     /// placing anything: somebody else may have taken the room before, and then it is made once more.
     pub fn placing_with_room(&self, device: &Device, span: u64, owned: u64, request: Request) -> Placing<'_> {
         let mut tries = 3;

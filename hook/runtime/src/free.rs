@@ -91,7 +91,7 @@ impl Core {
         freed
     }
 
-    /// Waits, for a short time, until what was freed on streams of a device makes room for `bytes` of VRAM.
+    /// Waits, for a short time, until what was freed on streams of a device leaves `bytes` of VRAM.
     pub fn wait_for_room(&self, device: &Device, bytes: u64) {
         let began = Instant::now();
         let is_of = |free: &Pending| free.allocation.device == device.ordinal;

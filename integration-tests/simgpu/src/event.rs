@@ -58,7 +58,7 @@ impl Event {
         self.context.upgrade().map_or(Ok(()), |context| context.healthy())
     }
 
-    /// Points the event behind a graph launch that contains it as a record node.
+    /// Points the event at the end of a graph launch that contains it as a record node.
     pub fn launched(&self, fence: Fence) {
         let stamp = Arc::new(Stamp::default());
         *self.recorded() = Recorded::At(fence, stamp);
