@@ -44,7 +44,7 @@
 //! # What it does not do
 //!
 //! It runs only the kernels of [`kernels`], whatever code the PTX has. The export tables the CUDA runtime wants are
-//! missing, so a real libcudart does not start on it. There are no arrays, textures, multicast or external memory.
+//! missing, so a real libcudart does not start on it. There are no textures, multicast or external memory.
 //! A kernel launched with programmatic serialisation may begin as soon as the one in front of it has begun, whether
 //! that one says so or not; there are no programmatic events. An allocation of 1 MiB or more is
 //! accounted in steps of 2 MiB, a smaller one in steps of 512 bytes; the real driver's small allocations share
@@ -56,6 +56,7 @@ pub mod accounting;
 pub mod alloc;
 pub mod alloc_calls;
 pub mod arguments;
+pub mod array;
 pub mod capture;
 pub mod capture_calls;
 pub mod clock;
@@ -93,6 +94,8 @@ pub mod launch_attributes;
 pub mod launch_calls;
 pub mod link;
 pub mod memcpy;
+pub mod memcpy_array;
+pub mod memcpy_batch;
 pub mod memcpy_shaped;
 pub mod memset;
 pub mod memset_calls;

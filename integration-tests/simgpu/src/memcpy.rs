@@ -82,8 +82,8 @@ fn batch(call: &Call, batch: Batch, stream: usize) -> core::result::Result<(), (
 }
 
 /// Driver 580 takes mapped host memory for the processor's in a batch, also where only the device may touch it, and copies
-/// it in a thread of its own, which gets SIGSEGV.
-fn crash_as_the_driver_does(ranges: &[(u64, u64)]) {
+/// it in a thread of its own, which gets SIGSEGV. Of batches of boxes, which were not tried, the same is assumed.
+pub fn crash_as_the_driver_does(ranges: &[(u64, u64)]) {
     let space = va::read();
     let closed = |map: &va::Mapping| map.on_host() && matches!(map.origin, va::Origin::Vmm(_)) && map.host_rights == 0;
     if ranges.iter().any(|(start, bytes)| space.within(*start, *bytes).any(closed)) {

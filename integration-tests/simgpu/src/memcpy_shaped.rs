@@ -1,9 +1,13 @@
 //! The copies of rows and boxes.
 
+use crate::array::ARRAYS;
 use crate::copy::{Declared, Place, Shape};
 use crate::copy_start::{SourceOrder, start};
 use crate::edge::{Call, In, driver};
 use crate::errors::{Error, Result};
+
+/// `CU_MEMORYTYPE_ARRAY`
+const ARRAY: u32 = 3;
 
 /// One side of `CUDA_MEMCPY2D`.
 #[repr(C)]
@@ -64,14 +68,16 @@ fn base(memory_type: u32, host: u64, device: u64) -> Result<(u64, Declared)> {
     match memory_type {
         1 => Ok((host, Declared::Host)),
         2 => Ok((device, Declared::Device)),
-        3 => Err(Error::NOT_SUPPORTED),
         4 => Ok((device, Declared::Any)),
         _ => Err(Error::INVALID_VALUE),
     }
 }
 
 impl Side2d {
-    fn place(&self, width: usize) -> Result<Place> {
+    fn place(&self, width: usize, height: usize) -> Result<Place> {
+        if self.memory_type == ARRAY {
+            return ARRAYS.get(self.array)?.place([self.x, self.y, 0], [width, height, 1]);
+        }
         let (base, declared) = base(self.memory_type, self.host, self.device)?;
         let pitch = if self.pitch == 0 { width } else { self.pitch };
         if pitch < width + self.x {
@@ -83,7 +89,10 @@ impl Side2d {
 }
 
 impl Side3d {
-    fn place(&self, width: usize, height: usize) -> Result<Place> {
+    fn place(&self, width: usize, height: usize, depth: usize) -> Result<Place> {
+        if self.memory_type == ARRAY {
+            return ARRAYS.get(self.array)?.place([self.x, self.y, self.z], [width, height, depth]);
+        }
         let (base, declared) = base(self.memory_type, self.host, self.device)?;
         let pitch = if self.pitch == 0 { width } else { self.pitch };
         let rows = if self.height == 0 { height } else { self.height };
@@ -111,8 +120,8 @@ impl Side3d {
 impl Copy3d {
     /// The ends and the amount.
     pub fn parts(&self) -> Result<(Place, Place, Shape)> {
-        let to = self.to.place(self.width, self.height)?;
-        let from = self.from.place(self.width, self.height)?;
+        let to = self.to.place(self.width, self.height, self.depth)?;
+        let from = self.from.place(self.width, self.height, self.depth)?;
         let shape = Shape { width: self.width as u64, height: self.height as u64, depth: self.depth as u64 };
         Ok((to, from, shape))
     }
@@ -132,8 +141,8 @@ impl Copy3d {
 
 fn rows(call: &Call, stream: Option<usize>, copy: In<Copy2d>) -> Result {
     let copy = copy.get()?;
-    let to = copy.to.place(copy.width)?;
-    let from = copy.from.place(copy.width)?;
+    let to = copy.to.place(copy.width, copy.height)?;
+    let from = copy.from.place(copy.width, copy.height)?;
     let shape = Shape { width: copy.width as u64, height: copy.height as u64, depth: 1 };
     let target = call.stream(stream.unwrap_or(0))?;
     start(&target, stream.is_none(), SourceOrder::Usual, to, from, shape)

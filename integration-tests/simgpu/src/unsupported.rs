@@ -1,4 +1,4 @@
-//! What this GPU does not do: arrays, and some functions nobody here needs. They exist, as they do in the real
+//! What this GPU does not do: some functions nobody here needs. They exist, as they do in the real
 //! library, and say so.
 
 use crate::edge::{In, Out, driver};
@@ -6,18 +6,6 @@ use crate::errors::Error;
 use std::ffi::c_void;
 
 driver! {
-    [ctx] "cuArrayCreate" 3020 cuArrayCreate_v2(_call, _array: Out<usize>, _description: In<u8>) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuArray3DCreate" 3020 cuArray3DCreate_v2(_call, _array: Out<usize>, _description: In<u8>) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuArrayDestroy" 2000 cuArrayDestroy(_call, _array: usize) {
-        Err(Error::INVALID_HANDLE)
-    }
-
     [ctx] "cuMipmappedArrayCreate" 5000 cuMipmappedArrayCreate(
         _call, _array: Out<usize>, _description: In<u8>, _levels: u32,
     ) {
@@ -26,60 +14,6 @@ driver! {
 
     [ctx] "cuMemMapArrayAsync" 11010 cuMemMapArrayAsync | 11010 cuMemMapArrayAsync_ptsz(
         _call, _list: In<u8>, _count: u32, _stream: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyDtoA" 3020 cuMemcpyDtoA_v2 | 7000 cuMemcpyDtoA_v2_ptds(
-        _call, _to: usize, _offset: usize, _from: u64, _bytes: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyAtoD" 3020 cuMemcpyAtoD_v2 | 7000 cuMemcpyAtoD_v2_ptds(
-        _call, _to: u64, _from: usize, _offset: usize, _bytes: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyHtoA" 3020 cuMemcpyHtoA_v2 | 7000 cuMemcpyHtoA_v2_ptds(
-        _call, _to: usize, _offset: usize, _from: *mut c_void, _bytes: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyAtoH" 3020 cuMemcpyAtoH_v2 | 7000 cuMemcpyAtoH_v2_ptds(
-        _call, _to: *mut c_void, _from: usize, _offset: usize, _bytes: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyAtoA" 3020 cuMemcpyAtoA_v2 | 7000 cuMemcpyAtoA_v2_ptds(
-        _call, _to: usize, _to_offset: usize, _from: usize, _from_offset: usize, _bytes: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyHtoAAsync" 3020 cuMemcpyHtoAAsync_v2 | 7000 cuMemcpyHtoAAsync_v2_ptsz(
-        _call, _to: usize, _offset: usize, _from: *mut c_void, _bytes: usize, _stream: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpyAtoHAsync" 3020 cuMemcpyAtoHAsync_v2 | 7000 cuMemcpyAtoHAsync_v2_ptsz(
-        _call, _to: *mut c_void, _from: usize, _offset: usize, _bytes: usize, _stream: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpy3DBatchAsync" 12080 cuMemcpy3DBatchAsync | 12080 cuMemcpy3DBatchAsync_ptsz(
-        _call, _count: usize, _list: In<u8>, _failed: Out<usize>, _flags: u64, _stream: usize,
-    ) {
-        Err(Error::NOT_SUPPORTED)
-    }
-
-    [ctx] "cuMemcpy3DBatchAsync" 13000 cuMemcpy3DBatchAsync_v2 | 13000 cuMemcpy3DBatchAsync_v2_ptsz(
-        _call, _count: usize, _list: In<u8>, _flags: u64, _stream: usize,
     ) {
         Err(Error::NOT_SUPPORTED)
     }
