@@ -217,6 +217,67 @@ pub struct Memcpy3D {
     pub depth: usize,
 }
 
+/// One side of a [`BoxCopy`]: `CUmemcpy3DOperand`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Operand3D {
+    /// [`OPERAND_POINTER`] or [`OPERAND_ARRAY`].
+    pub kind: c_uint,
+    /// The address, or the array.
+    pub what: u64,
+    /// Of an address: elements from row to row and rows from slice to slice, 0 where they follow each other without a gap; and
+    /// a hint. Of an array: elements, rows and slices from its corner.
+    pub numbers: [usize; 3],
+}
+
+/// `CU_MEMCPY_OPERAND_TYPE_POINTER`.
+pub const OPERAND_POINTER: c_uint = 1;
+/// `CU_MEMCPY_OPERAND_TYPE_ARRAY`.
+pub const OPERAND_ARRAY: c_uint = 2;
+
+/// `CUDA_MEMCPY3D_BATCH_OP`. Elements are bytes where no side is an array.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct BoxCopy {
+    /// Where elements come from.
+    pub src: Operand3D,
+    /// Where they go.
+    pub dst: Operand3D,
+    /// Elements of a row, rows, slices.
+    pub size: [usize; 3],
+    /// When the source is read: `CUmemcpySrcAccessOrder`.
+    pub source_order: c_uint,
+    /// Flags.
+    pub flags: c_uint,
+}
+
+/// `CUDA_ARRAY3D_DESCRIPTOR`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ArrayDescriptor {
+    /// Elements of a row, rows, slices.
+    pub size: [usize; 3],
+    /// `CUarray_format`.
+    pub format: c_uint,
+    /// Channels of an element.
+    pub channels: c_uint,
+    /// Flags.
+    pub flags: c_uint,
+}
+
+impl ArrayDescriptor {
+    /// Bytes of an element; `None` of formats that have no such thing, or a newer driver's.
+    pub fn element_bytes(&self) -> Option<usize> {
+        let channel = match self.format {
+            1 | 8 => 1,
+            2 | 9 | 0x10 => 2,
+            3 | 0xa | 0x20 => 4,
+            _ => return None,
+        };
+        Some(channel * self.channels as usize)
+    }
+}
+
 /// `nvmlMemory_t`. Bytes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
@@ -267,6 +328,11 @@ const _: () = {
     assert!(offset_of!(Memcpy3D, dst) == offset_of!(sys::CUDA_MEMCPY3D, dstXInBytes));
     assert!(offset_of!(Side3D, height) == offset_of!(sys::CUDA_MEMCPY3D, srcHeight));
     assert!(offset_of!(Memcpy3D, width) == offset_of!(sys::CUDA_MEMCPY3D_PEER, WidthInBytes));
+    assert!(size_of::<BoxCopy>() == size_of::<sys::CUDA_MEMCPY3D_BATCH_OP>());
+    assert!(offset_of!(BoxCopy, size) == offset_of!(sys::CUDA_MEMCPY3D_BATCH_OP, extent));
+    assert!(offset_of!(Operand3D, what) == offset_of!(sys::CUmemcpy3DOperand, op));
+    assert!(size_of::<ArrayDescriptor>() == size_of::<sys::CUDA_ARRAY3D_DESCRIPTOR>());
+    assert!(offset_of!(ArrayDescriptor, format) == offset_of!(sys::CUDA_ARRAY3D_DESCRIPTOR, Format));
     assert!(size_of::<NvmlMemory>() == 24);
     assert!(size_of::<NvmlMemoryV2>() == 40);
 };

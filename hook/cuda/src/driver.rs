@@ -104,6 +104,8 @@ driver! {
     cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
     cuStreamGetCaptureInfo_v2(stream: CUstream, state: *mut c_uint, id: *mut u64, graph: *mut CUgraph,
         dependencies: *mut *const c_void, count: *mut usize);
+    cuArray3DGetDescriptor_v2(descriptor: *mut ArrayDescriptor, array: *mut c_void);
+    cuMemcpy3DAsync_v2(copy: *const Memcpy3D, stream: CUstream);
     cuMemcpyAsync(dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
     cuStreamSynchronize(stream: CUstream);
     cuStreamDestroy_v2(stream: CUstream);

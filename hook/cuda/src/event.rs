@@ -26,7 +26,7 @@ impl Events {
         Self { context, spare: Vec::new() }
     }
 
-    /// An event behind everything submitted to a stream of the context so far, whatever context is current.
+    /// An event after everything submitted to a stream of the context so far, whatever context is current.
     ///
     /// # Errors
     /// The driver's status.
@@ -48,7 +48,7 @@ impl Events {
     }
 }
 
-/// An event that keeps its time, behind everything submitted to a stream so far. Not for a stream that is captured.
+/// An event that keeps its time, after everything submitted to a stream so far. Not for a stream that is captured.
 ///
 /// # Errors
 /// The driver's status.
@@ -128,7 +128,7 @@ pub fn milliseconds(driver: &Driver, from: CUevent, to: CUevent) -> Result<Optio
     }
 }
 
-/// Moves an event behind everything submitted to a stream so far.
+/// Moves an event after everything submitted to a stream so far.
 ///
 /// # Errors
 /// The driver's status.

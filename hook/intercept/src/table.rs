@@ -106,6 +106,10 @@ macro_rules! functions {
                     (dst: CUdeviceptr, src: CUdeviceptr, bytes: usize);
                 Cuda copy::unified_async [cuMemcpyDtoDAsync_v2@3020, cuMemcpyDtoDAsync_v2_ptsz@7000]
                     (dst: CUdeviceptr, src: CUdeviceptr, bytes: usize, stream: CUstream);
+                Cuda copy::from_array [cuMemcpyAtoD_v2@3020, cuMemcpyAtoD_v2_ptds@7000]
+                    (dst: CUdeviceptr, array: *mut c_void, offset: usize, bytes: usize);
+                Cuda copy::to_array [cuMemcpyDtoA_v2@3020, cuMemcpyDtoA_v2_ptds@7000]
+                    (array: *mut c_void, offset: usize, src: CUdeviceptr, bytes: usize);
                 Cuda copy2d::copy [
                     cuMemcpy2D_v2@3020, cuMemcpy2D_v2_ptds@7000, cuMemcpy2DUnaligned_v2@3020,
                     cuMemcpy2DUnaligned_v2_ptds@7000
@@ -125,6 +129,10 @@ macro_rules! functions {
                 Cuda batch::batch_v2 [cuMemcpyBatchAsync_v2@13000, cuMemcpyBatchAsync_v2_ptsz@13000]
                     (dsts: *mut CUdeviceptr, srcs: *mut CUdeviceptr, sizes: *mut usize, count: usize,
                      attributes: *mut c_void, attribute_starts: *mut usize, attribute_count: usize, stream: CUstream);
+                Cuda batch3d::batch [cuMemcpy3DBatchAsync@12080, cuMemcpy3DBatchAsync_ptsz@12080]
+                    (count: usize, list: *mut BoxCopy, failed: *mut usize, flags: u64, stream: CUstream);
+                Cuda batch3d::batch_v2 [cuMemcpy3DBatchAsync_v2@13000, cuMemcpy3DBatchAsync_v2_ptsz@13000]
+                    (count: usize, list: *mut BoxCopy, flags: u64, stream: CUstream);
 
                 // Fills.
                 Cuda memset::d8 [cuMemsetD8_v2@3020, cuMemsetD8_v2_ptds@7000] (dst: CUdeviceptr, value: u8, count: usize);
@@ -199,6 +207,8 @@ macro_rules! functions {
 
                 // Calls in which the driver itself needs VRAM: room is made once, then they are tried again.
                 Cuda retry::managed [cuMemAllocManaged@6000] (dptr: *mut CUdeviceptr, bytes: usize, flags: c_uint);
+                Cuda retry::two [cuArrayCreate_v2@3020, cuArray3DCreate_v2@3020]
+                    (array: *mut c_void, descriptor: *const c_void);
                 Cuda retry::two [cuModuleLoadData@2000] (module: *mut c_void, image: *const c_void);
                 Cuda retry::two [cuModuleLoad@2000] (module: *mut c_void, path: *const c_void);
                 Cuda retry::two [cuModuleLoadFatBinary@2000] (module: *mut c_void, image: *const c_void);

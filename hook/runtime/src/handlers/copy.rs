@@ -11,6 +11,8 @@ type Unified = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize) -> Status;
 type UnifiedAsync = unsafe extern "C" fn(CUdeviceptr, CUdeviceptr, usize, CUstream) -> Status;
 type Peer = unsafe extern "C" fn(CUdeviceptr, CUcontext, CUdeviceptr, CUcontext, usize) -> Status;
 type PeerAsync = unsafe extern "C" fn(CUdeviceptr, CUcontext, CUdeviceptr, CUcontext, usize, CUstream) -> Status;
+type FromArray = unsafe extern "C" fn(CUdeviceptr, *mut c_void, usize, usize) -> Status;
+type ToArray = unsafe extern "C" fn(*mut c_void, usize, CUdeviceptr, usize) -> Status;
 type HostToDevice = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize) -> Status;
 type HostToDeviceAsync = unsafe extern "C" fn(CUdeviceptr, *const c_void, usize, CUstream) -> Status;
 type DeviceToHost = unsafe extern "C" fn(*mut c_void, CUdeviceptr, usize) -> Status;
@@ -239,4 +241,29 @@ pub unsafe fn device_to_host_async(
     submit(Some(stream), dst as u64, src, bytes, |at, piece| unsafe {
         original(dst.byte_add(at), src + at as u64, piece, stream)
     })
+}
+
+/// `cuMemcpyAtoD`.
+pub unsafe fn from_array(
+    original: FromArray,
+    dst: CUdeviceptr,
+    array: *mut c_void,
+    offset: usize,
+    bytes: usize,
+) -> Handled {
+    // An array has no address, and no boundaries.
+    // SAFETY: the program's own call, in pieces.
+    submit(None, dst, 0, bytes, |at, piece| unsafe { original(dst + at as u64, array, offset + at, piece) })
+}
+
+/// `cuMemcpyDtoA`.
+pub unsafe fn to_array(
+    original: ToArray,
+    array: *mut c_void,
+    offset: usize,
+    src: CUdeviceptr,
+    bytes: usize,
+) -> Handled {
+    // SAFETY: as above.
+    submit(None, 0, src, bytes, |at, piece| unsafe { original(array, offset + at, src + at as u64, piece) })
 }

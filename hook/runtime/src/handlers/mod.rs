@@ -12,6 +12,7 @@
 
 pub mod alloc;
 pub mod batch;
+pub mod batch3d;
 pub mod capture;
 pub mod context;
 pub mod copy;

@@ -32,7 +32,8 @@ macro_rules! retries {
 retries! {
     /// `cuMemAllocManaged`.
     managed(dptr: *mut CUdeviceptr, bytes: usize, flags: c_uint) needs bytes as u64;
-    /// Calls with an out pointer and a source: `cuModuleLoadData`, `cuModuleLoad`, `cuModuleLoadFatBinary`.
+    /// Calls with an out pointer and a source: `cuModuleLoadData`, `cuModuleLoad`, `cuModuleLoadFatBinary`, `cuArrayCreate`,
+    /// `cuArray3DCreate`.
     two(module: *mut c_void, source: *const c_void) needs 0;
     /// `cuModuleLoadDataEx`.
     load_ex(module: *mut c_void, image: *const c_void, count: c_uint, options: *mut c_void,

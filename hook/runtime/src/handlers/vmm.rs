@@ -59,7 +59,7 @@ pub unsafe fn release(original: Release, handle: CUmemGenericAllocationHandle) -
     Ok(status)
 }
 
-/// `cuMemRetainAllocationHandle`: what is no mapping of the program's has no handle, and one of a chunk would soon be one of
+/// `cuMemRetainAllocationHandle`: what the program has not mapped itself has no handle, and that of a chunk would soon name
 /// memory that the chunk has left.
 pub unsafe fn retain(original: Retain, handle: *mut CUmemGenericAllocationHandle, at: *mut c_void) -> Handled {
     let core = core()?;
