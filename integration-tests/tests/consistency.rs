@@ -74,6 +74,8 @@ const PROGRAMS: &[&str] = &[
     "copies 2 per-thread",
     "queries",
     "vmm-pool",
+    "handles",
+    "full cuArray3DCreate_v2",
     "async-alloc",
     "async-alloc pool",
     "async-alloc per-thread",

@@ -91,7 +91,7 @@ impl Core {
         freed
     }
 
-    /// Waits, for a short time, until `bytes` of VRAM are left, as long as any that was freed on a stream is to come.
+    /// Waits, for a short time, until what was freed on streams of a device leaves `bytes` of VRAM.
     pub fn wait_for_room(&self, device: &Device, bytes: u64) {
         let began = Instant::now();
         let is_of = |free: &Pending| free.allocation.device == device.ordinal;

@@ -66,7 +66,9 @@ impl Launch {
                     return issue(self.params, self.extra, false);
                 }
                 // SAFETY: the program's own call.
-                unsafe { core.streaming.launch(self.function, self.stream, self.shape, self.params, self.extra, &issue) }
+                unsafe {
+                    core.streaming.launch(self.function, self.stream, self.shape, self.params, self.extra, &issue)
+                }
             },
         )
     }
