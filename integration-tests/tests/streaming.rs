@@ -179,7 +179,7 @@ fn planted_faults_are_noticed() {
 #[test]
 fn a_panic_while_weights_are_written_leaves_no_stale_copy() {
     for seed in 0..12u64 {
-        let world = world("2MiB").env("GREENBOOST_PLANT", "write-panics").delays(seed);
+        let world = world("8MiB").env("GREENBOOST_PLANT", "write-panics").delays(seed);
         // A graph that holds copies is not the same as one that holds none.
         let outcome = world.run_with("stream-like", &[&seed.to_string(), "1", "no-graphs"]).ok();
         assert!(outcome.log.contains("weights are copied anew"), "{}", outcome.report());
