@@ -1,8 +1,10 @@
 //! `greenboost answer`: a plan for a llama-server command line, as the contract writes it. gb-launch and the hook run it
 //! as a child, so that whatever a model's file, a disk or a driver does to it happens here and ends in time.
 
+use super::llama_options::CommandLine;
+use super::make::plan_command;
 use super::measure::{self, When};
-use super::{CommandLine, Wishes, plan_command};
+use super::wishes::Wishes;
 use clap::Args;
 use greenboost_contract::planner::Answer;
 use std::ffi::OsString;

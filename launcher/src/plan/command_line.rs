@@ -1,8 +1,7 @@
 //! What a llama-server command line and its environment already decide. Whatever the user has set wins: a plan is made
 //! around it and sets only the rest.
 
-use super::Variables;
-use super::commands::Argument;
+use super::commands::{Argument, Variables};
 use super::facts::KvTypes;
 use super::llama_options::{self as llama, CommandLine, LlamaOption};
 use super::predict::{UBATCHES, UserPlacement};

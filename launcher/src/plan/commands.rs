@@ -1,12 +1,12 @@
 //! How to get what a plan chose: llama-server's options, each with its variable, and what Ollama needs.
 
-use super::Plan;
 use super::facts::KvTypes;
 use super::llama_options::{self as llama, LlamaOption};
+use super::planned::Plan;
 use super::predict::{Prediction, Way, override_pattern};
 use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
-use greenboost_contract::settings::{HOST_COPY_PREFETCH, STREAM};
+use greenboost_contract::settings::{HOST_COPY_PREFETCH, RING, RING_SHARE, STREAM};
 
 /// An option of llama-server with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +17,48 @@ pub struct Argument {
     pub value: String,
 }
 
+/// Variables to set, each with its value.
+pub type Variables = Vec<(&'static str, String)>;
+
 /// More than any model has: all layers.
 const ALL_LAYERS: u64 = 999;
+
+impl Plan {
+    /// llama-server's options for the way to take. Where nothing may leave VRAM and the model does not fit, those that make
+    /// it fail: by itself llama.cpp would leave layers to the CPU and be slow.
+    pub fn arguments(&self) -> Vec<Argument> {
+        match self.winner() {
+            Some(winner) => arguments(self, winner),
+            None if self.wishes.no_spill => insist_on_vram(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The variables it needs beside llama.cpp's own.
+    pub fn settings(&self) -> Variables {
+        let Some(winner) = self.winner() else { return Variables::new() };
+        let sets = winner.way.row().sets.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let direct = winner.direct.then(|| (DISABLE_GRAPHS, "1".to_owned()));
+        sets.chain(direct).chain(self.ring(winner).map(|bytes| (RING, bytes.to_string()))).collect()
+    }
+
+    /// The size of the ring, where it is another than the hook's own choice.
+    fn ring(&self, prediction: &Prediction) -> Option<u64> {
+        let (ring, own) = (prediction.placement.ring, self.setting.vram / RING_SHARE);
+        (prediction.way.row().has_ring && !self.setting.ring_is_fixed && ring != own).then_some(ring)
+    }
+
+    /// Options and settings as variables.
+    pub fn environment(&self) -> Variables {
+        let options = self.arguments().into_iter().map(|argument| (argument.option.variable, argument.value));
+        options.chain(self.settings()).collect()
+    }
+
+    /// One line for a log: what was chosen and what to expect.
+    pub fn line(&self) -> Option<String> {
+        self.winner().map(|winner| line(self, winner))
+    }
+}
 
 /// llama-server's options for a prediction.
 pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {

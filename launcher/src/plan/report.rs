@@ -1,10 +1,10 @@
 //! A plan as text and as JSON.
 
-use super::Plan;
 use super::commands;
 use super::facts::Class;
-use super::measure::conditions::oddities;
+use super::measure::oddities;
 use super::measure::{Rates, Together};
+use super::planned::Plan;
 use super::predict::{ANSWER, PROMPT, Prediction};
 use greenboost_contract::format_size;
 use serde_json::{Value, json};

@@ -1,6 +1,5 @@
 //! What a measurement is worth: how far its repetitions lay apart, what else the machine was doing, and how old it is.
 
-use super::{Cpu, Figures, Rates};
 use libloading::Library;
 use serde::{Deserialize, Serialize};
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
@@ -87,39 +86,6 @@ pub fn median(figures: &mut [f64]) -> (f64, f64) {
     (middle, if middle > 0.0 { (last - first) / middle } else { 0.0 })
 }
 
-/// What does not look as it should, each with what to do.
-pub fn oddities(figures: &Figures) -> Vec<String> {
-    const AGAIN: &str = "`greenboost plan MODEL --remeasure` measures again";
-    let mut list = Vec::new();
-    let rates = figures.gpu.as_ref().map(|gpu| gpu.rates).unwrap_or_default();
-    for (name, words) in odd_rates(&rates) {
-        list.push(format!("{name} is not slower than VRAM ({words}): {AGAIN}"));
-    }
-    if let Some((then, today)) = processors(&figures.cpu) {
-        list.push(format!("measured with {then} processors, and this process may use {today}: {AGAIN}"));
-    }
-    let disturbances = figures.conditions.map(|conditions| conditions.disturbances()).unwrap_or_default();
-    if !disturbances.is_empty() {
-        list.push(format!("when this was measured {}: {AGAIN} on an idle machine", disturbances.join(" and ")));
-    }
-    list
-}
-
-/// Figures that VRAM has to beat.
-fn odd_rates(rates: &Rates) -> Vec<(&'static str, String)> {
-    let Some(vram) = rates.vram else { return Vec::new() };
-    let outside = [("the link", rates.to_gpu), ("RAM read in place", rates.in_place)];
-    let odd = outside.into_iter().filter_map(|(name, rate)| Some((name, rate?))).filter(|(_, rate)| *rate >= vram);
-    odd.map(|(name, rate)| (name, format!("{rate:.1} and {vram:.1} GB/s"))).collect()
-}
-
-/// Processors then and now, where they differ.
-fn processors(cpu: &Cpu) -> Option<(usize, usize)> {
-    let then = cpu.reads.iter().map(|(threads, _)| *threads).max()?;
-    let today = std::thread::available_parallelism().map_or(then, usize::from);
-    (then != today).then_some((then, today))
-}
-
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
@@ -165,7 +131,6 @@ pub fn gpu_busy(uuid: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Gpu;
     use super::*;
 
     #[test]
@@ -176,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_machine_is_noticed_and_said() {
+    fn a_busy_machine_is_noticed() {
         let quiet = Conditions { at: now(), cpu_busy: Some(0.05), gpu_busy: None, spread: Some(0.03) };
         assert_eq!(quiet.disturbances(), [] as [String; 0]);
         let busy = Conditions { cpu_busy: Some(0.8), gpu_busy: Some(0.5), spread: Some(0.4), ..quiet };
@@ -186,8 +151,6 @@ mod tests {
         let old = Conditions { at: now() - 7300, ..busy };
         assert!(!old.is_due_again(Some(0.9)), "not while it is busy");
         assert_eq!(old.text(), "measured 2 hours ago, repeated within 40%");
-        let figures = Figures { conditions: Some(busy), ..Figures::default() };
-        assert!(oddities(&figures)[0].contains("80% busy and") && oddities(&figures)[0].contains("--remeasure"));
     }
 
     #[test]
@@ -195,19 +158,5 @@ mod tests {
         assert_eq!(cpu_times("cpu  10 1 5 100 20 2 2 1 9 9\ncpu0 1 1 1 1"), Some((21, 141)));
         assert_eq!(cpu_times("nothing"), None);
         assert!(cpu_busy(Duration::from_millis(30)).is_none_or(|share| (0.0..=1.0).contains(&share)));
-    }
-
-    #[test]
-    fn figures_that_cannot_be_are_named() {
-        let gpu = |vram: f64| Gpu {
-            rates: Rates { vram: Some(vram), to_gpu: Some(20.0), ..Rates::default() },
-            ..Gpu::default()
-        };
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let cpu = |threads| Cpu { reads: vec![(1, 9.0), (threads, 40.0)], ..Cpu::default() };
-        let figures = |vram, threads| Figures { gpu: Some(gpu(vram)), cpu: cpu(threads), ..Figures::default() };
-        assert_eq!(oddities(&figures(900.0, processors)), [] as [String; 0]);
-        assert!(oddities(&figures(12.0, processors))[0].starts_with("the link is not slower than VRAM (20.0 and 12.0"));
-        assert!(oddities(&figures(900.0, processors + 3))[0].contains(&format!("with {} processors", processors + 3)));
     }
 }

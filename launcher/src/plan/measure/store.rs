@@ -1,6 +1,8 @@
 //! Where figures are kept: one JSON file for the machine, with an entry for each GPU, driver and CPU it has had.
 
-use super::{Conditions, Cpu, Gpu, Rates, Together};
+use super::conditions::Conditions;
+use super::figures::{Cpu, Gpu, Rates};
+use super::together::Together;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};

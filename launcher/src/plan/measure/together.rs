@@ -4,8 +4,9 @@
 //! The thread that submits the copies sleeps while they run, since the driver would spin in a wait and take a core from the
 //! threads that read.
 
+use super::bench::{Bench, MOST_HOST, Sides};
 use super::cpu;
-use super::gpu::Bench;
+use crate::driver::describe::step;
 use crate::driver::report::{Event, GpuReport};
 use serde::{Deserialize, Serialize};
 use std::ffi::c_void;
@@ -50,14 +51,10 @@ impl Together {
     }
 }
 
-/// Measures both and reports them: `from` and `to` have `most` bytes, pinned and on the GPU.
-pub fn measure(
-    bench: &Bench<'_>,
-    threads: usize,
-    from: *const c_void,
-    to: u64,
-    most: u64,
-) -> Result<[Event; 2], String> {
+/// Measures both, with this much free VRAM.
+pub fn measure(bench: &Bench<'_>, threads: usize, free: u64) -> Result<[Event; 2], String> {
+    let Sides { vram: to, host: from, host_bytes: most, .. } = bench.sides(free, MOST_HOST)?;
+    step("copying to the GPU while the CPU reads");
     let (mut bytes, mut times) = (LEAST.min(most), 1);
     while copy(bench, from, to, bytes, times)? < BATCH && times < MOST_COPIES {
         if bytes < most {

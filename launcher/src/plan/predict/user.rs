@@ -1,8 +1,9 @@
 //! A placement that the user has made: it is described, not chosen.
 
 use super::placement::{Placement, Setting};
+use super::prediction::{Prediction, best_ubatch, predict_placed};
 use super::rig::Rig;
-use super::{Asked, Prediction, Way, best_ubatch, predict_placed};
+use super::way::{Asked, Way};
 use crate::plan::facts::{Class, Facts};
 use greenboost_contract::{ExpertCache, Stream};
 
