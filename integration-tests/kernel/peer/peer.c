@@ -52,7 +52,7 @@ struct peer_import {
 #define PEER_UNPIN	_IO('P', 1)
 #define PEER_IMPORT	_IOWR('P', 2, struct peer_import)
 #define PEER_RELEASE	_IO('P', 3)
-#define PEER_PLANT	_IO('P', 4)
+#define PEER_INJECT	_IO('P', 4)
 #define PEER_FRAGMENT	_IO('P', 5)
 #define PEER_HANG	_IO('P', 6)
 
@@ -285,8 +285,8 @@ static long peer_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	case PEER_FRAGMENT:
 		err = fragment(peer);
 		break;
-	case PEER_PLANT:
-		peer_plant(arg);
+	case PEER_INJECT:
+		peer_inject(arg);
 		break;
 	case PEER_HANG:
 		peer_slow_hang(arg);

@@ -3,7 +3,7 @@
  * What the files of the other side know of each other.
  *
  *	peer.c		pins and imports, as a GPU driver does
- *	plant.c		faults, to see whether anybody notices
+ *	inject.c		faults, to see whether anybody notices
  *	slow.c		a filesystem that answers when it is told to
  */
 #ifndef _GB_PEER_H
@@ -11,7 +11,7 @@
 
 #include <linux/types.h>
 
-void peer_plant(unsigned long what);
+void peer_inject(unsigned long what);
 
 int peer_slow_start(void);
 void peer_slow_stop(void);

@@ -1,4 +1,4 @@
-//! Every call, called wrongly in every way: refused with the right number, and nothing left behind.
+//! Every call, called wrongly in every way: refused with the right number, and nothing remains.
 
 use crate::machine::{errno, value};
 use crate::mapping::{buffer, device};

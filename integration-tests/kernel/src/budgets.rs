@@ -1,4 +1,4 @@
-//! Limits hold: together, in a race, in a memory cgroup, and against a machine that has not so much.
+//! Limits hold: together, in a race, in a memory cgroup, and against a machine with less memory.
 
 use crate::machine::{CGROUP, Marks, Setting, eventually, free, oom_kills, set, shown, value};
 use crate::mapping::device;

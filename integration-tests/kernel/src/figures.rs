@@ -15,7 +15,7 @@ pub const TESTS: &[Test] = &[("figures: the reserve, fresh pages, memfd, hugetlb
 
 const SHMEM_HUGE: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
 const HUGETLB: &str = "/proc/sys/vm/nr_hugepages";
-/// So many pins of each kind in a round, by turns.
+/// Pins of each kind in a round, in alternation.
 const PINS: usize = 6;
 
 /// Milliseconds by what was timed, one entry a round.

@@ -32,7 +32,7 @@ const SPILLED: u64 = 20 * MIB;
 
 const MODEL: [&str; 5] = ["/gb/toy-llm", "-m", "/tmp/model.gguf", "-n", "4"];
 
-/// A program on a simulated GPU of so much VRAM.
+/// A program on a simulated GPU with this much VRAM.
 pub fn on_gpu(vram: &str, program: &[&str]) -> Command {
     let mut command = Command::new(program[0]);
     command.args(&program[1..]).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -30,7 +30,7 @@ use test::{Test, run};
 
 fn main() {
     machine::set_up();
-    let plant = machine::option("gb.plant");
+    let fault = machine::option("gb.inject");
     let only = machine::option("gb.only");
     println!("gb-boot {:.2}", machine::uptime());
     let groups: &[&[Test]] = &[
@@ -60,29 +60,29 @@ fn main() {
         }
         if run(name, *test) { passed += 1 } else { failed += 1 }
     }
-    match plant.as_deref() {
+    match fault.as_deref() {
         Some("expectation")
-            if !run("planted expectation", || assert_eq!(peer::pinned_bytes(), 1, "planted: this must fail")) =>
+            if !run("injected expectation", || assert_eq!(peer::pinned_bytes(), 1, "injected: this must fail")) =>
         {
             failed += 1;
         }
-        Some("leak") if !run("planted leak", machine::leak) => {
+        Some("leak") if !run("injected leak", machine::leak) => {
             failed += 1;
         }
-        Some("warning") => peer::Peer::open().plant(peer::Planted::Warning),
-        Some("kasan") => peer::Peer::open().plant(peer::Planted::Kasan),
-        Some("lockdep") => peer::Peer::open().plant(peer::Planted::Lockdep),
-        Some("kmemleak") => peer::Peer::open().plant(peer::Planted::Kmemleak),
-        Some("atomic") => peer::Peer::open().plant(peer::Planted::Atomic),
-        Some("ubsan") => peer::Peer::open().plant(peer::Planted::Ubsan),
+        Some("warning") => peer::Peer::open().inject(peer::Fault::Warning),
+        Some("kasan") => peer::Peer::open().inject(peer::Fault::Kasan),
+        Some("lockdep") => peer::Peer::open().inject(peer::Fault::Lockdep),
+        Some("kmemleak") => peer::Peer::open().inject(peer::Fault::Kmemleak),
+        Some("atomic") => peer::Peer::open().inject(peer::Fault::Atomic),
+        Some("ubsan") => peer::Peer::open().inject(peer::Fault::Ubsan),
         Some("panic") => machine::panic_kernel(),
         Some("silence") => loop {
             std::thread::park();
         },
         _ => {}
     }
-    // A plant is for one checker: of these scans, which take minutes, only its own needs one.
-    let scanned = plant.as_deref().is_none_or(|plant| plant == "kmemleak");
+    // A fault is for one checker: of these scans, which take minutes, only its own needs one.
+    let scanned = fault.as_deref().is_none_or(|fault| fault == "kmemleak");
     if machine::option("gb.debug").is_some() && scanned && !run("debug: kmemleak finds nothing", faults::no_leaks) {
         failed += 1;
     }

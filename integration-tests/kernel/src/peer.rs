@@ -38,7 +38,7 @@ pub struct Import {
 
 /// What the module can be made to do wrong.
 #[derive(Clone, Copy)]
-pub enum Planted {
+pub enum Fault {
     Warning = 0,
     Kasan = 1,
     Lockdep = 2,
@@ -86,7 +86,7 @@ impl Peer {
         self.call(ioc(0, 0, 3), ()).expect("releasing");
     }
 
-    /// Cuts the free memory in pieces smaller than 2 MiB that nothing can put together again, until this is closed.
+    /// Fragments the free memory: until this is closed, no piece reaches 2 MiB and nothing can join them.
     pub fn fragment(&self) -> Result<(), i32> {
         self.call(ioc(0, 0, 5), ())
     }
@@ -99,10 +99,10 @@ impl Peer {
     }
 
     /// Has the module do something it should not, to see whether anybody notices.
-    pub fn plant(&self, what: Planted) {
+    pub fn inject(&self, what: Fault) {
         // SAFETY: a number, by value.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), ioc(0, 0, 4) as _, what as libc::c_ulong) };
-        assert_eq!(done, 0, "planting");
+        assert_eq!(done, 0, "injecting a fault");
     }
 
     fn call<T>(&self, request: u64, mut argument: T) -> Result<T, i32> {

@@ -120,14 +120,14 @@ fn near_the_mark() {
         std::thread::sleep(Duration::from_millis(5));
     }
     eventually("nothing declines", || value("decline_bytes_per_s") == 0);
-    let home = || value("reserve_ready_bytes") + value("available_bytes");
-    let (before, available) = (home(), value("available_bytes"));
+    let ready_or_free = || value("reserve_ready_bytes") + value("available_bytes");
+    let (before, available) = (ready_or_free(), value("available_bytes"));
     let low = available / 8 * 7;
     let marks = Marks::new(low, low / 2);
     drop((mapping, buffer));
     let freed = Instant::now();
     // What each processor keeps at hand, tens of MiB, is not counted as available.
-    eventually("all of it is ready or free", || home() + (64 << 20) > before + BYTES);
+    eventually("all of it is ready or free", || ready_or_free() + (64 << 20) > before + BYTES);
     println!("gb-figure near_the_mark.s {:.2}", freed.elapsed().as_secs_f64());
     // A second, on a machine that is neither emulated nor busy with other things.
     assert!(freed.elapsed() < Duration::from_secs(20), "{:?}", freed.elapsed());

@@ -7,8 +7,8 @@ use std::time::Instant;
 /// A test's name as the console shows it, and what it does; it fails by a panic.
 pub type Test = (&'static str, fn());
 
-/// Runs a test and puts one line on the console. A test that leaves anything behind has failed, and the next one begins
-/// with a module loaded anew.
+/// Runs a test and puts one line on the console. A test that leaves anything allocated has failed, and what it left is
+/// dropped as far as that is possible.
 pub fn run(name: &str, test: fn()) -> bool {
     let start = Instant::now();
     let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();

@@ -27,9 +27,9 @@ pub struct Options {
     /// Run only tests whose name contains this
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Plant a fault and expect the run to notice it; "all" plants each in turn
+    /// Inject a fault and expect the run to notice it; "all" injects each in turn
     #[arg(long, value_name = "FAULT")]
-    plant: Option<Plant>,
+    inject: Option<Fault>,
     /// Show the guest's console as it comes
     #[arg(long, short)]
     verbose: bool,
@@ -49,7 +49,7 @@ pub struct Options {
 
 /// What the harness must notice, for its own reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Plant {
+enum Fault {
     /// A test with a wrong expectation
     Expectation,
     /// A buffer that is never freed
@@ -74,16 +74,16 @@ enum Plant {
     All,
 }
 
-impl Plant {
+impl Fault {
     /// The words of who must notice it, and of nobody else.
     fn reason(self) -> &'static str {
         match self {
-            Self::Expectation => "planted: this must fail",
+            Self::Expectation => "injected: this must fail",
             Self::Leak => "nothing is left in the pool",
-            Self::Warning => "peer_plant",
+            Self::Warning => "peer_inject",
             Self::Panic => "sysrq triggered crash",
             Self::Silence => guest::SILENT,
-            Self::Kasan => "BUG: KASAN: use-after-free in peer_plant",
+            Self::Kasan => "BUG: KASAN: use-after-free in peer_inject",
             Self::Lockdep => "possible circular locking dependency detected",
             Self::Kmemleak => "unreferenced object",
             Self::Atomic => "sleeping function called from invalid context",
@@ -103,10 +103,10 @@ impl Plant {
 }
 
 /// Which is waited for on purpose.
-const PLANTED_SILENCE: Duration = Duration::from_secs(60);
+const INJECTED_SILENCE: Duration = Duration::from_secs(60);
 
 enum Ran {
-    /// So many tests passed.
+    /// This many tests passed.
     Passed(usize),
     /// It could not run on this machine, and this is why.
     NotRun(String),
@@ -146,7 +146,7 @@ pub struct Measured {
     pub figures: BTreeMap<String, Vec<f64>>,
 }
 
-/// Boots a machine with room for twice so much memory, and has it measure so often.
+/// Boots a machine with twice this much memory, and has it measure this many times.
 ///
 /// # Errors
 /// When it cannot run here, or what it measures is not as it must be.
@@ -194,23 +194,23 @@ fn execute(options: &Options) -> Result<Ran> {
     }
     let mut machine = guest::Guest::build(&kernel)?;
     (machine.debug, machine.verbose) = (options.debug, options.verbose);
-    match options.plant {
+    match options.inject {
         None => {
             let outcome = machine.boot(&words(options, None))?;
             outcome.verdict().map(Ran::Passed)
         }
-        Some(plant) => {
-            let all = Plant::EACH.into_iter().chain(options.debug.then_some(Plant::DEBUG).into_iter().flatten());
-            let each: Vec<_> = if plant == Plant::All { all.collect() } else { vec![plant] };
-            for plant in &each {
-                if *plant == Plant::Silence {
-                    machine.silence = PLANTED_SILENCE;
+        Some(fault) => {
+            let all = Fault::EACH.into_iter().chain(options.debug.then_some(Fault::DEBUG).into_iter().flatten());
+            let each: Vec<_> = if fault == Fault::All { all.collect() } else { vec![fault] };
+            for fault in &each {
+                if *fault == Fault::Silence {
+                    machine.silence = INJECTED_SILENCE;
                 }
                 // The tests themselves are not what is tested: only those that load the module run.
-                let outcome = machine.boot(&words(options, Some(*plant)))?;
-                match outcome.noticed(plant.reason()) {
-                    Ok(what) => println!("noticed the planted {}: {what}", plant.word()),
-                    Err(error) => bail!("a planted {} was not noticed: {error}", plant.word()),
+                let outcome = machine.boot(&words(options, Some(*fault)))?;
+                match outcome.noticed(fault.reason()) {
+                    Ok(what) => println!("noticed the injected {}: {what}", fault.word()),
+                    Err(error) => bail!("an injected {} was not noticed: {error}", fault.word()),
                 }
             }
             Ok(Ran::Passed(each.len()))
@@ -219,9 +219,9 @@ fn execute(options: &Options) -> Result<Ran> {
 }
 
 /// What the init is told on the kernel's command line.
-fn words(options: &Options, plant: Option<Plant>) -> String {
+fn words(options: &Options, fault: Option<Fault>) -> String {
     let mut words = String::new();
-    let only = if plant.is_some() { Some("no such test") } else { options.only.as_deref() };
+    let only = if fault.is_some() { Some("no such test") } else { options.only.as_deref() };
     let fuzz = options.fuzz.or(options.debug.then_some(1_000_000));
     let mut word = |name: &str, value: Option<String>| {
         if let Some(value) = value {
@@ -229,7 +229,7 @@ fn words(options: &Options, plant: Option<Plant>) -> String {
         }
     };
     word("only", only.map(str::to_owned));
-    word("plant", plant.map(Plant::word));
+    word("inject", fault.map(Fault::word));
     word("fuzz", fuzz.map(|calls| calls.to_string()));
     word("debug", options.debug.then(|| "1".to_owned()));
     words
@@ -279,8 +279,8 @@ mod tests {
     }
 
     #[test]
-    fn every_plant_has_a_reason_of_its_own() {
-        let each: Vec<_> = Plant::EACH.into_iter().chain(Plant::DEBUG).map(Plant::reason).collect();
+    fn every_fault_has_a_reason_of_its_own() {
+        let each: Vec<_> = Fault::EACH.into_iter().chain(Fault::DEBUG).map(Fault::reason).collect();
         assert!(each.iter().enumerate().all(|(at, reason)| !each[..at].contains(reason)), "{each:?}");
     }
 }

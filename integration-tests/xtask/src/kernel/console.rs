@@ -149,13 +149,13 @@ impl Console {
     pub fn noticed(&self, reason: &str) -> Result<String> {
         let Err(wrong) = self.verdict() else { bail!("nothing was wrong") };
         let says = |text: &str| text.contains(reason);
-        let planted = |test: &String| test.contains("planted") || test.contains("kmemleak");
+        let injected = |test: &String| test.contains("injected") || test.contains("kmemleak");
         let witnessed = match &self.stopped {
             // A machine that never came so far is not silent for being told to.
             Some(why) => says(why) && self.passed > 0,
             None => !self.complaints.is_empty() || !self.failed.is_empty() && says(&self.noise),
         };
-        if witnessed && self.failed.iter().all(planted) && self.complaints.iter().all(|line| says(line)) {
+        if witnessed && self.failed.iter().all(injected) && self.complaints.iter().all(|line| says(line)) {
             Ok(format!("{reason} ({wrong})"))
         } else {
             bail!("not for {reason:?}, but: {wrong}")
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plant_is_noticed_only_for_its_own_reason() {
+    fn an_injected_fault_is_noticed_only_for_its_own_reason() {
         let noticed = |lines: &[&str], reason: &str| {
             let mut console = Console::default();
             lines.iter().for_each(|line| {
@@ -189,21 +189,21 @@ mod tests {
             });
             console.noticed(reason)
         };
-        let warning = "[ 1.0] WARNING: CPU: 0 PID: 1 at plant.c:19 peer_plant+0x1";
-        assert!(noticed(&["gb-test ok 0.1 a", warning, "gb-done"], "peer_plant").is_ok());
-        assert!(noticed(&["gb-test ok 0.1 a", "gb-done"], "peer_plant").is_err(), "nothing was wrong");
+        let warning = "[ 1.0] WARNING: CPU: 0 PID: 1 at inject.c:19 peer_inject+0x1";
+        assert!(noticed(&["gb-test ok 0.1 a", warning, "gb-done"], "peer_inject").is_ok());
+        assert!(noticed(&["gb-test ok 0.1 a", "gb-done"], "peer_inject").is_err(), "nothing was wrong");
         let other = "[ 1.0] WARNING: CPU: 0 PID: 1 at mm/x.c";
-        assert!(noticed(&["gb-test ok 0.1 a", warning, other, "gb-done"], "peer_plant").is_err(), "that as well");
-        assert!(noticed(&["gb-test FAILED 0.1 a", warning, "gb-done"], "peer_plant").is_err(), "a test as well");
-        assert!(noticed(&["gb-test ok 0.1 a"], "peer_plant").is_err(), "the machine just went");
-        let test = ["planted: this must fail", "gb-test FAILED 0.1 planted expectation", "gb-done"];
-        assert!(noticed(&test, "planted: this must fail").is_ok());
-        assert!(noticed(&test[1..], "planted: this must fail").is_err(), "it failed for something else");
+        assert!(noticed(&["gb-test ok 0.1 a", warning, other, "gb-done"], "peer_inject").is_err(), "that as well");
+        assert!(noticed(&["gb-test FAILED 0.1 a", warning, "gb-done"], "peer_inject").is_err(), "a test as well");
+        assert!(noticed(&["gb-test ok 0.1 a"], "peer_inject").is_err(), "the machine just went");
+        let test = ["injected: this must fail", "gb-test FAILED 0.1 injected expectation", "gb-done"];
+        assert!(noticed(&test, "injected: this must fail").is_ok());
+        assert!(noticed(&test[1..], "injected: this must fail").is_err(), "it failed for something else");
         let mut silent = Console::default();
         silent.stopped("silent".to_owned());
         assert!(silent.noticed("silent").is_err(), "it never came so far");
         silent.line("gb-test ok 0.1 a");
-        assert!(silent.noticed("silent").is_ok() && silent.noticed("peer_plant").is_err());
+        assert!(silent.noticed("silent").is_ok() && silent.noticed("peer_inject").is_err());
     }
 
     #[test]

@@ -8,18 +8,18 @@
 
 #include "peer.h"
 
-static DEFINE_MUTEX(plant_a);
-static DEFINE_MUTEX(plant_b);
-static DEFINE_SPINLOCK(plant_spin);
+static DEFINE_MUTEX(fault_a);
+static DEFINE_MUTEX(fault_b);
+static DEFINE_SPINLOCK(fault_spin);
 
-void peer_plant(unsigned long what)
+void peer_inject(unsigned long what)
 {
 	int shift = 40;
 	int *gone;
 
 	switch (what) {
 	case 0:
-		WARN(1, "planted: the harness must notice this");
+		WARN(1, "injected: the harness must notice this");
 		break;
 	case 1:	/* KASAN */
 		gone = kmalloc(sizeof(*gone), GFP_KERNEL);
@@ -27,23 +27,23 @@ void peer_plant(unsigned long what)
 		READ_ONCE(*gone);
 		break;
 	case 2:	/* lockdep */
-		mutex_lock(&plant_a);
-		mutex_lock(&plant_b);
-		mutex_unlock(&plant_b);
-		mutex_unlock(&plant_a);
-		mutex_lock(&plant_b);
-		mutex_lock(&plant_a);
-		mutex_unlock(&plant_a);
-		mutex_unlock(&plant_b);
+		mutex_lock(&fault_a);
+		mutex_lock(&fault_b);
+		mutex_unlock(&fault_b);
+		mutex_unlock(&fault_a);
+		mutex_lock(&fault_b);
+		mutex_lock(&fault_a);
+		mutex_unlock(&fault_a);
+		mutex_unlock(&fault_b);
 		break;
 	case 3:	/* kmemleak */
 		for (shift = 0; shift < 16; shift++)
 			gone = kmalloc(1000, GFP_KERNEL);
 		break;
 	case 4:	/* DEBUG_ATOMIC_SLEEP */
-		spin_lock(&plant_spin);
+		spin_lock(&fault_spin);
 		might_sleep();
-		spin_unlock(&plant_spin);
+		spin_unlock(&fault_spin);
 		break;
 	case 5:	/* UBSAN */
 		OPTIMIZER_HIDE_VAR(shift);
