@@ -24,9 +24,11 @@ fn json(command: &mut Command) -> Value {
     serde_json::from_str(&stdout).expect("JSON")
 }
 
-fn prediction<'a>(plan: &'a Value, way: &str) -> &'a Value {
+fn prediction<'a>(plan: &'a Value, strategy: &str) -> &'a Value {
     let all = plan["predictions"].as_array().expect("predictions");
-    all.iter().find(|prediction| prediction["strategy"] == way).unwrap_or_else(|| panic!("no {way} in {plan:#}"))
+    all.iter()
+        .find(|prediction| prediction["strategy"] == strategy)
+        .unwrap_or_else(|| panic!("no {strategy} in {plan:#}"))
 }
 
 #[test]
@@ -239,9 +241,10 @@ fn a_strategy_that_needs_no_cpu_is_taken_where_the_cpu_is_faster_by_little() {
         let words = ["plan", path, "--vram", "1500MiB", "--ram", "8GiB", "--experts", "off"];
         on_gpu(&place, &[&words[..], more].concat(), "10")
     };
-    let seconds = |plan: &Value, way: &str| prediction(plan, way)["request"].as_f64().expect("known");
+    let seconds = |plan: &Value, strategy: &str| prediction(plan, strategy)["request"].as_f64().expect("known");
     let advantage = |plan: &Value| {
-        let of = |ways: &[&str]| ways.iter().map(|way| seconds(plan, way)).fold(f64::MAX, f64::min);
+        let of =
+            |strategies: &[&str]| strategies.iter().map(|strategy| seconds(plan, strategy)).fold(f64::MAX, f64::min);
         of(&["extend-in-place", "extend"]) / of(&["offload", "host-copy-prefetch", "combined"])
     };
     // From a link that is as fast as the CPU down to one that is much slower.
@@ -249,7 +252,8 @@ fn a_strategy_that_needs_no_cpu_is_taken_where_the_cpu_is_faster_by_little() {
     for step in 0..24 {
         let link = 12.0 * 0.9_f64.powi(step);
         let plan = json(&mut ask(link, &["--json"]));
-        let needs_cpu = ["offload", "host-copy-prefetch", "combined"].iter().any(|way| plan["winner"] == **way);
+        let needs_cpu =
+            ["offload", "host-copy-prefetch", "combined"].iter().any(|strategy| plan["winner"] == **strategy);
         let advantage = advantage(&plan);
         assert_eq!(needs_cpu, advantage >= 1.15, "{link}: {advantage}");
         assert_eq!(plan["passed_over_for_cpu"].is_string(), (1.0..1.15).contains(&advantage), "{link}: {advantage}");

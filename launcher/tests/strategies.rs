@@ -1,4 +1,4 @@
-//! The user's word about how a model is run: the way itself, what it is made of, and that nothing may leave VRAM.
+//! The user's word about how a model is run: the strategy itself, what it is made of, and that nothing may leave VRAM.
 
 mod common;
 
@@ -36,9 +36,9 @@ fn a_way_that_was_asked_for_reaches_the_command_whole() {
     let mut by_variable = launch(&[], &[]);
     by_variable.env("GREENBOOST_STRATEGY", "combined");
     assert_eq!(got(by_variable).0, combined);
-    let (assisted, line) = got(launch(&["--strategy", "host-copy-prefetch"], &[]));
-    assert!(line.contains("host-copy-prefetch") && assisted["GREENBOOST_HOST_COPY_PREFETCH"] == "on", "{line}");
-    assert!(assisted.contains_key("LLAMA_ARG_N_CPU_MOE") && !assisted.contains_key("GGML_CUDA_DISABLE_GRAPHS"));
+    let (prefetched, line) = got(launch(&["--strategy", "host-copy-prefetch"], &[]));
+    assert!(line.contains("host-copy-prefetch") && prefetched["GREENBOOST_HOST_COPY_PREFETCH"] == "on", "{line}");
+    assert!(prefetched.contains_key("LLAMA_ARG_N_CPU_MOE") && !prefetched.contains_key("GGML_CUDA_DISABLE_GRAPHS"));
     let (streamed, _) = got(launch(&["--strategy", "extend", "--ring", "64MiB"], &[]));
     assert_eq!((&*streamed["GREENBOOST_STREAM"], &*streamed["GREENBOOST_RING"]), ("on", "67108864"));
     assert_eq!(streamed["GGML_CUDA_DISABLE_GRAPHS"], "1");
@@ -95,7 +95,7 @@ fn streaming_is_as_the_plan_says_unless_the_user_or_a_profile_has_turned_it_off_
     let (fixed, line) = got(launch(&["--stream", "on"]));
     assert!(line.contains(": extend, ") && fixed["GREENBOOST_STREAM"] == "on", "{line}");
 
-    // A faster way that streams is not taken where it is off.
+    // A faster strategy that streams is not taken where it is off.
     known_machine(&place, 5.0, 40.0);
     let (open, line) = got(launch(&["--strategy", "extend"]));
     assert!(line.contains(": extend, ") && open["GREENBOOST_STREAM"] == "on", "{line}");

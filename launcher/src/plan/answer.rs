@@ -4,7 +4,7 @@
 use super::llama_options::CommandLine;
 use super::make::plan_command;
 use super::measure::{self, When};
-use super::wishes::Wishes;
+use super::plan_options::PlanOptions;
 use clap::Args;
 use greenboost_contract::planner::Answer;
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 pub struct AnswerOptions {
     #[command(flatten)]
-    wishes: Wishes,
+    plan_options: PlanOptions,
     /// Plan with what is known of this machine's speed.
     #[arg(long)]
     known: bool,
@@ -37,7 +37,7 @@ fn answer(options: &AnswerOptions) -> Answer {
     let when = if options.known { When::Never } else { When::Unknown };
     let arguments = &options.arguments;
     let command = CommandLine { arguments, variable: &|name| std::env::var(name).ok() };
-    match plan_command(&command, &options.wishes, when) {
+    match plan_command(&command, &options.plan_options, when) {
         Ok(None) => {
             if arguments.is_empty() {
                 measure::figures(Path::new(""), when);

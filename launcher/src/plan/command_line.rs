@@ -4,8 +4,8 @@
 use super::commands::{Argument, Variables};
 use super::facts::KvTypes;
 use super::llama_options::{self as llama, CommandLine, LlamaOption};
+use super::plan_options::{PlanOptions, SLOTS, Server};
 use super::predict::{UBATCHES, UserPlacement};
-use super::wishes::{SLOTS, Server, Wishes};
 use greenboost_contract::settings::PLANNED;
 use greenboost_gguf::TensorType;
 use std::ffi::OsStr;
@@ -44,7 +44,7 @@ impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
     }
 
     /// What the command decides about a plan. `-c 0` is the model's own context, which `trained` is.
-    pub fn wishes(&self, trained: u64) -> Wishes {
+    pub fn plan_options(&self, trained: u64) -> PlanOptions {
         let number = |option: &LlamaOption| self.number(option).and_then(|number| u64::try_from(number).ok());
         let positive = |option: &LlamaOption| number(option).filter(|number| *number > 0);
         let kind = |option: &LlamaOption| self.value(option).and_then(|name| TensorType::from_name(&name));
@@ -57,7 +57,7 @@ impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
         let (k, v) = (kind(&llama::CACHE_TYPE_K), kind(&llama::CACHE_TYPE_V));
         let default = TensorType::from_name("F16");
         let kv = if k.is_some() || v.is_some() { k.or(default).zip(v.or(default)) } else { None };
-        Wishes {
+        PlanOptions {
             ctx: context.or(of_slots).filter(|context| *context > 0),
             parallel,
             ubatch: ubatch.map(|tokens| batch.map_or(tokens, |batch| tokens.min(batch))),
@@ -73,7 +73,7 @@ impl<Word: AsRef<OsStr>> CommandLine<'_, Word> {
                     .any(|option| self.switch(option) == Some(true)),
                 placement: self.placement(),
             },
-            ..Wishes::default()
+            ..PlanOptions::default()
         }
     }
 
@@ -167,26 +167,26 @@ mod tests {
         let arguments = words("-c 4096 --model a.gguf -np 4 -ctk q8_0 -c 0");
         let variable = |name: &str| (name == "LLAMA_ARG_UBATCH").then(|| "1024".to_owned());
         let line = CommandLine { arguments: &arguments, variable: &variable };
-        let wishes = line.wishes(40960);
-        assert_eq!((wishes.ctx, wishes.parallel, wishes.ubatch), (Some(40960), Some(4), Some(1024)));
-        assert_eq!(wishes.kv.map(|kv| (kv.k.name, kv.v.name)), Some(("Q8_0", "F16")));
+        let plan_options = line.plan_options(40960);
+        assert_eq!((plan_options.ctx, plan_options.parallel, plan_options.ubatch), (Some(40960), Some(4), Some(1024)));
+        assert_eq!(plan_options.kv.map(|kv| (kv.k.name, kv.v.name)), Some(("Q8_0", "F16")));
         assert_eq!(line.model(), Some(PathBuf::from("a.gguf")));
         for (batch, expected) in [("-b 256", Some(256)), ("-b 4096", Some(1024)), ("-b 512 -ub 2048", Some(512))] {
             let line = CommandLine { arguments: &words(batch), variable: &variable };
-            assert_eq!(line.wishes(0).ubatch, expected.map(|tokens: u64| tokens), "{batch}");
+            assert_eq!(line.plan_options(0).ubatch, expected.map(|tokens: u64| tokens), "{batch}");
         }
         for asking in ["--list-devices", "-m a.gguf --version", "-h -m a.gguf", "-m"] {
             let line = CommandLine { arguments: &words(asking), variable: &|_| None };
             assert_eq!(line.model(), None, "{asking}");
         }
         let none = CommandLine { arguments: &words("-c -np"), variable: &|_| Some("nonsense".to_owned()) };
-        assert_eq!(none.wishes(0).server.unified, None, "auto");
-        assert_eq!((none.wishes(0).ctx, none.wishes(0).kv), (None, None));
+        assert_eq!(none.plan_options(0).server.unified, None, "auto");
+        assert_eq!((none.plan_options(0).ctx, none.plan_options(0).kv), (None, None));
     }
 
     #[test]
     fn how_the_cache_is_kept_is_read_off_the_command() {
-        let server = |line: &str| CommandLine { arguments: &words(line), variable: &|_| None }.wishes(0).server;
+        let server = |line: &str| CommandLine { arguments: &words(line), variable: &|_| None }.plan_options(0).server;
         assert_eq!(server("-np -1 -c 1"), Server::default());
         assert_eq!(server("-np 4"), Server { unified: Some(false), ..Server::default() });
         assert_eq!(server("--parallel 4 --kv_unified"), Server { unified: Some(true), ..Server::default() });
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(server("-fa auto"), Server::default());
         assert_eq!(server("--embeddings"), Server { all_outputs: true, ..Server::default() });
         let line = CommandLine { arguments: &words("--kv-unified-per-slot 2048"), variable: &|_| None };
-        assert_eq!(line.wishes(0).ctx, Some(4 * 2048));
+        assert_eq!(line.plan_options(0).ctx, Some(4 * 2048));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::facts::KvTypes;
 use super::llama_options::{self as llama, LlamaOption};
 use super::planned::Plan;
-use super::predict::{Prediction, Way, override_pattern};
+use super::predict::{Prediction, Strategy, override_pattern};
 use greenboost_contract::format_size;
 use greenboost_contract::planned::DISABLE_GRAPHS;
 use greenboost_contract::settings::{HOST_COPY_PREFETCH, RING, RING_SHARE, STREAM};
@@ -24,12 +24,12 @@ pub type Variables = Vec<(&'static str, String)>;
 const ALL_LAYERS: u64 = 999;
 
 impl Plan {
-    /// llama-server's options for the way to take. Where nothing may leave VRAM and the model does not fit, those that make
+    /// llama-server's options for the chosen strategy. Where nothing may leave VRAM and the model does not fit, those that make
     /// it fail: by itself llama.cpp would leave layers to the CPU and be slow.
     pub fn arguments(&self) -> Vec<Argument> {
         match self.winner() {
             Some(winner) => arguments(self, winner),
-            None if self.wishes.no_spill => insist_on_vram(),
+            None if self.plan_options.no_spill => insist_on_vram(),
             None => Vec::new(),
         }
     }
@@ -37,7 +37,7 @@ impl Plan {
     /// The variables it needs beside llama.cpp's own.
     pub fn settings(&self) -> Variables {
         let Some(winner) = self.winner() else { return Variables::new() };
-        let sets = winner.way.row().sets.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        let sets = winner.strategy.row().sets.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let direct = winner.direct.then(|| (DISABLE_GRAPHS, "1".to_owned()));
         sets.chain(direct).chain(self.ring(winner).map(|bytes| (RING, bytes.to_string()))).collect()
     }
@@ -45,7 +45,7 @@ impl Plan {
     /// The size of the ring, where it is another than the hook's own choice.
     fn ring(&self, prediction: &Prediction) -> Option<u64> {
         let (ring, own) = (prediction.placement.ring, self.setting.vram / RING_SHARE);
-        (prediction.way.row().has_ring && !self.setting.ring_is_fixed && ring != own).then_some(ring)
+        (prediction.strategy.row().has_ring && !self.setting.ring_is_fixed && ring != own).then_some(ring)
     }
 
     /// Options and settings as variables.
@@ -69,7 +69,7 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
     let context = &plan.setting.context;
     add(llama::CONTEXT, context.tokens.to_string());
     // Left to llama-server unless asked for: its own choice is what is planned for, and one slot would make others wait.
-    if let Some(parallel) = plan.wishes.parallel {
+    if let Some(parallel) = plan.plan_options.parallel {
         add(llama::PARALLEL, parallel.to_string());
         if context.unified && parallel > 1 {
             add(llama::UNIFIED, "1".to_owned());
@@ -93,11 +93,11 @@ pub fn arguments(plan: &Plan, prediction: &Prediction) -> Vec<Argument> {
         add(llama::CACHE_TYPE_K, context.kv.k.name.to_lowercase());
         add(llama::CACHE_TYPE_V, context.kv.v.name.to_lowercase());
     }
-    if prediction.way.reads_file(plan.experts.0 > 0) {
+    if prediction.strategy.reads_file(plan.experts.0 > 0) {
         add(llama::LOAD_MODE, "none".to_owned());
     }
-    if prediction.way.uses_cpu()
-        && let Some(threads) = plan.rig.threads
+    if prediction.strategy.uses_cpu()
+        && let Some(threads) = plan.machine.threads
     {
         add(llama::THREADS, threads.to_string());
     }
@@ -115,7 +115,7 @@ fn is_quantised(kv: KvTypes) -> bool {
     kv.k.name != "F16" || kv.v.name != "F16"
 }
 
-/// The command line that runs the model this way.
+/// The command line that runs the model with this strategy.
 pub fn llama_server(plan: &Plan, prediction: &Prediction) -> String {
     let model = quoted(&plan.path.display().to_string());
     let words = |argument: &Argument| match argument.option.names[0] {
@@ -128,12 +128,12 @@ pub fn llama_server(plan: &Plan, prediction: &Prediction) -> String {
 
 /// What goes in front of the command: nothing where GreenBoost would have nothing to do.
 fn launcher(plan: &Plan, prediction: &Prediction) -> String {
-    if matches!(prediction.way, Way::Vram | Way::Offload) {
+    if matches!(prediction.strategy, Strategy::Vram | Strategy::Offload) {
         return String::new();
     }
-    let row = prediction.way.row();
+    let row = prediction.strategy.row();
     let size = |option: &str, bytes: Option<u64>| bytes.map_or_else(String::new, |bytes| format!("{option} {bytes} "));
-    let ring = plan.wishes.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
+    let ring = plan.plan_options.ring.filter(|_| row.has_ring).or_else(|| plan.ring(prediction));
     // Streaming is what the profiles start from; what gb-launch has no option for is a variable.
     let (mut variables, mut switches) = (String::new(), String::new());
     for (name, value) in row.sets.iter().filter(|set| **set != (STREAM, "on")) {
@@ -148,8 +148,8 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
     }
     format!(
         "{variables}gb-launch {}{}{}{switches}",
-        size("--vram", plan.wishes.vram),
-        size("--ram", plan.wishes.ram),
+        size("--vram", plan.plan_options.vram),
+        size("--ram", plan.plan_options.ram),
         size("--ring", ring),
     )
 }
@@ -158,7 +158,7 @@ fn launcher(plan: &Plan, prediction: &Prediction) -> String {
 pub fn ollama(plan: &Plan, prediction: &Prediction) -> (String, Vec<String>) {
     let context = &plan.setting.context;
     // Ollama has one conversation at a time unless it is told otherwise.
-    let parallel = plan.wishes.parallel.unwrap_or(1);
+    let parallel = plan.plan_options.parallel.unwrap_or(1);
     let mut variables = vec![
         format!("OLLAMA_CONTEXT_LENGTH={}", context.tokens / parallel.max(1)),
         format!("OLLAMA_NUM_PARALLEL={parallel}"),
@@ -197,8 +197,8 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
     let what = name(plan, prediction);
     let shared = match (prediction.placement.cpu_layers.len(), prediction.placement.expert_slots) {
         (0, None) => String::new(),
-        // A short line: the status record has room for 192 bytes. The way's own name is what the figures are of.
-        (0, Some(slots)) if what == Way::Experts.row().name => format!(": {}", slots.text()),
+        // A short line: the status record has room for 192 bytes. The strategy's own name is what the figures are of.
+        (0, Some(slots)) if what == Strategy::Experts.row().name => format!(": {}", slots.text()),
         (0, Some(slots)) => format!(" (experts: {})", slots.text()),
         (layers, _) => format!(" (the CPU computes in {layers} of {} layers)", plan.layers),
     };
@@ -215,9 +215,9 @@ pub fn line(plan: &Plan, prediction: &Prediction) -> String {
 
 /// What a prediction is called.
 pub fn name(plan: &Plan, prediction: &Prediction) -> String {
-    match &plan.wishes.server.placement {
+    match &plan.plan_options.server.placement {
         Some(user) => format!("your placement ({})", user.said),
-        None => prediction.way.row().name.to_owned(),
+        None => prediction.strategy.row().name.to_owned(),
     }
 }
 

@@ -4,8 +4,8 @@ use super::commands::Variables;
 use super::facts::{Facts, Uses};
 use super::llama_options::CommandLine;
 use super::measure::{self, When};
+use super::plan_options::PlanOptions;
 use super::planned::Plan;
-use super::wishes::Wishes;
 use crate::ollama::store;
 use greenboost_gguf::Model;
 use std::ffi::{OsStr, OsString};
@@ -15,29 +15,33 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// What is wrong with the model, or that nobody knows how much VRAM there is; and what to do about it.
-pub fn plan(model: &Path, arguments: &[OsString], wishes: &Wishes, when: When) -> Result<Plan, String> {
+pub fn plan(model: &Path, arguments: &[OsString], plan_options: &PlanOptions, when: When) -> Result<Plan, String> {
     let (first, facts) = read(model)?;
     let command = CommandLine { arguments, variable: &|_| None };
     let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
-    let wishes = if arguments.is_empty() { wishes.clone() } else { wishes.around(command.wishes(facts.context)) };
-    Plan::new(&first, &facts, figures, &wishes)
+    let plan_options = if arguments.is_empty() {
+        plan_options.clone()
+    } else {
+        plan_options.around(command.plan_options(facts.context))
+    };
+    Plan::new(&first, &facts, figures, &plan_options)
 }
 
 /// Plans for a llama-server command around what it already says, and names what it leaves open. `None` where it names
-/// no file as its model. What llama-server has options for comes from the command, everything else from `wishes`.
+/// no file as its model. What llama-server has options for comes from the command, everything else from `plan_options`.
 ///
 /// # Errors
 /// As [`plan`].
 pub fn plan_command<Word: AsRef<OsStr>>(
     command: &CommandLine<'_, Word>,
-    wishes: &Wishes,
+    plan_options: &PlanOptions,
     when: When,
 ) -> Result<Option<(Plan, Variables)>, String> {
     let Some(model) = command.model() else { return Ok(None) };
     let (first, facts) = read(&model)?;
-    let wishes = wishes.around(command.wishes(facts.context));
+    let plan_options = plan_options.around(command.plan_options(facts.context));
     let figures = measure::figures(&first, when).of_gpu(command.only_gpu());
-    let plan = Plan::new(&first, &facts, figures, &wishes)?;
+    let plan = Plan::new(&first, &facts, figures, &plan_options)?;
     let open = command.left_open(plan.arguments(), plan.settings());
     Ok(Some((plan, open)))
 }

@@ -1,14 +1,14 @@
-//! `greenboost plan`: how fast a model will be on this machine, which way is fastest, and how to get it.
+//! `greenboost plan`: how fast a model will be on this machine, which strategy is fastest, and how to get it.
 //!
 //! [`facts`] reads the model's header, [`measure`] the machine, [`predict`] puts both into the formulas of DESIGN.md.
 //! [`plan_command`] is all of it for a program that starts llama-server. gb-launch and the hook ask for it through
 //! a process of its own, [`run_answer`]:
 //!
 //! ```no_run
-//! use greenboost_launcher::plan::{CommandLine, When, Wishes, plan_command};
+//! use greenboost_launcher::plan::{CommandLine, When, PlanOptions, plan_command};
 //! # let arguments = vec!["-m".to_owned(), "model.gguf".to_owned()];
 //! let command = CommandLine { arguments: &arguments, variable: &|name| std::env::var(name).ok() };
-//! if let Some((plan, open)) = plan_command(&command, &Wishes::default(), When::Unknown)? {
+//! if let Some((plan, open)) = plan_command(&command, &PlanOptions::default(), When::Unknown)? {
 //!     for (name, value) in open {
 //!         // LLAMA_ARG_N_GPU_LAYERS=999 and so on, for what the user has not set
 //!         println!("{name}={value}");
@@ -27,19 +27,19 @@ mod command_line;
 mod commands;
 mod llama_options;
 mod make;
+pub mod plan_options;
 mod planned;
 mod report;
 #[cfg(test)]
 mod test_models;
-pub mod wishes;
 
 pub use answer::{AnswerOptions, run_answer};
 pub use commands::{Argument, Variables};
 pub use llama_options::{CommandLine, LlamaOption};
 pub use make::{locate, plan, plan_command};
 pub use measure::{MeasureOptions, When, run_measurement};
+pub use plan_options::PlanOptions;
 pub use planned::Plan;
-pub use wishes::Wishes;
 
 use crate::output;
 use clap::Args;
@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(value_name = "MODEL")]
     model: String,
     #[command(flatten)]
-    wishes: Wishes,
+    plan_options: PlanOptions,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> ExitCode {
         eprint!("Reading the model and this machine's speed (a first time takes some seconds) ...\r");
     }
     let when = if options.remeasure { When::Now } else { When::Unknown };
-    let planned = locate(&options.model).and_then(|path| plan(&path, &options.arguments, &options.wishes, when));
+    let planned = locate(&options.model).and_then(|path| plan(&path, &options.arguments, &options.plan_options, when));
     if std::io::stderr().is_terminal() {
         eprint!("\x1b[K");
     }

@@ -2,7 +2,7 @@
 
 use super::facts::{ContextParams, Facts, KvTypes};
 use super::measure::Figures;
-use super::predict::{Asked, Setting, UBATCHES, UserPlacement, Way, ring};
+use super::predict::{Asked, Setting, Strategy, UBATCHES, UserPlacement, ring};
 use crate::machine::Machine;
 use clap::Args;
 use greenboost_contract::planner::RING_IS_NO_PART;
@@ -17,9 +17,9 @@ const UNKNOWN_CONTEXT: u64 = 4096;
 /// As the hook: its `memory/ram.rs` says why.
 const RAM_SHARE: f64 = 0.75;
 
-/// What is wished; the rest is chosen.
+/// What the user has asked for; the plan chooses the rest.
 #[derive(Debug, Clone, Default, PartialEq, Args)]
-pub struct Wishes {
+pub struct PlanOptions {
     /// The most VRAM the model may take [default: what is free, less a reserve].
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub vram: Option<u64>,
@@ -46,9 +46,9 @@ pub struct Wishes {
     pub kv: Option<KvTypes>,
     /// Run it with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
     /// host-copy-prefetch, combined or experts [default: the fastest].
-    #[arg(long = "strategy", value_name = "STRATEGY", alias = "way", value_parser = Way::from_name)]
-    pub way: Option<Way>,
-    /// Whether weights outside VRAM are streamed: on or off [default: as suits the way].
+    #[arg(long = "strategy", value_name = "STRATEGY", alias = "strategy", value_parser = Strategy::from_name)]
+    pub strategy: Option<Strategy>,
+    /// Whether weights outside VRAM are streamed: on or off [default: as suits the strategy].
     #[arg(long, value_name = "ON|OFF")]
     pub stream: Option<Stream>,
     /// VRAM that they are copied into [default: five of the largest tensors, a sixteenth of it at
@@ -94,14 +94,14 @@ fn kv_types(name: &str) -> Result<KvTypes, String> {
     KvTypes::both(name).ok_or_else(|| "there is no such type; try f16, q8_0 or q4_0".to_owned())
 }
 
-impl Wishes {
-    /// What is decided about the way.
+impl PlanOptions {
+    /// What is decided about the strategy.
     pub fn asked(&self) -> Asked {
-        let Self { way, stream, host_copy_prefetch, experts, no_expert_rules, .. } = *self;
-        Asked { way, stream, host_copy_prefetch, experts, no_expert_rules }
+        let Self { strategy, stream, host_copy_prefetch, experts, no_expert_rules, .. } = *self;
+        Asked { strategy, stream, host_copy_prefetch, experts, no_expert_rules }
     }
 
-    /// What may be used of each of several GPUs with so much free VRAM.
+    /// What may be used of each of several GPUs with this much free VRAM.
     pub fn budgets(&self, free: &[u64]) -> Vec<u64> {
         let reserve = self.vram_reserve.unwrap_or_else(|| Settings::default().vram_reserve);
         free.iter().map(|free| vram::budget(self.vram, *free, *free, reserve)).collect()

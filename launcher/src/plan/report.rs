@@ -109,7 +109,7 @@ fn table(text: &mut String, plan: &Plan) -> std::fmt::Result {
         "", "prompt t/s", "answer t/s", "load s", "VRAM", "RAM"
     )?;
     for prediction in &plan.predictions {
-        let chosen = winner.is_some_and(|winner| winner.way == prediction.way);
+        let chosen = winner.is_some_and(|winner| winner.strategy == prediction.strategy);
         let note = prediction.problem.as_ref().map_or_else(String::new, |problem| format!("  {problem}"));
         writeln!(
             text,
@@ -158,7 +158,7 @@ fn tail(text: &mut String, plan: &Plan) -> std::fmt::Result {
         }
     }
     // Who has placed by hand has the command.
-    if plan.wishes.server.placement.is_some() {
+    if plan.plan_options.server.placement.is_some() {
         return missing(text, plan);
     }
     let (serve, modelfile) = commands::ollama(plan, winner);
@@ -181,24 +181,28 @@ fn missing(text: &mut String, plan: &Plan) -> std::fmt::Result {
 /// Who wins and by how much.
 fn verdict(plan: &Plan, winner: &Prediction) -> String {
     let name = commands::name(plan, winner);
-    if plan.wishes.server.placement.is_some() {
+    if plan.plan_options.server.placement.is_some() {
         return match winner.request.filter(|_| !plan.is_only_named()) {
             Some(own) => format!("{name}: {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens."),
             None => format!("{name}: nothing is predicted."),
         };
     }
     // Blind is what becomes of by tensor where it has to; nobody can choose between the two.
-    let is_other = |other: &&Prediction| other.way != winner.way && !(winner.way.is_extend() && other.way.is_extend());
+    let is_other = |other: &&Prediction| {
+        other.strategy != winner.strategy && !(winner.strategy.is_extend() && other.strategy.is_extend())
+    };
     let others = plan.predictions.iter().filter(|other| other.is_possible()).filter(is_other);
     let next = others.filter_map(|other| Some((other, other.request?))).min_by(|one, other| one.1.total_cmp(&other.1));
-    if let (Some(way), Some(own)) = (plan.wishes.way, winner.request) {
+    if let (Some(strategy), Some(own)) = (plan.plan_options.strategy, winner.request) {
         let than = match next {
-            Some((other, seconds)) => format!("; {} takes {:.1} times as long", other.way.row().name, seconds / own),
+            Some((other, seconds)) => {
+                format!("; {} takes {:.1} times as long", other.strategy.row().name, seconds / own)
+            }
             None => String::new(),
         };
         return format!(
             "Asked for: {}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens{than}.",
-            way.row().name
+            strategy.row().name
         );
     }
     if let Some((passed, seconds)) = plan.passed_over().and_then(|passed| Some((passed, passed.request?)))
@@ -206,7 +210,7 @@ fn verdict(plan: &Plan, winner: &Prediction) -> String {
     {
         return format!(
             "Chosen: {name}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens; {} is {:.0}% faster, but needs the CPU, and slows down when that has other work.",
-            passed.way.row().name,
+            passed.strategy.row().name,
             (own / seconds - 1.0) * 100.0
         );
     }
@@ -214,7 +218,7 @@ fn verdict(plan: &Plan, winner: &Prediction) -> String {
         (None, _) => format!("Chosen: {name}. No speed can be predicted without the missing figures."),
         (Some(own), Some((other, seconds))) => format!(
             "Fastest: {name}, {own:.1} s for a prompt of {PROMPT} and an answer of {ANSWER} tokens; {} takes {:.1} times as long.",
-            other.way.row().name,
+            other.strategy.row().name,
             seconds / own
         ),
         (Some(own), None) => {
@@ -295,7 +299,7 @@ pub fn json(plan: &Plan) -> Value {
             "class_bytes": classes,
         },
         "machine": plan.figures,
-        "rates_used": plan.rig,
+        "rates_used": plan.machine,
         "setting": {
             "vram": plan.setting.vram,
             "ram": plan.setting.ram,
@@ -306,10 +310,10 @@ pub fn json(plan: &Plan) -> Value {
             "kv": plan.setting.context.kv.k.name,
             "ring": plan.setting.ring,
         },
-        "asked": plan.wishes.way,
+        "asked": plan.plan_options.strategy,
         "predictions": plan.predictions,
-        "winner": winner.map(|winner| winner.way),
-        "passed_over_for_cpu": plan.passed_over().map(|passed| passed.way),
+        "winner": winner.map(|winner| winner.strategy),
+        "passed_over_for_cpu": plan.passed_over().map(|passed| passed.strategy),
         "tiers": tiers,
         "commands": commands,
         "estimated": ESTIMATED,

@@ -97,7 +97,7 @@ impl Rates {
         }
     }
 
-    /// Sets the figure of a name; what is no rate is not known.
+    /// Sets the figure of a name; a value that cannot be a rate leaves it unknown.
     pub fn set(&mut self, name: &str, rate: f64) {
         let place = match name {
             "vram" => &mut self.vram,

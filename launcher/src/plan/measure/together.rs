@@ -1,5 +1,5 @@
-//! How fast the CPU reads RAM and the copy engine copies from it when both do so at once: the way that lets them work side
-//! by side gains as much as the RAM gives to both.
+//! How fast the CPU reads RAM and the copy engine copies from it when both do so at once: the strategy that lets them
+//! work side by side gains as much as the RAM gives to both.
 //!
 //! The thread that submits the copies sleeps while they run, since the driver would spin in a wait and take a core from the
 //! threads that read.

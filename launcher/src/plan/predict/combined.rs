@@ -9,23 +9,23 @@
 //! not streamed, so nothing runs beside the CPU there, and what comes out is llama.cpp's own offload, spread.
 
 use super::calibration as fit;
+use super::machine::Machine;
 use super::placement::{Placement, Setting};
-use super::rig::Rig;
 use super::speed::{self, Decode};
 use crate::plan::facts::{Amount, Class, Facts, Split, Weights};
 
 impl Placement {
     /// The CPU's part and the link's, balanced.
-    pub fn combined(facts: &Facts, setting: &Setting, rig: &Rig) -> Self {
+    pub fn combined(facts: &Facts, setting: &Setting, machine: &Machine) -> Self {
         let layers = candidates(facts);
         // Where it is not known what both get of the RAM at once, the choice is made as if they did not meet there.
-        let apart = rig.cpu.zip(rig.link).map(|(cpu, link)| cpu + link);
-        let rig = Rig { together: rig.together.or(apart), ..*rig };
-        let decode = |placement: &Self, rig: &Rig| speed::decode(facts, placement, rig, Decode::CpuAndLink);
+        let apart = machine.cpu.zip(machine.link).map(|(cpu, link)| cpu + link);
+        let machine = Machine { together: machine.together.or(apart), ..*machine };
+        let decode = |placement: &Self, machine: &Machine| speed::decode(facts, placement, machine, Decode::CpuAndLink);
         // Where the RAM is the limit every split takes the same: then it is the one that would be best without it.
         let seconds = |placement: &Self| {
-            let free = Rig { together: Some(f64::MAX), ..rig };
-            Some(decode(placement, &rig)? + RAM_IS_FREE * decode(placement, &free)?)
+            let free = Machine { together: Some(f64::MAX), ..machine };
+            Some(decode(placement, &machine)? + RAM_IS_FREE * decode(placement, &free)?)
         };
         let mut tried = Vec::new();
         for count in 0..=layers.len() {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 /// Speeds in GB/s, unless said otherwise. Absent: not measured, so nothing that needs it is predicted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Rig {
+pub struct Machine {
     /// Kernels reading VRAM one word after the other.
     pub vram: Option<f64>,
     /// Decode's kernels reading VRAM.
@@ -31,14 +31,14 @@ pub struct Rig {
     pub disk: Option<f64>,
 }
 
-impl Rig {
+impl Machine {
     /// Of what was measured.
     pub fn new(figures: &Figures) -> Self {
         let cores = figures.cpu.cores_or_half();
         let decodes =
             figures.cpu.reads.iter().map(|(threads, reads)| (*threads, Self::cpu_rate(*threads, cores, *reads)));
         let cpu = fewest(&decodes.collect::<Vec<_>>());
-        let mut rig = Self {
+        let mut machine = Self {
             cpu: cpu.map(|(_, rate)| rate),
             together: figures.together.map(|both| Self::cpu_rate(both.threads, cores, both.cpu) + both.link),
             threads: cpu.map(|(threads, _)| threads),
@@ -48,18 +48,18 @@ impl Rig {
         };
         if let Some(gpu) = &figures.gpu {
             let clocks = Some(f64::from(gpu.multiprocessors) * gpu.clock_ghz).filter(|clocks| *clocks > 0.0);
-            rig.vram = gpu.rates.vram;
-            rig.matvec = gpu.rates.vram.map(|vram| {
+            machine.vram = gpu.rates.vram;
+            machine.matvec = gpu.rates.vram.map(|vram| {
                 let kernels = clocks.map_or(f64::MAX, |clocks| clocks * fit::MATVEC_BYTES_PER_CLOCK);
                 kernels.min(vram * fit::MATVEC_VRAM_SHARE)
             });
-            rig.multiply =
+            machine.multiply =
                 clocks.filter(|_| gpu.compute >= fit::MULTIPLY_SINCE).map(|clocks| clocks * fit::MULTIPLY_PER_CLOCK);
-            rig.link = gpu.rates.to_gpu;
-            rig.pageable = gpu.rates.pageable;
-            rig.in_place = gpu.rates.in_place;
+            machine.link = gpu.rates.to_gpu;
+            machine.pageable = gpu.rates.pageable;
+            machine.in_place = gpu.rates.in_place;
         }
-        rig
+        machine
     }
 
     /// What these threads on these cores decode at, when they read RAM at this rate.

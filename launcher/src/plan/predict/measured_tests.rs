@@ -8,9 +8,9 @@ use crate::plan::test_models::{dense, facts, moe};
 use serde_json::Value;
 
 /// What the machine of the run had of CPU and RAM; its GPU and link were those of [`h200`].
-type Machine = fn() -> Figures;
+type Measured = fn() -> Figures;
 const SECOND: &str = include_str!("../../../../docs/benchmarks/gpu-2026-11-28-2.json");
-const RUNS: [(&str, Machine); 5] = [
+const RUNS: [(&str, Measured); 5] = [
     (include_str!("../../../../docs/benchmarks/gpu-2026-11-23.json"), h200),
     (include_str!("../../../../docs/benchmarks/gpu-2026-11-23-fit.json"), h200),
     (include_str!("../../../../docs/benchmarks/gpu-2026-11-28.json"), of_2026_11_28),
@@ -40,7 +40,7 @@ fn of_the_second() -> Figures {
     Figures { cpu, together: Some(Together { threads: 16, cpu: 132.2, link: 52.2 }), ..h200() }
 }
 
-/// A row of a `gpu-*.json`, run in a way that is predicted.
+/// A row of a `gpu-*.json`, run with a strategy that is predicted.
 struct Row {
     name: String,
     test: String,
@@ -55,12 +55,12 @@ struct Row {
 impl Row {
     fn of(row: &Value) -> Option<Self> {
         let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
-        // Assist of before it served pinned memory did nothing.
-        let is_assist = text("config") == "assist";
+        // Host-copy prefetch did nothing before it served pinned memory.
+        let is_prefetched = text("config") == "assist";
         Some(Self {
             name: Some(text("model")).filter(|name| name.contains("32b") || name.contains("30b"))?,
             test: Some(text("test")).filter(|test| ["pp2048", "tg64", "tg32"].contains(&test.as_str()))?,
-            config: Some(text("config")).filter(|_| !is_assist || row["counters"].is_object())?,
+            config: Some(text("config")).filter(|_| !is_prefetched || row["counters"].is_object())?,
             ubatch: row["ubatch"].as_u64()?,
             measured: row["value"].as_f64()?,
             vram: row["vram_cap_bytes"].as_u64(),
@@ -78,8 +78,8 @@ impl Row {
         self.option(name)?.parse().ok()
     }
 
-    /// The way it was run, and what was where.
-    fn placed(&self, facts: &Facts, setting: &Setting) -> Option<(Way, Placement)> {
+    /// The strategy it was run with, and what was where.
+    fn placed(&self, facts: &Facts, setting: &Setting) -> Option<(Strategy, Placement)> {
         let cpu_layers = || {
             let (_, numbers) = self.option("-ot")?.split_once('(')?;
             numbers.split_once(')')?.0.split('|').map(|number| number.parse().ok()).collect::<Option<Vec<u64>>>()
@@ -94,12 +94,12 @@ impl Row {
             ))
         };
         Some(match self.config.as_str() {
-            "full-vram" => (Way::Vram, Placement::all_inside(facts, setting)),
-            "stream" => (Way::ExtendStreaming, Placement::by_tensor(facts, setting)),
-            "extend" => (Way::ExtendByTensor, Placement::by_tensor(facts, setting)),
-            "llama.cpp-best" => (Way::Offload, layered()?),
-            "assist" => (Way::Assist, layered()?),
-            "combined" => (Way::Combined, Placement::with_cpu_layers(facts, setting, cpu_layers()?)),
+            "full-vram" => (Strategy::Vram, Placement::all_inside(facts, setting)),
+            "stream" => (Strategy::Extend, Placement::by_tensor(facts, setting)),
+            "extend" => (Strategy::ExtendInPlace, Placement::by_tensor(facts, setting)),
+            "llama.cpp-best" => (Strategy::Offload, layered()?),
+            "assist" => (Strategy::HostCopyPrefetch, layered()?),
+            "combined" => (Strategy::Combined, Placement::with_cpu_layers(facts, setting, cpu_layers()?)),
             _ => return None,
         })
     }
@@ -107,18 +107,18 @@ impl Row {
     fn predicted(&self, figures: &Figures) -> Option<f64> {
         let facts = facts(&if self.name.starts_with("dense") { dense() } else { moe() });
         let vram = self.vram.unwrap_or(140 << 30);
-        // Runs from before slots were counted had a sixteenth of them.
+        // Runs from before the ring was counted had a sixteenth of the VRAM.
         let ring = match self.config.as_str() {
             "stream" if self.ring == 0 => vram / 16,
             _ => self.ring,
         };
         let setting = Setting { vram, ring, ..setting(0, 2048, self.ubatch) };
-        let (way, placement) = self.placed(&facts, &setting)?;
-        let rig = Rig::new(figures);
+        let (strategy, placement) = self.placed(&facts, &setting)?;
+        let machine = Machine::new(figures);
         Some(if self.test.starts_with("pp") {
-            self.ubatch as f64 / prefill(&facts, &placement, &rig, self.ubatch, way.row().prefill)?
+            self.ubatch as f64 / prefill(&facts, &placement, &machine, self.ubatch, strategy.row().prefill)?
         } else {
-            1.0 / decode(&facts, &placement, &rig, way.row().decode)?
+            1.0 / decode(&facts, &placement, &machine, strategy.row().decode)?
         })
     }
 
@@ -164,7 +164,7 @@ fn loading_is_predicted_roughly() {
             (Some("stream-page-cache"), Some(vram)) => Placement::by_tensor(&facts, &setting(vram)),
             _ => continue,
         };
-        let (predicted, _) = speed::load(&facts, &placement, &Rig::new(&of_the_second()), false);
+        let (predicted, _) = speed::load(&facts, &placement, &Machine::new(&of_the_second()), false);
         let (predicted, measured) = (predicted.expect("all is known"), row["value"].as_f64().expect("a number"));
         println!("{} {}: {predicted:.2} for {measured:.2}", row["model"], row["config"]);
         assert!((predicted / measured - 1.0).abs() < 0.3, "{predicted:.2} seconds for {row:#}");

@@ -17,9 +17,9 @@ pub struct Setting {
     pub context: ContextParams,
     /// Whether the KV cache is in RAM: `-nkvo`.
     pub kv_in_ram: bool,
-    /// Bytes of VRAM that weights are copied into, in the ways that do.
+    /// Bytes of VRAM that weights are copied into, with a strategy that copies.
     pub ring: u64,
-    /// Whether the user said so: else a way that needs less may take less.
+    /// Whether the user said so: else a strategy that needs less may take less.
     pub ring_is_fixed: bool,
 }
 
@@ -56,10 +56,10 @@ pub struct Placement {
     pub cpu_layers: Vec<u64>,
 }
 
-/// Slots of a ring that is large enough: on an H200, five of a dense model's tensors had copies hide as well as ten, and the
-/// VRAM of the others is better used by weights.
+/// Tensors that fit in a ring that is large enough: on an H200, copies of a dense model's weights hid as well with five as with
+/// ten, and the VRAM of the others is better used by weights.
 const SLOTS: u64 = 5;
-/// While the one is read the other comes, and the third waits until the first can be given up.
+/// While the first is read the second is copied, and the third is there already and waits until the first can be given up.
 const LEAST_SLOTS: u64 = 3;
 
 /// VRAM for this many tensors of a layer.
@@ -168,8 +168,8 @@ impl Placement {
         by_layer.into_iter().find(fits).unwrap_or_else(|| Self::layered(facts, setting, 0, cpu_moe))
     }
 
-    /// The same with slots in what whole layers leave of the VRAM, if some tensors have room there.
-    pub fn assisted(facts: &Facts, setting: &Setting) -> Self {
+    /// The same with a ring in what whole layers leave of the VRAM, if some tensors fit there.
+    pub fn prefetched(facts: &Facts, setting: &Setting) -> Self {
         if setting.ring_is_fixed {
             return Self::offloaded(facts, setting);
         }

@@ -1,24 +1,24 @@
 //! What is expected of one strategy with its placement, and which of two is better.
 
+use super::machine::Machine;
 use super::placement::{Placement, Setting};
-use super::rig::Rig;
-use super::way::{Row, Way};
+use super::strategy::{Row, Strategy};
 use super::{calibration, speed};
 use crate::plan::facts::{ContextParams, Facts};
 use greenboost_contract::format_size;
 use serde::Serialize;
 
-/// The request that ways are compared by: a prompt of a page or two, an answer of some paragraphs.
+/// The request that strategies are compared by: a prompt of a page or two, an answer of some paragraphs.
 pub const PROMPT: u64 = 1024;
 /// See [`PROMPT`].
 pub const ANSWER: u64 = 256;
 
-/// What is expected of a way.
+/// What is expected of a strategy.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
-    /// The way.
+    /// The strategy.
     #[serde(rename = "strategy")]
-    pub way: Way,
+    pub strategy: Strategy,
     /// Why it cannot be done here.
     pub problem: Option<String>,
     /// Tokens in a micro-batch.
@@ -35,7 +35,7 @@ pub struct Prediction {
     pub load: Option<f64>,
     /// Seconds that reading it from disk adds.
     pub read: Option<f64>,
-    /// Seconds for the request that ways are compared by.
+    /// Seconds for the request that strategies are compared by.
     pub request: Option<f64>,
 }
 
@@ -49,24 +49,24 @@ impl Prediction {
 /// What comes of a placement, or why it cannot be had.
 pub fn predict_placed(
     facts: &Facts,
-    rig: &Rig,
+    machine: &Machine,
     setting: &Setting,
     row: &Row,
     placement: Placement,
     objection: Option<String>,
 ) -> Prediction {
     let ubatch = setting.context.ubatch;
-    let batch = speed::prefill(facts, &placement, rig, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
-    let token = speed::decode(facts, &placement, rig, row.decode).filter(|seconds| *seconds > 0.0);
-    let (load, read) = speed::load(facts, &placement, rig, row.way.reads_file(facts.experts > 0));
-    let direct = row.is_streamed() && is_better_direct(facts, &placement, row.way, token);
+    let batch = speed::prefill(facts, &placement, machine, ubatch, row.prefill).filter(|seconds| *seconds > 0.0);
+    let token = speed::decode(facts, &placement, machine, row.decode).filter(|seconds| *seconds > 0.0);
+    let (load, read) = speed::load(facts, &placement, machine, row.strategy.reads_file(facts.experts > 0));
+    let direct = row.is_streamed() && is_better_direct(facts, &placement, row.strategy, token);
     // A prompt shorter than the micro-batch still moves every weight once.
-    let own_batch = speed::prefill(facts, &placement, rig, ubatch.min(PROMPT), row.prefill);
+    let own_batch = speed::prefill(facts, &placement, machine, ubatch.min(PROMPT), row.prefill);
     let request = own_batch
         .zip(token)
         .map(|(batch, token)| batch * PROMPT.div_ceil(ubatch.max(1)) as f64 + token * ANSWER as f64);
     Prediction {
-        way: row.way,
+        strategy: row.strategy,
         problem: objection.or_else(|| problem(&placement, setting)),
         ubatch,
         placement,
@@ -84,11 +84,11 @@ pub fn predict_placed(
 /// every kernel by itself, which does not show where a token takes much longer than that. Between turns of the CPU it does:
 /// there answers have to gain by it, for which experts are not copied, and not prompts alone. Where experts have copies in
 /// VRAM a token takes little longer than its launches.
-fn is_better_direct(facts: &Facts, placement: &Placement, way: Way, token: Option<f64>) -> bool {
+fn is_better_direct(facts: &Facts, placement: &Placement, strategy: Strategy, token: Option<f64>) -> bool {
     let linked = placement.linked();
-    let copied = if way.uses_cpu() { linked.dense.bytes } else { linked.bytes() };
+    let copied = if strategy.uses_cpu() { linked.dense.bytes } else { linked.bytes() };
     let launching = facts.layers.len() as f64 * calibration::DIRECT_LAYER_SECONDS;
-    way != Way::Experts && copied > 0 && token.is_none_or(|seconds| seconds > 2.0 * launching)
+    strategy != Strategy::Experts && copied > 0 && token.is_none_or(|seconds| seconds > 2.0 * launching)
 }
 
 fn problem(placement: &Placement, setting: &Setting) -> Option<String> {

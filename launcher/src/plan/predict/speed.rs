@@ -2,8 +2,8 @@
 //! micro-batch. Seconds come out; `None` where a figure they need was not measured.
 
 use super::calibration as fit;
+use super::machine::Machine;
 use super::placement::Placement;
-use super::rig::Rig;
 use crate::plan::facts::{Facts, Split};
 use greenboost_contract::settings::ENOUGH_UPLOAD_THREADS;
 
@@ -43,56 +43,56 @@ fn over(bytes: f64, rate: Option<f64>) -> Option<f64> {
 }
 
 /// Seconds for a token.
-pub fn decode(facts: &Facts, placement: &Placement, rig: &Rig, how: Decode) -> Option<f64> {
+pub fn decode(facts: &Facts, placement: &Placement, machine: &Machine, how: Decode) -> Option<f64> {
     let share = facts.active_share();
     let active = |split: &Split| (split.dense.bytes as f64, split.experts.bytes as f64 * share);
     let sum = |(dense, experts): (f64, f64)| dense + experts;
-    let gpu = over(sum(active(&placement.inside)), rig.matvec)? + facts.layers.len() as f64 * fit::LAYER_SECONDS;
-    let in_place = rig.in_place.map(|rate| rate * fit::MATVEC_IN_PLACE_SHARE);
+    let gpu = over(sum(active(&placement.inside)), machine.matvec)? + facts.layers.len() as f64 * fit::LAYER_SECONDS;
+    let in_place = machine.in_place.map(|rate| rate * fit::MATVEC_IN_PLACE_SHARE);
     let cpu = sum(active(&placement.cpu));
     let (dense, experts) = active(&placement.linked());
     let handovers = placement.handovers as f64 * fit::HANDOVER_SECONDS;
     Some(match how {
         Decode::InPlace => gpu + over(dense + experts, in_place)?,
         Decode::Streamed => {
-            let gpu = gpu + over(dense, rig.matvec)?;
-            gpu.max(over(dense, rig.link)?) + over(experts, in_place)?
+            let gpu = gpu + over(dense, machine.matvec)?;
+            gpu.max(over(dense, machine.link)?) + over(experts, in_place)?
         }
         Decode::Experts => {
             let hit_rate = placement.expert_slots.map_or(0.0, |slots| slots.hit_rate);
             let missed = over(experts * (1.0 - hit_rate), in_place)?;
             let layers = facts.stacked.iter().filter(|layer| layer.tensors > 0).count() as f64;
             let numbers = layers * fit::EXPERT_LAUNCHES * fit::EXPERT_NUMBERS_SECONDS;
-            let gpu = gpu + over(dense + experts * hit_rate, rig.matvec)?;
-            gpu.max(over(dense, rig.link)?) + missed + numbers + missed.min(fit::PROMOTION_SECONDS)
+            let gpu = gpu + over(dense + experts * hit_rate, machine.matvec)?;
+            gpu.max(over(dense, machine.link)?) + missed + numbers + missed.min(fit::PROMOTION_SECONDS)
         }
-        Decode::Cpu => gpu + over(cpu, rig.cpu)? + handovers,
+        Decode::Cpu => gpu + over(cpu, machine.cpu)? + handovers,
         Decode::CpuAndLink => {
             // GPU and CPU take turns in a token; the link works beside both, and what it copies the GPU still has to read.
             let experts_in_place = over(experts, in_place)?;
-            let (copying, computing) = (over(dense, rig.link)?, over(cpu, rig.cpu)?);
-            let others = gpu + over(dense, rig.matvec)? + experts_in_place + handovers;
+            let (copying, computing) = (over(dense, machine.link)?, over(cpu, machine.cpu)?);
+            let others = gpu + over(dense, machine.matvec)? + experts_in_place + handovers;
             let copied_a_second = dense / 1e9 / copying.max(others + computing);
             let lost = (fit::CPU_BESIDE_LINK * copied_a_second).min(fit::CPU_LOSES_AT_MOST);
             let turns = others + computing / (1.0 - lost);
             let link = copying + experts_in_place;
             // Both read the same RAM; where only one of them has work, its own rate is the limit.
-            let ram = if cpu > 0.0 { over(cpu + dense + experts, rig.together)? } else { 0.0 };
+            let ram = if cpu > 0.0 { over(cpu + dense + experts, machine.together)? } else { 0.0 };
             turns.max(link).max(ram)
         }
     })
 }
 
 /// Seconds for a micro-batch of this many tokens.
-pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how: Prefill) -> Option<f64> {
+pub fn prefill(facts: &Facts, placement: &Placement, machine: &Machine, ubatch: u64, how: Prefill) -> Option<f64> {
     let tokens = ubatch as f64;
     let (inside, outside) = (&placement.inside, &placement.outside);
     // Only the last token of a prompt goes through the output matrix.
     let output = facts.output.weights.min(inside.dense.weights);
-    // A small batch computes less than it reads: then the weights' way out of VRAM is what takes time.
-    let read_inside = rig.vram.and_then(|rate| over(inside.bytes() as f64, Some(rate))).unwrap_or(0.0);
-    let compute_inside = compute(facts, inside, output, tokens, rig)?.max(read_inside);
-    let compute_outside = compute(facts, outside, facts.output.weights - output, tokens, rig)?;
+    // A small batch computes less than it reads: then reading the weights from VRAM is what takes time.
+    let read_inside = machine.vram.and_then(|rate| over(inside.bytes() as f64, Some(rate))).unwrap_or(0.0);
+    let compute_inside = compute(facts, inside, output, tokens, machine)?.max(read_inside);
+    let compute_outside = compute(facts, outside, facts.output.weights - output, tokens, machine)?;
     let compute = compute_inside + compute_outside;
     let (dense, experts) = (outside.dense.bytes as f64, outside.experts.bytes as f64);
     let copied = dense + experts * fit::CHOSEN_EXPERTS;
@@ -100,45 +100,45 @@ pub fn prefill(facts: &Facts, placement: &Placement, rig: &Rig, ubatch: u64, how
         Prefill::InPlace => {
             let readings = |tokens: f64| (tokens / fit::TILE_TOKENS).ceil().max(1.0);
             let read = dense * readings(tokens) + experts * readings(tokens * facts.active_share());
-            compute_inside + compute_outside.max(over(read, rig.in_place)?)
+            compute_inside + compute_outside.max(over(read, machine.in_place)?)
         }
         Prefill::Ahead | Prefill::AheadInBlock => {
             // Whole tensors where we copy by ourselves; of those that llama.cpp copies, as much as it asks for.
             let unasked = placement.cpu.experts.bytes as f64 * (1.0 - fit::CHOSEN_EXPERTS);
-            let copy = over(dense + experts - unasked, rig.link)?;
+            let copy = over(dense + experts - unasked, machine.link)?;
             let experts = if experts > 0.0 { experts / (dense + experts) } else { 0.0 };
             let (alone, beside) =
                 if how == Prefill::Ahead { (0.0, compute) } else { (compute_inside, compute_outside) };
             let served = placement.served as f64 * tokens * fit::SERVED_SECONDS;
             alone + beside.max(copy) + beside.min(copy) * experts * fit::EXPERTS_OVERLAP_LOSS + served
         }
-        Prefill::Copied => compute + over(copied, rig.link)?,
-        Prefill::CopiedPageable => compute + over(copied, rig.pageable)?,
+        Prefill::Copied => compute + over(copied, machine.link)?,
+        Prefill::CopiedPageable => compute + over(copied, machine.pageable)?,
     })
 }
 
-fn compute(facts: &Facts, split: &Split, output: u64, tokens: f64, rig: &Rig) -> Option<f64> {
+fn compute(facts: &Facts, split: &Split, output: u64, tokens: f64, machine: &Machine) -> Option<f64> {
     let share = facts.active_share();
     let dense = split.dense.weights.saturating_sub(output) as f64;
     let expert_share = (fit::EXPERT_SHARE * (tokens * share).powf(fit::EXPERT_POWER)).min(1.0);
     let work = dense + split.experts.weights as f64 * share / expert_share;
-    over(2.0 * work * tokens, rig.multiply)
+    over(2.0 * work * tokens, machine.multiply)
 }
 
 /// Seconds until the model can answer, with its file in the page cache; and what reading it from disk adds. `is_read`: llama.cpp
 /// reads the file rather than to map it.
-pub fn load(facts: &Facts, placement: &Placement, rig: &Rig, is_read: bool) -> (Option<f64>, Option<f64>) {
-    let disk = over(facts.file_bytes as f64, rig.disk);
+pub fn load(facts: &Facts, placement: &Placement, machine: &Machine, is_read: bool) -> (Option<f64>, Option<f64>) {
+    let disk = over(facts.file_bytes as f64, machine.disk);
     if is_read {
         let read = over(facts.file_bytes as f64, Some(fit::READ));
         return (read.map(|seconds| fit::START_SECONDS + seconds), disk);
     }
-    let threads = rig.processors.map_or(1, |count| (count / 2).clamp(1, ENOUGH_UPLOAD_THREADS)) as f64;
-    let upload = rig.pageable.zip(rig.link).map(|(one, link)| (one * threads).min(link * fit::UPLOAD_SHARE));
+    let threads = machine.processors.map_or(1, |count| (count / 2).clamp(1, ENOUGH_UPLOAD_THREADS)) as f64;
+    let upload = machine.pageable.zip(machine.link).map(|(one, link)| (one * threads).min(link * fit::UPLOAD_SHARE));
     let to_vram = over(placement.inside.bytes() as f64, upload);
     let mapped = over(placement.outside.bytes() as f64, Some(fit::REGISTERING));
     // llama.cpp makes a first pass before it answers.
-    let first = over(placement.outside.dense.bytes as f64, rig.link);
+    let first = over(placement.outside.dense.bytes as f64, machine.link);
     let parts = [Some(fit::START_SECONDS), to_vram, mapped, first].into_iter().sum();
     (parts, disk)
 }

@@ -1,47 +1,43 @@
-//! The ways to run a model, and what each needs to be set.
+//! The strategies for running a model, and what each needs to be set.
 
 use super::experts;
 use super::speed::{Decode, Prefill};
 use crate::plan::facts::Facts;
 use greenboost_contract::settings::{EXPERTS, HOST_COPY_PREFETCH, STREAM};
-use greenboost_contract::{ExpertCache, HostCopyPrefetch, Strategy, Stream};
+use greenboost_contract::{self as contract, ExpertCache, HostCopyPrefetch, Stream};
 use serde::Serialize;
 
-/// A way to run a model.
+/// A strategy for running a model: those that a user can ask for, and one that nobody would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub enum Strategy {
     /// Everything in VRAM.
     Vram,
     /// One address over VRAM and RAM, read in place, with each tensor in its place: experts leave VRAM first.
-    #[serde(rename = "extend-in-place")]
-    ExtendByTensor,
+    ExtendInPlace,
     /// The same where the program's ggml cannot be listened to: what does not fit is whatever came last.
-    #[serde(rename = "extend-blind")]
-    Extend,
+    ExtendBlind,
     /// By tensor, and weights outside are copied ahead of the kernels that use them.
-    #[serde(rename = "extend")]
-    ExtendStreaming,
+    Extend,
     /// The framework's own: the CPU computes with what is outside, tuned to fill VRAM.
     Offload,
     /// The framework's own, with the copies for its prompts made ahead by GreenBoost.
-    #[serde(rename = "host-copy-prefetch")]
-    Assist,
+    HostCopyPrefetch,
     /// The CPU computes the feed-forward networks of some layers while the link brings weights of the others.
     Combined,
     /// Streaming, with all experts in RAM, and copies of those that are used most in VRAM.
     Experts,
 }
 
-/// A row of [`WAYS`].
+/// A row of [`STRATEGIES`].
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// The way.
-    pub way: Way,
+    /// The strategy.
+    pub strategy: Strategy,
     /// Its name, in reports, JSON and options.
     pub name: &'static str,
     /// What to ask for it by. Nobody can choose to be blind.
-    pub asked_as: Option<Strategy>,
+    pub asked_as: Option<contract::Strategy>,
     /// How decode reaches weights outside VRAM.
     pub decode: Decode,
     /// How a prompt does.
@@ -54,28 +50,28 @@ pub struct Row {
 
 const STREAMED: (&str, &str) = (STREAM, "on");
 const IN_PLACE: (&str, &str) = (STREAM, "off");
-const ASSISTED: (&str, &str) = (HOST_COPY_PREFETCH, "on");
+const PREFETCHED: (&str, &str) = (HOST_COPY_PREFETCH, "on");
 const EXPERTS_KEPT: (&str, &str) = (EXPERTS, "on");
 const ALONE: (&str, &str) = (HOST_COPY_PREFETCH, "off");
 
-/// The ways, in the enum's order. All but the last have run on a real GPU: docs/benchmarks.
+/// The strategies, in the enum's order. All but the last have run on a real GPU: docs/benchmarks.
 #[rustfmt::skip]
-pub const WAYS: &[Row] = &[
-    Row { way: Way::Vram, name: "vram", asked_as: Some(Strategy::Vram),
+pub const STRATEGIES: &[Row] = &[
+    Row { strategy: Strategy::Vram, name: "vram", asked_as: Some(contract::Strategy::Vram),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[] },
-    Row { way: Way::ExtendByTensor, name: "extend-in-place", asked_as: Some(Strategy::ExtendInPlace),
+    Row { strategy: Strategy::ExtendInPlace, name: "extend-in-place", asked_as: Some(contract::Strategy::ExtendInPlace),
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::Extend, name: "extend-blind", asked_as: None,
+    Row { strategy: Strategy::ExtendBlind, name: "extend-blind", asked_as: None,
           decode: Decode::InPlace, prefill: Prefill::InPlace, has_ring: false, sets: &[IN_PLACE] },
-    Row { way: Way::ExtendStreaming, name: "extend", asked_as: Some(Strategy::Extend),
+    Row { strategy: Strategy::Extend, name: "extend", asked_as: Some(contract::Strategy::Extend),
           decode: Decode::Streamed, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED] },
-    Row { way: Way::Offload, name: "offload", asked_as: Some(Strategy::Offload),
+    Row { strategy: Strategy::Offload, name: "offload", asked_as: Some(contract::Strategy::Offload),
           decode: Decode::Cpu, prefill: Prefill::Copied, has_ring: false, sets: &[ALONE] },
-    Row { way: Way::Assist, name: "host-copy-prefetch", asked_as: Some(Strategy::HostCopyPrefetch),
-          decode: Decode::Cpu, prefill: Prefill::AheadInBlock, has_ring: true, sets: &[ASSISTED] },
-    Row { way: Way::Combined, name: "combined", asked_as: Some(Strategy::Combined),
-          decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, ASSISTED] },
-    Row { way: Way::Experts, name: "experts", asked_as: Some(Strategy::Experts),
+    Row { strategy: Strategy::HostCopyPrefetch, name: "host-copy-prefetch", asked_as: Some(contract::Strategy::HostCopyPrefetch),
+          decode: Decode::Cpu, prefill: Prefill::AheadInBlock, has_ring: true, sets: &[PREFETCHED] },
+    Row { strategy: Strategy::Combined, name: "combined", asked_as: Some(contract::Strategy::Combined),
+          decode: Decode::CpuAndLink, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, PREFETCHED] },
+    Row { strategy: Strategy::Experts, name: "experts", asked_as: Some(contract::Strategy::Experts),
           decode: Decode::Experts, prefill: Prefill::Ahead, has_ring: true, sets: &[STREAMED, EXPERTS_KEPT] },
 ];
 
@@ -86,46 +82,46 @@ impl Row {
     }
 }
 
-impl Way {
+impl Strategy {
     /// Its row.
     pub fn row(self) -> &'static Row {
-        // Every way has a row, in the order of the enum; a test holds that.
-        &WAYS[self as usize]
+        // Every strategy has a row, in the order of the enum; a test holds that.
+        &STRATEGIES[self as usize]
     }
 
-    /// The way that is asked for by this name.
+    /// The strategy that is asked for by this name.
     ///
     /// # Errors
     /// What is allowed.
     pub fn from_name(name: &str) -> Result<Self, String> {
-        let strategy: Strategy = name.parse()?;
-        let found = WAYS.iter().find(|row| row.asked_as == Some(strategy)).map(|row| row.way);
+        let named: contract::Strategy = name.parse()?;
+        let found = STRATEGIES.iter().find(|row| row.asked_as == Some(named)).map(|row| row.strategy);
         found.ok_or_else(|| format!("{name} cannot be planned for"))
     }
 
     /// Whether the framework believes everything is on the GPU.
     pub fn is_extend(self) -> bool {
-        matches!(self, Self::Extend | Self::ExtendByTensor | Self::ExtendStreaming | Self::Experts)
+        matches!(self, Self::ExtendBlind | Self::ExtendInPlace | Self::Extend | Self::Experts)
     }
 
     /// Whether the CPU computes with some of the weights.
     pub fn uses_cpu(self) -> bool {
-        matches!(self, Self::Offload | Self::Assist | Self::Combined)
+        matches!(self, Self::Offload | Self::HostCopyPrefetch | Self::Combined)
     }
 
     /// Whether llama.cpp is to read the file into pinned memory rather than to map it: what it copies by itself is copied
-    /// three times as fast, but it takes three times as long to load. Where few dense layers stay behind, and are served
-    /// ahead, a mapping serves as well.
+    /// three times as fast, but it takes three times as long to load. Where only some dense layers are the CPU's, whose
+    /// copies are prefetched, a mapping is as fast.
     pub fn reads_file(self, has_experts: bool) -> bool {
         self.uses_cpu() && (has_experts || self != Self::Combined)
     }
 }
 
-/// What the user has already decided about the way.
+/// What the user has already decided about the strategy.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// The way itself.
-    pub way: Option<Way>,
+    /// The strategy itself.
+    pub strategy: Option<Strategy>,
     /// Whether weights are streamed.
     pub stream: Option<Stream>,
     /// Whether llama.cpp's copies are served.
@@ -137,7 +133,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Why a way cannot be had with this model and what the user has set.
+    /// Why a strategy cannot be had with this model and what the user has set.
     pub fn objection(&self, row: &Row, facts: &Facts) -> Option<String> {
         let fixed = |name: &str| match name {
             STREAM => self.stream.map(|stream| ("streaming", stream.name())),
@@ -146,12 +142,12 @@ impl Asked {
             _ => None,
         };
         let impossible = experts::objection(facts, !self.no_expert_rules);
-        if let Some(why) = impossible.filter(|_| row.way == Way::Experts) {
+        if let Some(why) = impossible.filter(|_| row.strategy == Strategy::Experts) {
             return Some(why.to_owned());
         }
         if self.experts == Some(ExpertCache::On)
             && impossible.is_none()
-            && ![Way::Vram, Way::Experts].contains(&row.way)
+            && ![Strategy::Vram, Strategy::Experts].contains(&row.strategy)
         {
             return Some("you have turned experts in VRAM on".to_owned());
         }

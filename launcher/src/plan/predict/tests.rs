@@ -229,9 +229,9 @@ fn the_formulas_agree_with_the_design_table() {
     let mut wrong = Vec::new();
     println!("{:<38} {:>9} {:>9} {:>9} {:>6}", "", "", "measured", "predicted", "");
     for run in runs() {
-        let mut rig = Rig::new(&h200());
+        let mut machine = Machine::new(&h200());
         let reads = h200().cpu.reads.iter().find(|(threads, _)| *threads == run.threads).expect("a rate").1;
-        rig.cpu = Some(Rig::cpu_rate(run.threads, h200().cpu.cores_or_half(), reads));
+        machine.cpu = Some(Machine::cpu_rate(run.threads, h200().cpu.cores_or_half(), reads));
         let mut check = |what: String, predicted: f64, measured: f64, tolerance: f64| {
             let off = predicted / measured - 1.0;
             println!("{:<38} {what:>9} {measured:>9.1} {predicted:>9.1} {:>+5.0}%", run.name, off * 100.0);
@@ -241,11 +241,11 @@ fn the_formulas_agree_with_the_design_table() {
         };
         for (prompt, ubatch, measured, tolerance) in &run.prefill {
             let placement = (run.placement)(&run.facts, &setting(run.vram, *prompt, *ubatch));
-            let seconds = speed::prefill(&run.facts, &placement, &rig, *ubatch, run.prefill_by).expect("known");
+            let seconds = speed::prefill(&run.facts, &placement, &machine, *ubatch, run.prefill_by).expect("known");
             check(format!("pp{prompt}/{ubatch}"), *ubatch as f64 / seconds, *measured, *tolerance);
         }
         let placement = (run.placement)(&run.facts, &setting(run.vram, 256, 256));
-        let seconds = speed::decode(&run.facts, &placement, &rig, run.decode_by).expect("known");
+        let seconds = speed::decode(&run.facts, &placement, &machine, run.decode_by).expect("known");
         check("decode".to_owned(), 1.0 / seconds, run.decode.0, run.decode.1);
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -277,8 +277,8 @@ fn experts_leave_vram_before_anything_else() {
     let by_tensor = Placement::by_tensor(&moe, &setting);
     assert_eq!(by_tensor.outside.dense.bytes, 0);
     assert!(by_tensor.vram() <= setting.vram && by_tensor.vram() > setting.vram - (1 << 20));
-    let rig = Rig::new(&h200());
-    let rate = |placement: &Placement| 1.0 / speed::decode(&moe, placement, &rig, Decode::InPlace).expect("known");
+    let machine = Machine::new(&h200());
+    let rate = |placement: &Placement| 1.0 / speed::decode(&moe, placement, &machine, Decode::InPlace).expect("known");
     // DESIGN.md, part 2: "in place 57 to 62 t/s".
     assert!((57.0..=62.0).contains(&rate(&by_tensor)), "{}", rate(&by_tensor));
     assert!(rate(&Placement::by_order(&moe, &setting)) < 45.0);
@@ -287,10 +287,10 @@ fn experts_leave_vram_before_anything_else() {
 #[test]
 fn a_batch_of_few_tokens_takes_as_long_as_reading_the_weights() {
     let (dense, figures) = (facts(&dense()), h200());
-    let rig = Rig::new(&figures);
+    let machine = Machine::new(&figures);
     let batch = |tokens| {
         let placement = Placement::all_inside(&dense, &setting(140, 2048, tokens));
-        speed::prefill(&dense, &placement, &rig, tokens, Prefill::InPlace).expect("known")
+        speed::prefill(&dense, &placement, &machine, tokens, Prefill::InPlace).expect("known")
     };
     let read = dense.computed().bytes() as f64 / 4500e9;
     assert_eq!((batch(1), batch(8)), (read, read));
@@ -299,9 +299,9 @@ fn a_batch_of_few_tokens_takes_as_long_as_reading_the_weights() {
 
 #[test]
 fn the_fastest_way_that_is_possible_wins() {
-    let rig = Rig::new(&h200());
+    let machine = Machine::new(&h200());
     for (facts, vram) in [(facts(&dense()), 12), (facts(&moe()), 8)] {
-        let all = predictions(&facts, &rig, &setting(vram, 8192, 512), &UBATCHES, &Asked::default());
+        let all = predictions(&facts, &machine, &setting(vram, 8192, 512), &UBATCHES, &Asked::default());
         let chosen = winner(&all, None).expect("a winner");
         let fastest = all.iter().filter(|other| other.problem.is_none()).filter_map(|other| other.request);
         let fastest = fastest.fold(f64::MAX, f64::min);
@@ -312,19 +312,20 @@ fn the_fastest_way_that_is_possible_wins() {
 
 #[test]
 fn what_fits_is_put_in_vram_and_needs_no_other_way() {
-    let all = predictions(&facts(&dense()), &Rig::new(&h200()), &setting(140, 8192, 512), &UBATCHES, &Asked::default());
-    assert_eq!(all.iter().map(|prediction| prediction.way).collect::<Vec<_>>(), [Way::Vram]);
-    assert_eq!(winner(&all, None).map(|prediction| prediction.way), Some(Way::Vram));
+    let all =
+        predictions(&facts(&dense()), &Machine::new(&h200()), &setting(140, 8192, 512), &UBATCHES, &Asked::default());
+    assert_eq!(all.iter().map(|prediction| prediction.strategy).collect::<Vec<_>>(), [Strategy::Vram]);
+    assert_eq!(winner(&all, None).map(|prediction| prediction.strategy), Some(Strategy::Vram));
 }
 
 #[test]
 fn without_figures_there_is_a_way_and_no_speed() {
-    let all = predictions(&facts(&moe()), &Rig::default(), &setting(8, 8192, 512), &UBATCHES, &Asked::default());
+    let all = predictions(&facts(&moe()), &Machine::default(), &setting(8, 8192, 512), &UBATCHES, &Asked::default());
     assert!(all.iter().all(|prediction| prediction.prefill.is_none() && prediction.decode.is_none()));
-    assert_eq!(winner(&all, None).map(|prediction| prediction.way), Some(Way::ExtendByTensor));
+    assert_eq!(winner(&all, None).map(|prediction| prediction.strategy), Some(Strategy::ExtendInPlace));
     let none = predictions(
         &facts(&moe()),
-        &Rig::default(),
+        &Machine::default(),
         &Setting { ram: 0, ..setting(8, 8192, 512) },
         &UBATCHES,
         &Asked::default(),
@@ -342,24 +343,24 @@ fn a_cpu_without_a_link_and_a_link_without_a_cpu_are_told_apart() {
                 Rates { to_gpu: Some(link), in_place: Some(link * 0.92), pageable: Some(link.min(7.5)), ..gpu.rates };
         }
         figures.cpu.reads = vec![(threads, 5.0 * threads as f64)];
-        let all = predictions(&moe, &Rig::new(&figures), &setting(8, 8192, 512), &[512], &Asked::default());
-        winner(&all, None).map(|prediction| prediction.way)
+        let all = predictions(&moe, &Machine::new(&figures), &setting(8, 8192, 512), &[512], &Asked::default());
+        winner(&all, None).map(|prediction| prediction.strategy)
     };
-    assert!(decide(3.0, 16).is_some_and(Way::uses_cpu));
-    assert!(decide(400.0, 1).is_some_and(Way::is_extend));
+    assert!(decide(3.0, 16).is_some_and(Strategy::uses_cpu));
+    assert!(decide(400.0, 1).is_some_and(Strategy::is_extend));
 }
 
 #[test]
 fn every_way_has_its_row() {
-    for (index, row) in WAYS.iter().enumerate() {
-        assert_eq!((row.way as usize, row.way.row().name), (index, row.name));
+    for (index, row) in STRATEGIES.iter().enumerate() {
+        assert_eq!((row.strategy as usize, row.strategy.row().name), (index, row.name));
     }
     for name in greenboost_contract::Strategy::NAMES {
-        let way = Way::from_name(name).expect("what a setting may say is what there is");
-        assert_eq!(way.row().name, *name);
+        let strategy = Strategy::from_name(name).expect("what a setting may say is what there is");
+        assert_eq!(strategy.row().name, *name);
     }
-    for row in WAYS {
-        assert_eq!(serde_json::json!(row.way), row.name, "one name everywhere");
+    for row in STRATEGIES {
+        assert_eq!(serde_json::json!(row.strategy), row.name, "one name everywhere");
     }
-    assert_eq!(Way::from_name("assist"), Ok(Way::Assist), "its name of before");
+    assert_eq!(Strategy::from_name("assist"), Ok(Strategy::HostCopyPrefetch), "its name of before");
 }

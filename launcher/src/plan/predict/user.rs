@@ -1,9 +1,9 @@
 //! A placement that the user has made: it is described, not chosen.
 
+use super::machine::Machine;
 use super::placement::{Placement, Setting};
 use super::prediction::{Prediction, best_ubatch, predict_placed};
-use super::rig::Rig;
-use super::way::{Asked, Way};
+use super::strategy::{Asked, Strategy};
 use crate::plan::facts::{Class, Facts};
 use greenboost_contract::{ExpertCache, Stream};
 
@@ -43,7 +43,7 @@ impl Placement {
 /// What becomes of it, with the micro-batch that suits it best.
 pub fn user_prediction(
     facts: &Facts,
-    rig: &Rig,
+    machine: &Machine,
     setting: &Setting,
     ubatches: &[u64],
     user: &UserPlacement,
@@ -57,25 +57,25 @@ pub fn user_prediction(
             && !cpu
             && let Some(kept) = with_experts(facts, setting, asked)
         {
-            return predict_placed(facts, rig, setting, Way::Experts.row(), kept, None);
+            return predict_placed(facts, machine, setting, Strategy::Experts.row(), kept, None);
         }
         let streams = asked.stream != Some(Stream::Off);
-        let way = match (outside, cpu) {
-            (false, false) => Way::Vram,
-            (false, true) => Way::Offload,
-            (true, false) if streams => Way::ExtendStreaming,
-            (true, false) => Way::ExtendByTensor,
-            (true, true) => Way::Combined,
+        let strategy = match (outside, cpu) {
+            (false, false) => Strategy::Vram,
+            (false, true) => Strategy::Offload,
+            (true, false) if streams => Strategy::Extend,
+            (true, false) => Strategy::ExtendInPlace,
+            (true, true) => Strategy::Combined,
         };
-        let row = way.row();
+        let row = strategy.row();
         let placement = if row.has_ring { place(setting.ring) } else { placement };
-        predict_placed(facts, rig, setting, row, placement, None)
+        predict_placed(facts, machine, setting, row, placement, None)
     })
 }
 
 /// Where everything is that a user has left on the GPU who has turned experts in VRAM on, if that brings anything.
 fn with_experts(facts: &Facts, setting: &Setting, asked: &Asked) -> Option<Placement> {
-    let is_on = asked.experts == Some(ExpertCache::On) && asked.objection(Way::Experts.row(), facts).is_none();
+    let is_on = asked.experts == Some(ExpertCache::On) && asked.objection(Strategy::Experts.row(), facts).is_none();
     let placement = is_on.then(|| Placement::with_expert_slots(facts, setting))?;
     placement.expert_slots.is_some_and(|slots| slots.problem().is_none()).then_some(placement)
 }
@@ -88,8 +88,8 @@ mod tests {
 
     fn predicted(facts: &Facts, vram: u64, user: &UserPlacement) -> Prediction {
         let setting = Setting { ring: 1 << 30, ..setting(vram, 8192, 512) };
-        let rig = Rig::new(&h200());
-        user_prediction(facts, &rig, &setting, &[512], user, &Asked::default()).expect("one")
+        let machine = Machine::new(&h200());
+        user_prediction(facts, &machine, &setting, &[512], user, &Asked::default()).expect("one")
     }
 
     #[test]
@@ -99,11 +99,14 @@ mod tests {
         let few = predicted(&dense, 12, &some);
         // The output counts as one.
         let cpu: u64 = dense.layers[..45].iter().map(|layer| layer.dense().bytes).sum();
-        assert_eq!((few.way, few.placement.cpu.bytes(), few.placement.linked().bytes()), (Way::Offload, cpu, 0));
+        assert_eq!(
+            (few.strategy, few.placement.cpu.bytes(), few.placement.linked().bytes()),
+            (Strategy::Offload, cpu, 0)
+        );
         let all = predicted(&dense, 12, &UserPlacement::default());
-        assert_eq!((all.way, all.placement.cpu.bytes()), (Way::ExtendStreaming, 0));
+        assert_eq!((all.strategy, all.placement.cpu.bytes()), (Strategy::Extend, 0));
         assert!(all.placement.linked().bytes() > 0 && all.placement.vram() <= 12 << 30, "{:?}", all.placement);
-        assert_eq!(predicted(&dense, 100, &UserPlacement::default()).way, Way::Vram);
+        assert_eq!(predicted(&dense, 100, &UserPlacement::default()).strategy, Strategy::Vram);
         assert!(few.decode < all.decode, "45 layers on a CPU: {:?} and {:?}", few.decode, all.decode);
     }
 
@@ -121,24 +124,24 @@ mod tests {
         assert_eq!(three.placement.cpu.bytes(), ffn);
         // What fits neither is streamed beside the CPU.
         let both = predicted(&dense, 8, &UserPlacement { cpu_ffn: 3, ..UserPlacement::default() });
-        assert_eq!(both.way, Way::Combined);
+        assert_eq!(both.strategy, Strategy::Combined);
         assert!(both.placement.linked().bytes() > 0);
     }
     #[test]
     fn experts_that_the_user_keeps_in_vram_by_use_are_described_so() {
         let moe = facts(&moe());
         let setting = |vram| Setting { ring: 1 << 30, ..setting(vram, 8192, 512) };
-        let rig = Rig::new(&h200());
+        let machine = Machine::new(&h200());
         let on = Asked { experts: Some(ExpertCache::On), ..Asked::default() };
-        let way = |vram, user: UserPlacement, asked: &Asked| {
-            user_prediction(&moe, &rig, &setting(vram), &[512], &user, asked).map(|prediction| prediction.way)
+        let strategy = |vram, user: UserPlacement, asked: &Asked| {
+            user_prediction(&moe, &machine, &setting(vram), &[512], &user, asked).map(|prediction| prediction.strategy)
         };
         let all = UserPlacement::default;
-        assert_eq!(way(8, all(), &on), Some(Way::Experts));
-        assert_eq!(way(8, all(), &Asked::default()), Some(Way::ExtendStreaming));
-        assert_eq!(way(100, all(), &on), Some(Way::Vram));
-        assert_eq!(way(8, UserPlacement { cpu_moe: 48, ..all() }, &on), Some(Way::Offload));
-        assert_eq!(way(3, all(), &on), Some(Way::ExtendStreaming), "too few would be kept");
-        assert_eq!(way(8, all(), &Asked { no_expert_rules: true, ..on }), Some(Way::ExtendStreaming));
+        assert_eq!(strategy(8, all(), &on), Some(Strategy::Experts));
+        assert_eq!(strategy(8, all(), &Asked::default()), Some(Strategy::Extend));
+        assert_eq!(strategy(100, all(), &on), Some(Strategy::Vram));
+        assert_eq!(strategy(8, UserPlacement { cpu_moe: 48, ..all() }, &on), Some(Strategy::Offload));
+        assert_eq!(strategy(3, all(), &on), Some(Strategy::Extend), "too few would be kept");
+        assert_eq!(strategy(8, all(), &Asked { no_expert_rules: true, ..on }), Some(Strategy::Extend));
     }
 }
