@@ -6,7 +6,7 @@
 //! * [`module`]: the kernel module, installed by DKMS and removed again;
 //! * [`pool`]: the kernel module's pool of ready pages, looked at, set and followed;
 //! * [`output`]: what all of them print, and what becomes of it where it cannot be written;
-//! * [`plan`]: how fast a model will be on this machine, which way is fastest, and how to get it.
+//! * [`plan`]: how fast a model will be on this machine, which strategy is fastest, and how to get it.
 //!
 //! Nothing here links CUDA: every machine can run all of it, and is told what is missing.
 

@@ -186,7 +186,7 @@ fn event(level: Level, causes: u32, seq: u64) -> Event {
     Event { level, spill_level, causes: Causes(causes), seq, available_bytes: 3 << 30, spill_free_bytes: 1 << 30 }
 }
 
-/// What is written until the reader goes away after so many lines.
+/// What is written until the reader goes away, which it does after this many lines.
 fn followed(events: &[Event], lines: usize) -> Vec<String> {
     let (mut reader, mut writer) = UnixStream::pair().expect("sockets");
     let source = Scripted::new(events);

@@ -14,7 +14,7 @@ pub enum Error {
     /// This user may not open the device.
     #[error("no access to /dev/greenboost: add this user to its group")]
     Denied,
-    /// What is there under the device's name is no device.
+    /// What has the device's name is not the module's device.
     #[error("what is at that path is not the module's device")]
     Foreign,
     /// The module speaks another version of the interface.
@@ -60,7 +60,7 @@ impl Error {
         }
     }
 
-    /// The error number behind it, where there is one.
+    /// Its error number, where there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Absent => Some(libc::ENOENT),

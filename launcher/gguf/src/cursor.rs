@@ -37,7 +37,7 @@ impl<R: Read + Seek> Cursor<R> {
         Error::at(self.at, problem)
     }
 
-    /// Fails unless so many bytes are left.
+    /// Fails unless this many bytes are left.
     pub fn need(&self, bytes: u64, what: impl FnOnce() -> String) -> Result<(), Error> {
         let left = self.end - self.at;
         if bytes <= left {
@@ -96,7 +96,7 @@ impl<R: Read + Seek> Cursor<R> {
         Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
-    /// Goes over so many bytes.
+    /// Skips this many bytes.
     pub fn skip(&mut self, bytes: u64, what: impl FnOnce() -> String) -> Result<(), Error> {
         self.need(bytes, what)?;
         // Fits: `need` has compared it with a length of at most 256 MiB.

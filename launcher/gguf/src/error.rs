@@ -87,8 +87,8 @@ pub enum Problem {
     /// A key or a tensor that is there twice.
     #[error("{0} is there twice")]
     Twice(String),
-    /// An alignment that is no power of two.
-    #[error("its alignment is {0}, which is no power of two")]
+    /// An alignment that is not a power of two.
+    #[error("its alignment is {0}, which is not a power of two")]
     Alignment(u64),
     /// A tensor of an unknown type.
     #[error("tensor {tensor:?} has type {kind}, which is not known{}", removed(*.kind))]

@@ -32,7 +32,7 @@ pub struct Header {
 /// Reads the header of a file of `len` bytes.
 ///
 /// # Errors
-/// [`Error`], for a file that is no model or a damaged one.
+/// [`Error`], for a file that is not a model, or is damaged.
 pub fn read<R: Read + Seek>(source: R, len: u64) -> Result<Header, Error> {
     let mut cursor = Cursor::new(source, len, LONGEST_HEADER)?;
     let version = version(&mut cursor)?;

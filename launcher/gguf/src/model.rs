@@ -36,7 +36,7 @@ impl Model {
     /// Reads the model that `path` is or is a part of.
     ///
     /// # Errors
-    /// [`Error`], when a file cannot be read, is no GGUF file, is damaged or missing.
+    /// [`Error`], when a file is missing, cannot be read, is not GGUF or is damaged.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let (file, header) = header(path)?;
         let number = |key: &str| header.metadata.number(key);
@@ -122,7 +122,7 @@ fn ending(part: u64, parts: u64) -> String {
     format!("-{:05}-of-{parts:05}.gguf", part + 1)
 }
 
-/// What all parts' paths begin with. A name that is no UTF-8 belongs to no split model.
+/// What all parts' paths begin with. A name that is not UTF-8 cannot be that of a split model.
 fn prefix(path: &Path, part: u64, parts: u64) -> Option<String> {
     Some(path.to_str()?.strip_suffix(&ending(part, parts))?.to_owned())
 }

@@ -66,7 +66,7 @@ impl Writer {
         self.raw(key, 9, &bytes)
     }
 
-    /// A tensor behind the last one.
+    /// A tensor after the last one.
     ///
     /// # Panics
     /// For a type that is not in the table, or rows that are not whole blocks.
@@ -79,7 +79,7 @@ impl Writer {
         self
     }
 
-    /// The header, and how many bytes of tensors belong behind it.
+    /// The header, and how many bytes of tensors have to follow it.
     pub fn header(&self) -> (Vec<u8>, u64) {
         let mut bytes = self.magic.to_vec();
         bytes.extend(self.version.to_le_bytes());

@@ -20,7 +20,7 @@ enum Command {
     Status(status::Options),
     /// Check this machine: driver, GPU, link, memory, and what to do about each.
     Doctor(doctor::Options),
-    /// Predict how fast a model will be here, and say which way is fastest.
+    /// Predict how fast a model will be here, and say which strategy is fastest.
     Plan(plan::Options),
     /// The kernel module's pool of ready memory: show it, set it, follow its level.
     Pool(pool::Options),

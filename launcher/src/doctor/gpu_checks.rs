@@ -281,7 +281,7 @@ pub fn file_pages(facts: &Facts) -> Vec<Finding> {
     })
 }
 
-/// A GPU cut in instances.
+/// A GPU that is split into instances.
 pub fn mig(facts: &Facts) -> Vec<Finding> {
     each(facts, |device| match device.mig {
         Some(true) => {

@@ -97,16 +97,16 @@ pub struct Device {
 pub struct Link {
     /// Generation now; an idle GPU lowers it.
     pub generation: u32,
-    /// The highest generation that GPU and slot support.
+    /// The highest generation that the GPU and its PCIe slot support.
     pub max_generation: u32,
-    /// Lanes now.
+    /// PCIe lanes now.
     pub width: u32,
-    /// The most lanes that GPU and slot support.
+    /// The most PCIe lanes that the GPU and its PCIe slot support.
     pub max_width: u32,
 }
 
 impl Link {
-    /// Gigabytes a second that this generation and width carry at best, one way.
+    /// Gigabytes a second that this generation and width carry at best, in one direction.
     pub fn gigabytes(generation: u32, width: u32) -> f64 {
         // Giga-transfers a lane and the share of them that is payload.
         let lane = match generation {

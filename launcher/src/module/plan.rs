@@ -13,10 +13,10 @@ pub struct InstallOptions {
     /// The module's source: the folder kmod of GreenBoost's source.
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
-    /// Keep so much memory ready, whenever the module is loaded.
+    /// Keep this much memory ready whenever the module is loaded.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub reserve: Option<u64>,
-    /// Hand out at most so much memory in all.
+    /// Hand out at most this much memory in all.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub limit: Option<u64>,
     /// Load the module at each start of the system.

@@ -47,8 +47,8 @@ impl State {
     /// Reads it.
     ///
     /// # Errors
-    /// [`Problem::NotLoaded`] without the folder, [`Problem::Unreadable`] without one of its files. A device that this
-    /// user may not open is no error: the files are for everybody.
+    /// [`Problem::NotLoaded`] without the folder, [`Problem::Unreadable`] without one of its files. It is not an error
+    /// when this user may not open the device: the files are for everybody.
     pub fn read(paths: &Paths) -> Result<Self, Problem> {
         if !paths.sysfs.is_dir() {
             return Err(Problem::NotLoaded { path: paths.sysfs.clone() });

@@ -79,7 +79,7 @@ pub enum Ended {
 /// signal's arrival is noticed at once) or nobody reads `reader`, which is the descriptor `out` writes to.
 ///
 /// # Errors
-/// Where the output or the source fails. A reader that is gone is no error.
+/// Where the output or the source fails. That the reader has gone is not an error.
 pub fn follow(
     source: &impl Source,
     now: &Event,

@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, OnceLock};
 use tempfile::TempDir;
 
-/// A folder for one test, with an empty home so that the machine's own profiles do not matter.
+/// A folder for one test, with an empty home folder so that the machine's own profiles do not matter.
 pub struct Place {
     folder: TempDir,
 }
