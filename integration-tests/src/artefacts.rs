@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The packages behind the files below.
+/// The packages that the files below come from.
 const PACKAGES: &[&str] = &["greenboost-hook", "simgpu", "simnvml", "greenboost-launcher", "toy-llm", "fixtures"];
 
 /// Set by `cargo xtask test`, which has just built everything.

@@ -1,4 +1,4 @@
-//! What a run of a target program left behind.
+//! The result of a run of a target program.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};

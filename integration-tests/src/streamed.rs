@@ -28,7 +28,7 @@ pub fn right(world: &World, program: &str, arguments: &[&str]) -> Outcome {
 }
 
 impl Outcome {
-    /// The number behind a word of the output.
+    /// The number after a word of the output.
     #[track_caller]
     pub fn number(&self, word: &str) -> u64 {
         let mut words = self.stdout.split_whitespace().skip_while(|found| *found != word);

@@ -15,7 +15,7 @@ pub struct Allocation {
     pub size: u64,
     /// Its device.
     pub device: u64,
-    /// The home of each granule in order: `vram`, or the name of a RAM backing. Empty: not placed yet.
+    /// The tier of each granule in order: `vram`, or the name of a RAM backing. Empty: not placed yet.
     pub granules: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Allocation {
 
     /// Whether each granule is in VRAM.
     pub fn in_vram(&self) -> Vec<bool> {
-        self.granules.iter().map(|home| home == "vram").collect()
+        self.granules.iter().map(|tier| tier == "vram").collect()
     }
 
     /// Granules from the first to the last that bytes at an address touch.
@@ -78,10 +78,10 @@ impl TierMap {
         for it in list(&json, "allocations")? {
             let (base, size, mut granules) = (number(&it, "base")?, number(&it, "size")?, Vec::new());
             for chunk in list(&it, "chunks")? {
-                let (at, bytes, home) = (number(&chunk, "at")?, number(&chunk, "bytes")?, word(&chunk, "home")?);
+                let (at, bytes, tier) = (number(&chunk, "at")?, number(&chunk, "bytes")?, word(&chunk, "home")?);
                 let next = base + granules.len() as u64 * GRANULE;
                 anyhow::ensure!(at == next && bytes % GRANULE == 0, "a chunk at {at:#x}, after {next:#x}");
-                granules.extend((0..bytes / GRANULE).map(|_| home.clone()));
+                granules.extend((0..bytes / GRANULE).map(|_| tier.clone()));
             }
             let wanted = size.div_ceil(GRANULE);
             anyhow::ensure!(granules.is_empty() || granules.len() as u64 == wanted, "{base:#x} is not covered");
@@ -103,12 +103,12 @@ impl TierMap {
         self.allocations.iter().filter(|allocation| self.inside(allocation).next().is_some()).collect()
     }
 
-    /// The homes of the granules that a tensor touches.
+    /// The tiers of the granules that a tensor touches.
     ///
     /// # Panics
     /// When it is not in any spanning allocation.
     #[track_caller]
-    pub fn homes(&self, name: &str) -> Vec<&str> {
+    pub fn tiers(&self, name: &str) -> Vec<&str> {
         let tensor = self.tensors.iter().find(|tensor| tensor.name == name).unwrap_or_else(|| panic!("no {name}"));
         let allocation = self.allocations.iter().find(|it| it.has(tensor.at)).expect("its allocation");
         allocation.granules[allocation.touched(tensor.at, tensor.bytes)].iter().map(String::as_str).collect()

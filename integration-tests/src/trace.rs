@@ -73,9 +73,9 @@ impl Trace {
         ends[0]["args"][name].as_f64().unwrap_or_else(|| panic!("no {name} in {}", ends[0]))
     }
 
-    /// Launches that read something else than the copy they say, in words: for each slot that a launch reads, the last
-    /// copy into it must have ended before the launch began, be of the weight it reads, and no copy may touch the slot
-    /// while the launch runs.
+    /// Launches that read something else than the copy they say, in words: for each staging slot that a launch reads, the
+    /// last copy into it must have ended before the launch began, be of the weight it reads, and no copy may touch the
+    /// staging slot while the launch runs.
     pub fn wrong_reads(&self) -> Vec<String> {
         let copies = self.bars("copy");
         let slot = |copy: &Bar| {

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 const LAYERS: u64 = 18;
 /// Those whose feed-forward weights are the CPU's.
 const CPUS: u64 = 6;
-/// Prompts of two batches, and tokens behind each.
+/// Prompts of two batches, and tokens after each.
 const RUN: [&str; 2] = ["3", "6"];
 
-/// The first line of a run, and what the record says before its end: copies served, slots hit, missed, bytes streamed.
+/// The first line of a run, and what the record says before its end: copies served, hits and misses of the ring, bytes streamed.
 fn run(world: &World) -> (String, [u64; 4]) {
     let mut program = world.start("both", &RUN);
     let sums = program.until("done").join("\n");

@@ -1,4 +1,4 @@
-//! When something is missing or goes wrong: the driver's own errors, and nothing left behind.
+//! When something is missing or goes wrong: the driver's own errors, and nothing remains.
 
 use integration_tests::{World, toy};
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Memory behind one address, whatever tier it lives in: copies, queries, making room, scratch, several devices.
+//! Memory at one range of addresses, whatever tier it is in: copies, queries, eviction, scratch, several devices.
 
 use integration_tests::World;
 

@@ -37,7 +37,7 @@ fn rules(wants: Wants) -> String {
     place::to_text(&wants.iter().map(rule).collect::<Vec<_>>())
 }
 
-/// A machine with room to spare, where the program may take so much VRAM.
+/// A machine with memory to spare, where the program may take this much VRAM.
 fn world(vram: &str) -> World {
     let world = World::new().vram("192MiB,192MiB").hooked().env(settings::VRAM, vram).env(settings::THRESHOLD, "2MiB");
     let map = world.file("map.json");
@@ -135,25 +135,25 @@ fn printed(line: &str) -> Option<(Tensor, u64)> {
 }
 
 /// What every granule of a buffer wants: that of the tensor in it that wants VRAM most. Padding wants nothing.
-fn wishes(wants: Wants, tensors: &[Tensor], buffer: &Allocation) -> Vec<(Tier, u8)> {
-    let mut wishes = vec![(Tier::Auto, 0); buffer.granules.len()];
+fn hints(wants: Wants, tensors: &[Tensor], buffer: &Allocation) -> Vec<(Tier, u8)> {
+    let mut hints = vec![(Tier::Auto, 0); buffer.granules.len()];
     let rank = |(tier, priority): (Tier, u8)| match tier {
         Tier::Ram => (0, priority),
         Tier::Auto => (1, priority),
         Tier::Vram => (2, priority),
     };
-    let mut seen = vec![false; wishes.len()];
+    let mut seen = vec![false; hints.len()];
     for tensor in tensors.iter().filter(|tensor| buffer.has(tensor.at)) {
         let found = wants.iter().find(|(part, _, _)| tensor.name.contains(part));
         let wish = found.map_or((Tier::Auto, 50), |(_, tier, priority)| (*tier, *priority));
         for granule in buffer.touched(tensor.at, tensor.bytes) {
-            if !seen[granule] || rank(wish) > rank(wishes[granule]) {
-                wishes[granule] = wish;
+            if !seen[granule] || rank(wish) > rank(hints[granule]) {
+                hints[granule] = wish;
             }
             seen[granule] = true;
         }
     }
-    wishes
+    hints
 }
 
 /// Fails unless exactly those granules of the weights are in VRAM that should be, given how many are: those that want
@@ -162,15 +162,15 @@ fn wishes(wants: Wants, tensors: &[Tensor], buffer: &Allocation) -> Vec<(Tier, u
 fn follows(map: &TierMap, wants: Wants, tensors: &[Tensor]) -> usize {
     let mut all_in_vram = 0;
     for buffer in map.weights() {
-        let (wishes, in_vram) = (wishes(wants, tensors, buffer), buffer.in_vram());
-        assert_eq!(wishes.len(), in_vram.len(), "a weight buffer without homes: {buffer:?}");
-        let mut order: Vec<_> = (0..wishes.len()).filter(|at| wishes[*at].0 != Tier::Ram).collect();
-        order.sort_by_key(|at| (Reverse(wishes[*at].0 == Tier::Vram), Reverse(wishes[*at].1), *at));
+        let (hints, in_vram) = (hints(wants, tensors, buffer), buffer.in_vram());
+        assert_eq!(hints.len(), in_vram.len(), "a weight buffer that is not placed: {buffer:?}");
+        let mut order: Vec<_> = (0..hints.len()).filter(|at| hints[*at].0 != Tier::Ram).collect();
+        order.sort_by_key(|at| (Reverse(hints[*at].0 == Tier::Vram), Reverse(hints[*at].1), *at));
         let count = in_vram.iter().filter(|in_vram| **in_vram).count();
-        let mut should = vec![false; wishes.len()];
+        let mut should = vec![false; hints.len()];
         order.into_iter().take(count).for_each(|at| should[at] = true);
         let show = |all: &[bool]| all.iter().map(|it| if *it { 'V' } else { 'r' }).collect::<String>();
-        let priorities: Vec<_> = wishes.iter().map(|(_, priority)| *priority).collect();
+        let priorities: Vec<_> = hints.iter().map(|(_, priority)| *priority).collect();
         assert_eq!(show(&in_vram), show(&should), "is, should be; priorities {priorities:?}");
         all_in_vram += count;
     }
@@ -273,10 +273,10 @@ fn a_model_that_fits_is_in_vram_whole_but_for_what_must_not_be() {
     for (tensor, _) in &loading.tensors {
         let allocation = map.allocations.iter().find(|it| it.has(tensor.at)).expect("its allocation");
         let (first, last) = allocation.touched(tensor.at, tensor.bytes).into_inner();
-        let homes = &allocation.granules[first..=last];
-        let inner = homes.iter().skip(1).take(homes.len().saturating_sub(2));
+        let tiers = &allocation.granules[first..=last];
+        let inner = tiers.iter().skip(1).take(tiers.len().saturating_sub(2));
         let experts = tensor.name.contains("_exps");
-        assert!(inner.clone().all(|home| (home == "vram") != experts), "{}: {homes:?}", tensor.name);
+        assert!(inner.clone().all(|home| (home == "vram") != experts), "{}: {tiers:?}", tensor.name);
     }
     drop(loading);
 

@@ -1,4 +1,4 @@
-//! The ring of slots is a part of the VRAM budget: it gives way before what is hot does, and never to other weights.
+//! The ring is a part of the VRAM budget: it shrinks before hot memory is evicted, and never for other weights.
 
 use greenboost_contract::{record, settings};
 use integration_tests::World;
@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 const MIB: u64 = 1 << 20;
 
-/// Weights of 26 MiB, in a budget of 24 of which 12 are slots.
+/// Weights of 26 MiB, in a budget of 24 MiB, of which 12 are the ring's.
 fn world() -> World {
     World::new()
         .vram("128MiB")
@@ -18,7 +18,7 @@ fn world() -> World {
         .hooked()
 }
 
-/// The first line of a run, and bytes of slots and of weights in VRAM before its end.
+/// The first line of a run, and bytes of the ring and of weights in VRAM before its end.
 fn run(world: &World, arguments: &[&str]) -> (String, u64, u64) {
     let mut program = world.start("choices", arguments);
     let sums = program.until("done").join("\n");

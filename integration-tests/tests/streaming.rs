@@ -37,9 +37,9 @@ impl Dice {
     }
 }
 
-/// What a world has of the seed's choosing: from one slot to more than all weights, budgets that hold few of them or all until
-/// something else is allocated, homes by rule, kernels in place or streamed by rule, or streamed for want of one, both backings,
-/// new addresses or the old ones again, a link that takes its time.
+/// What the seed chooses for a world: a ring from one staging slot to more than all weights, budgets that hold few of them or all
+/// until something else is allocated, placement by rule, kernels in place or streamed by rule, or streamed without a rule, both
+/// backings, new addresses or the old ones again, a link that takes its time.
 fn any_world(seed: u64) -> (World, Vec<&'static str>) {
     let mut dice = Dice(seed);
     dice.one_of(&[()]);
@@ -163,7 +163,7 @@ fn what_is_streamed_ends_with_its_context_and_begins_with_the_next() {
 }
 
 #[test]
-fn planted_faults_are_noticed() {
+fn injected_faults_are_noticed() {
     for fault in ["missing-readers", "missing-copy", "stale-slot", "no-hand-over"] {
         let noticed = (0..60u64).any(|seed| {
             let world = world("2MiB").env("GREENBOOST_PLANT", fault).delays(seed);
@@ -186,7 +186,7 @@ fn a_panic_while_weights_are_written_leaves_no_stale_copy() {
     }
 }
 
-/// A weight that lies outside VRAM in part needs a staging slot as large as one that lies there whole.
+/// A weight that is partly outside VRAM needs a staging slot as large as one that is outside as a whole.
 #[test]
 fn weights_give_way_whole_where_they_are_streamed() {
     let world = World::new()
@@ -202,10 +202,10 @@ fn weights_give_way_whole_where_they_are_streamed() {
     let parts = |target: &mut integration_tests::Running, step| {
         target.until(step);
         let map = TierMap::read(&map);
-        let homes: Vec<_> = map.tensors.iter().map(|tensor| map.homes(&tensor.name)).collect();
-        let in_vram = homes.iter().filter(|homes| homes.iter().all(|home| *home == "vram")).count();
-        let in_ram = homes.iter().filter(|homes| homes.iter().all(|home| *home != "vram")).count();
-        (in_vram, in_ram, homes.len() - in_vram - in_ram)
+        let tiers: Vec<_> = map.tensors.iter().map(|tensor| map.tiers(&tensor.name)).collect();
+        let in_vram = tiers.iter().filter(|tiers| tiers.iter().all(|tier| *tier == "vram")).count();
+        let in_ram = tiers.iter().filter(|tiers| tiers.iter().all(|tier| *tier != "vram")).count();
+        (in_vram, in_ram, tiers.len() - in_vram - in_ram)
     };
     let loaded = parts(&mut target, "loaded");
     target.go_on();

@@ -2,7 +2,7 @@
 //!
 //! Every operation has a clock. It starts when the operation could begin: when it was submitted, when what it depends
 //! on ended by *its* clock, and when the engine it needs was free. Work moves the clock on, and the thread that does
-//! the work sleeps up to it. So what the machine is late with is not handed on to the operation behind, and errors do
+//! the work sleeps up to it. So a delay of the machine does not pass on to the next operation, and errors do
 //! not add up.
 
 use crate::env::options;
@@ -55,13 +55,13 @@ impl Clock {
         }
     }
 
-    /// Takes over what the world's clock shows, behind work whose time is real.
+    /// Takes over what the world's clock shows, after work whose time is real.
     pub fn catch_up(&self) {
         self.not_before(Instant::now());
     }
 }
 
-/// Seconds for some bytes at so many GB/s; none at no rate.
+/// The time that some bytes take at this many GB/s; none without a rate.
 pub fn seconds(bytes: u64, gbps: Option<f64>) -> Duration {
     gbps.map_or(Duration::ZERO, |gbps| Duration::from_secs_f64(bytes as f64 / (gbps * 1e9)))
 }
@@ -71,7 +71,7 @@ pub fn modelled() -> bool {
     options().link_gbps.is_some() || options().vram_gbps.is_some()
 }
 
-/// The multiprocessors: kernels that reach for memory run one behind the other.
+/// The multiprocessors: kernels that access memory run one after the other.
 #[derive(Default)]
 pub struct Compute {
     free_at: Mutex<Option<Instant>>,

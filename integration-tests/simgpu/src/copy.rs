@@ -85,8 +85,8 @@ pub enum Kind {
     Device,
 }
 
-/// Finds out what a range is, and refuses one that leaves its allocation or crosses a seam the copy engine
-/// does not cross: chunks of one reservation are one allocation, a registered range is one of its own.
+/// Finds out what a range is, and refuses one that leaves its allocation or crosses a boundary that the copy
+/// engine does not cross: chunks of one reservation are one allocation, a registered range is one of its own.
 pub fn classify(address: u64, len: u64, declared: Declared) -> Result<Kind> {
     let end = address.checked_add(len).ok_or(Error::INVALID_VALUE)?;
     let space = va::read();

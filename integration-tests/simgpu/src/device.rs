@@ -4,7 +4,7 @@ use crate::clock::Compute;
 use crate::env::{HostMemory, options};
 use crate::errors::{Error, Result};
 use crate::link::Link;
-use crate::world::{self, Board, Slot, Usage};
+use crate::world::{self, Board, Entry, Usage};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 
@@ -25,13 +25,13 @@ pub struct Device {
     pub link: Link,
     /// Its multiprocessors.
     pub compute: Compute,
-    slot: &'static Slot,
+    entry: &'static Entry,
 }
 
 impl Device {
-    /// A device over a board; what it uses goes into this process's slot.
-    pub fn new(ordinal: usize, board: usize, slot: &'static Slot) -> Device {
-        Device { ordinal, board, link: Link::default(), compute: Compute::default(), slot }
+    /// A device over a board; what it uses goes into this process's entry.
+    pub fn new(ordinal: usize, board: usize, entry: &'static Entry) -> Device {
+        Device { ordinal, board, link: Link::default(), compute: Compute::default(), entry }
     }
 
     /// The board it is.
@@ -55,13 +55,13 @@ impl Device {
         if bytes > self.free() {
             return Err(Error::OUT_OF_MEMORY);
         }
-        self.slot.used[self.board].fetch_add(bytes, Ordering::AcqRel);
+        self.entry.used[self.board].fetch_add(bytes, Ordering::AcqRel);
         Ok(())
     }
 
     /// Gives VRAM back.
     pub fn uncharge(&self, bytes: u64) {
-        self.slot.used[self.board].fetch_sub(bytes, Ordering::AcqRel);
+        self.entry.used[self.board].fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// A `CUdevice_attribute`.

@@ -58,8 +58,8 @@ pub fn initialize() -> Result {
         return Err(Error::NO_DEVICE);
     }
     DEVICES.get_or_init(|| {
-        let slot = usage().join();
-        boards.iter().enumerate().map(|(ordinal, board)| Device::new(ordinal, *board, slot)).collect()
+        let entry = usage().join();
+        boards.iter().enumerate().map(|(ordinal, board)| Device::new(ordinal, *board, entry)).collect()
     });
     // SAFETY: getpid has no preconditions.
     OWNER.store(unsafe { libc::getpid() }, Ordering::Release);

@@ -53,14 +53,14 @@ pub struct Turn<'a> {
 /// Waits for what a programmatic launch depends on; for every other operation that is over before it begins.
 pub type Dependencies<'a> = &'a dyn Fn() -> Result;
 
-/// The dependencies of an operation that began behind all of them.
+/// The dependencies of an operation that began after all of them.
 pub const NO_DEPENDENCIES: Dependencies<'static> = &|| Ok(());
 
 /// Consecutive bytes the GPU may touch.
 pub struct Window {
     /// First address.
     pub start: u64,
-    /// First address behind it.
+    /// First address after it.
     pub end: u64,
     /// Whether the bytes lie across the link.
     pub host: bool,
@@ -121,7 +121,7 @@ impl<'a> Gpu<'a> {
         self.clock
     }
 
-    /// From here on every byte of host memory crosses the link so many times.
+    /// From here on every byte of host memory crosses the link this many times.
     pub fn set_crossings(&self, times: u32) {
         self.crossings.set(times.max(1));
     }

@@ -27,7 +27,7 @@ impl<T> Handles<T> {
         object
     }
 
-    /// The live object behind a handle.
+    /// The live object of a handle.
     pub fn get(&self, handle: usize) -> Result<Arc<T>> {
         let objects = self.objects.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         objects.as_ref().and_then(|objects| objects.get(&handle)).cloned().ok_or(self.unknown)

@@ -82,7 +82,7 @@ fn pins_writable(path: &str) -> bool {
     }
 }
 
-/// Whether a file has all the pages that a range of its mapping shows: touching one behind its end is fatal, and the
+/// Whether a file has all the pages that a range of its mapping shows: touching one after its end is fatal, and the
 /// driver finds none to pin there.
 fn has_pages(area: &Area, end: u64) -> bool {
     let Ok(file) = std::fs::metadata(&area.path) else { return true };

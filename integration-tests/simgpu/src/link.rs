@@ -11,7 +11,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// When these bytes have arrived that could be on their way from a time on, behind everything already on the link.
+    /// When these bytes have arrived, which can be sent from this time on and follow everything already on the link.
     pub fn carry(&self, from: Instant, bytes: u64, gbps: Option<f64>) -> Instant {
         if gbps.is_none() {
             return from;

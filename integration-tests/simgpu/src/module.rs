@@ -43,7 +43,7 @@ pub struct Module {
 pub struct LibraryKernel {
     /// Its `CUkernel`.
     pub handle: usize,
-    /// The function behind it.
+    /// Its function.
     pub function: Arc<Function>,
 }
 

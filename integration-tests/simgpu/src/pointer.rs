@@ -30,7 +30,7 @@ impl Answer {
     }
 }
 
-fn home(mapping: &Mapping) -> i32 {
+fn ordinal(mapping: &Mapping) -> i32 {
     match &mapping.backing {
         Backing::Physical(memory, _) => match memory.place {
             Place::Device(device) => device as i32,
@@ -67,7 +67,7 @@ fn answer(space: &AddressSpace, address: u64, attribute: u32) -> Result<Answer> 
         6 => Answer::Word(0),
         7 => Answer::Wide(mapping.id),
         8 => Answer::Byte((mapping.origin == Origin::Managed) as u8),
-        9 => Answer::Word(home(mapping) as u32),
+        9 => Answer::Word(ordinal(mapping) as u32),
         10 => Answer::Byte((mapping.origin == Origin::Alloc) as u8),
         11 => Answer::Wide(range(space, mapping).0),
         12 => Answer::Wide(range(space, mapping).1),
@@ -86,7 +86,7 @@ fn answer(space: &AddressSpace, address: u64, attribute: u32) -> Result<Answer> 
     })
 }
 
-/// What an address nobody knows has: nothing, which is no error when several attributes are asked at once.
+/// What is known of an unknown address: nothing, which is not an error when several attributes are asked for at once.
 fn nothing(attribute: u32) -> Result<Answer> {
     Ok(match attribute {
         2 | 6 => Answer::Word(0),

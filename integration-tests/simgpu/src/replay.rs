@@ -28,13 +28,13 @@ pub fn run<S: Step>(nodes: &[S], turn: &Turn, random: &mut Random) -> Result {
         turn,
         random: RefCell::new(random),
         missing: nodes.iter().map(|node| Cell::new(node.after().len())).collect(),
-        behind: vec![Vec::new(); nodes.len()],
+        dependents: vec![Vec::new(); nodes.len()],
         ended: vec![Cell::new(None); nodes.len()],
         ready: RefCell::default(),
     };
     for (index, node) in nodes.iter().enumerate() {
         for before in node.after() {
-            replay.behind[*before].push((index, node.early().contains(before)));
+            replay.dependents[*before].push((index, node.early().contains(before)));
         }
     }
     (0..nodes.len()).filter(|index| nodes[*index].after().is_empty()).for_each(|index| replay.open(index));
@@ -53,8 +53,8 @@ struct Replay<'a, S> {
     random: RefCell<&'a mut Random>,
     /// By node: the nodes it still waits for.
     missing: Vec<Cell<usize>>,
-    /// By node: the nodes behind it, and whether they may begin early.
-    behind: Vec<Vec<(usize, bool)>>,
+    /// By node: the nodes that depend on it, and whether they may begin early.
+    dependents: Vec<Vec<(usize, bool)>>,
     /// By node: when it was over, once it is.
     ended: Vec<Cell<Option<Instant>>>,
     ready: RefCell<Vec<usize>>,
@@ -68,7 +68,7 @@ impl<S: Step> Replay<'_, S> {
     }
 
     fn release(&self, index: usize, early: bool) {
-        for (next, _) in self.behind[index].iter().filter(|(_, may)| *may == early) {
+        for (next, _) in self.dependents[index].iter().filter(|(_, may)| *may == early) {
             let missing = &self.missing[*next];
             missing.set(missing.get() - 1);
             if missing.get() == 0 {
@@ -92,15 +92,15 @@ impl<S: Step> Replay<'_, S> {
         let mut random = Random::new(self.random.borrow_mut().number());
         random.delay();
         let clock = Clock::start(self.turn.clock.now());
-        let behind = |before: &usize| self.ended[*before].get().into_iter().for_each(|ended| clock.not_before(ended));
-        node.after().iter().filter(|before| !node.early().contains(before)).for_each(behind);
+        let wait_for = |before: &usize| self.ended[*before].get().into_iter().for_each(|ended| clock.not_before(ended));
+        node.after().iter().filter(|before| !node.early().contains(before)).for_each(wait_for);
         let dependencies = || {
             for before in node.early() {
                 if self.ended[*before].get().is_none() {
                     self.ready.borrow_mut().retain(|other| other != before);
                     self.run(*before)?;
                 }
-                behind(before);
+                wait_for(before);
             }
             Ok(())
         };

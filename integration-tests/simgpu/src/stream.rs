@@ -270,7 +270,7 @@ impl Stream {
         self.submit(work, Vec::new()).map(Some)
     }
 
-    /// Runs work in the stream behind some fences.
+    /// Runs work in the stream after some fences.
     pub fn submit(self: &Arc<Stream>, work: Work, mut after: Vec<Fence>) -> Result<Fence> {
         let context = self.context()?;
         let _order = context.order();
@@ -301,7 +301,7 @@ impl Stream {
         Ok(Fence::new(self.clone(), ticket))
     }
 
-    /// The point behind everything submitted so far.
+    /// The point after everything submitted so far.
     pub fn last(self: &Arc<Stream>) -> Fence {
         Fence::new(self.clone(), self.queue().submitted)
     }

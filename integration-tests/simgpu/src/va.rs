@@ -72,7 +72,7 @@ pub struct Mapping {
 }
 
 impl Mapping {
-    /// First address behind it.
+    /// First address after it.
     pub fn end(&self) -> u64 {
         self.start + self.len
     }

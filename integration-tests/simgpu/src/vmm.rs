@@ -82,7 +82,7 @@ pub fn hold(memory: &Arc<Physical>) -> u64 {
     memory.id
 }
 
-/// The memory behind a live handle.
+/// The memory of a live handle.
 pub fn held(handle: u64) -> Result<Arc<Physical>> {
     let handles = handles();
     let held = handles.as_ref().and_then(|handles| handles.get(&handle));
@@ -123,7 +123,7 @@ fn checked_place(properties: &Properties) -> Result<Place> {
     properties.location.place()
 }
 
-/// Reservations that are no more, the latest last.
+/// Reservations that have been given back, the latest last.
 static GIVEN_BACK: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
 
 /// The addresses of the latest of a length; 0 when there is none.

@@ -1,8 +1,8 @@
 //! The simulated machine as both libraries see it: its boards, and how much of their memory is in use.
 //!
 //! The NVML library compiles this very file, so a board has one description. What a process uses is only
-//! visible to others when `SIMGPU_SHM` names a file: every process owns one slot of it, and the slots of
-//! processes that died do not count, so a killed test leaves nothing behind.
+//! visible to others when `SIMGPU_SHM` names a file: every process owns one entry of it, and the entries of
+//! processes that died do not count, so nothing remains of a killed test.
 
 use std::ffi::CString;
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most boards a simulated machine has.
 pub const MAX_BOARDS: usize = 16;
-const SLOTS: usize = 64;
+const ENTRIES: usize = 64;
 
 /// One simulated board.
 pub struct Board {
@@ -76,16 +76,16 @@ pub fn boards() -> &'static [Board] {
 
 /// What one process uses of every board.
 #[repr(C)]
-pub struct Slot {
-    /// The process, 0 while the slot is free.
+pub struct Entry {
+    /// The process, 0 while the entry is free.
     pub pid: AtomicU64,
     /// Bytes in use, by board.
     pub used: [AtomicU64; MAX_BOARDS],
 }
 
-impl Slot {
-    const fn new() -> Slot {
-        Slot { pid: AtomicU64::new(0), used: [const { AtomicU64::new(0) }; MAX_BOARDS] }
+impl Entry {
+    const fn new() -> Entry {
+        Entry { pid: AtomicU64::new(0), used: [const { AtomicU64::new(0) }; MAX_BOARDS] }
     }
 
     fn alive(&self) -> bool {
@@ -99,21 +99,21 @@ impl Slot {
 
 /// The machine's usage, shared with other processes when `SIMGPU_SHM` is set.
 pub struct Usage {
-    slots: &'static [Slot],
+    entries: &'static [Entry],
     file: Option<i32>,
 }
 
-static PRIVATE: [Slot; 1] = [Slot::new()];
+static PRIVATE: [Entry; 1] = [Entry::new()];
 
 impl Usage {
     /// Opens the shared file, or falls back to figures of this process alone.
     pub fn open() -> Usage {
-        Usage::open_shared().unwrap_or(Usage { slots: &PRIVATE, file: None })
+        Usage::open_shared().unwrap_or(Usage { entries: &PRIVATE, file: None })
     }
 
     fn open_shared() -> Option<Usage> {
         let path = CString::new(std::env::var("SIMGPU_SHM").ok().filter(|path| !path.is_empty())?).ok()?;
-        let bytes = SLOTS * size_of::<Slot>();
+        let bytes = ENTRIES * size_of::<Entry>();
         // SAFETY: plain system calls on a path we own; the mapping is never unmapped, and its content is
         // atomics for which every bit pattern, all zeroes first, is valid.
         unsafe {
@@ -126,21 +126,21 @@ impl Usage {
             if at == libc::MAP_FAILED {
                 return None;
             }
-            Some(Usage { slots: std::slice::from_raw_parts(at.cast::<Slot>(), SLOTS), file: Some(file) })
+            Some(Usage { entries: std::slice::from_raw_parts(at.cast::<Entry>(), ENTRIES), file: Some(file) })
         }
     }
 
-    /// Takes a slot for this process.
-    pub fn join(&self) -> &'static Slot {
+    /// Takes an entry for this process.
+    pub fn join(&self) -> &'static Entry {
         let pid = std::process::id() as u64;
         let _guard = self.lock();
-        let slot = self.slots.iter().find(|slot| !slot.alive() || slot.pid.load(Ordering::Acquire) == pid);
-        let slot = slot.unwrap_or(&PRIVATE[0]);
-        for used in &slot.used {
+        let entry = self.entries.iter().find(|entry| !entry.alive() || entry.pid.load(Ordering::Acquire) == pid);
+        let entry = entry.unwrap_or(&PRIVATE[0]);
+        for used in &entry.used {
             used.store(0, Ordering::Release);
         }
-        slot.pid.store(pid, Ordering::Release);
-        slot
+        entry.pid.store(pid, Ordering::Release);
+        entry
     }
 
     /// Bytes of a board in use, over all living processes.
@@ -150,10 +150,10 @@ impl Usage {
 
     /// The living processes and what each uses of a board.
     pub fn processes(&self, board: usize) -> impl Iterator<Item = (u64, u64)> {
-        self.slots
+        self.entries
             .iter()
-            .filter(|slot| slot.alive())
-            .map(move |slot| (slot.pid.load(Ordering::Acquire), slot.used[board].load(Ordering::Acquire)))
+            .filter(|entry| entry.alive())
+            .map(move |entry| (entry.pid.load(Ordering::Acquire), entry.used[board].load(Ordering::Acquire)))
     }
 
     /// Takes the machine-wide lock: check-then-reserve must be one step, also between processes.

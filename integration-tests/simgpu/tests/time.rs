@@ -1,4 +1,4 @@
-//! Modelled time, read off events: what runs beside what, and what has to wait. Everything is queued behind a kernel
+//! Modelled time, read off events: what runs beside what, and what has to wait. Everything is queued after a kernel
 //! that takes long enough, so that the figures do not depend on when the program calls.
 
 mod common;

@@ -1,4 +1,4 @@
-//! The page cache of the model file as the home of weights outside VRAM: the same bytes as in RAM, once, whatever the
+//! Weights outside VRAM that stay in the page cache of the model file: the same bytes as in RAM, once, whatever the
 //! program does to its mapping, to the weights, or somebody else to the file.
 
 mod model;
@@ -7,7 +7,7 @@ use greenboost_contract::settings::{self, GRANULE};
 use integration_tests::World;
 use integration_tests::streamed::IN_RAM;
 use integration_tests::tier_map::TierMap;
-use model::{HOME, Loaded, Model, bytes_in, run, sums, world, write};
+use model::{Loaded, Model, PAGE_CACHE, bytes_in, run, sums, world, write};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,7 +23,7 @@ fn weights_outside_vram_stay_in_the_page_cache_and_are_the_same() {
             let loaded = Loaded::start(&world, program, &model, &[]);
             let (map, record) = (loaded.map(), loaded.record());
             let in_files = record.devices[0].page_cache.load(Relaxed);
-            assert_eq!(in_files, bytes_in(&map, HOME), "{map:?}");
+            assert_eq!(in_files, bytes_in(&map, PAGE_CACHE), "{map:?}");
             let ram = record.ram_used.load(Relaxed);
             assert_eq!(bytes_in(&map, backing), ram);
             match page_cache {
@@ -66,9 +66,9 @@ fn a_write_to_such_a_weight_is_right_and_the_file_stays_as_it_is() {
         let world = world("40MiB", "on").env(settings::BACKINGS, backing).env(settings::STREAM, stream);
         let world = world.env(settings::PLACE, "").env(settings::RING, "32MiB").delays(7);
         let mut loaded = Loaded::start(&world, "mapped-like", &model, &["write"]);
-        let before = bytes_in(&loaded.map(), HOME);
+        let before = bytes_in(&loaded.map(), PAGE_CACHE);
         loaded.until("ready");
-        let after = bytes_in(&loaded.map(), HOME);
+        let after = bytes_in(&loaded.map(), PAGE_CACHE);
         assert!(after > 0 && after < before, "{before}, then {after} bytes: {}", loaded.target.log());
         assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
         assert!(model.files() == files, "the file was written");
@@ -89,12 +89,12 @@ fn boxes_and_batches_into_such_weights_are_right_and_the_file_stays_as_it_is() {
             let before = loaded.map();
             loaded.until("ready");
             let after = loaded.map();
-            for (what, home, times) in [("written", backing, 4), ("source", HOME, 1)] {
+            for (what, tier, times) in [("written", backing, 4), ("source", PAGE_CACHE, 1)] {
                 let ranges = ranges(&loaded.lines, what);
                 assert_eq!(ranges.len(), times);
                 for range in ranges {
-                    assert!(is_home_of(HOME, &before, range), "{what} {way} {backing}: {before:?}");
-                    assert!(is_home_of(home, &after, range), "{what} {way} {backing}: {after:?}");
+                    assert!(is_in(PAGE_CACHE, &before, range), "{what} {way} {backing}: {before:?}");
+                    assert!(is_in(tier, &after, range), "{what} {way} {backing}: {after:?}");
                 }
             }
             assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
@@ -112,10 +112,10 @@ fn ranges(lines: &[String], word: &str) -> Vec<(u64, u64)> {
     lines.iter().filter_map(range).collect()
 }
 
-/// Whether every granule that a range touches has this home.
-fn is_home_of(home: &str, map: &TierMap, (at, bytes): (u64, u64)) -> bool {
+/// Whether every granule that a range touches is in this tier.
+fn is_in(tier: &str, map: &TierMap, (at, bytes): (u64, u64)) -> bool {
     let allocation = map.allocations.iter().find(|it| it.has(at)).expect("its allocation");
-    allocation.granules[allocation.touched(at, bytes)].iter().all(|granule| granule == home)
+    allocation.granules[allocation.touched(at, bytes)].iter().all(|granule| granule == tier)
 }
 
 #[test]
@@ -123,10 +123,10 @@ fn streamed_weights_are_copied_out_of_the_page_cache() {
     let model = Model::new(2);
     let world = world("64MiB", "on").env(settings::STREAM, "on").env(settings::RING, "32MiB");
     let mut loaded = Loaded::start(&world, "mapped-like", &model, &["again"]);
-    assert!(bytes_in(&loaded.map(), HOME) > 32 << 20, "{:?}", loaded.map());
+    assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 32 << 20, "{:?}", loaded.map());
     loaded.until("again");
     let streamed = loaded.record().devices[0].streamed.load(Relaxed);
-    assert!(streamed > bytes_in(&loaded.map(), HOME), "{streamed} bytes streamed: {}", loaded.target.log());
+    assert!(streamed > bytes_in(&loaded.map(), PAGE_CACHE), "{streamed} bytes streamed: {}", loaded.target.log());
     loaded.finish(&[model.expected(&[]), model.expected(&[])].concat());
 }
 
@@ -148,7 +148,7 @@ fn what_becomes_of_the_programs_mapping_changes_nothing() {
     let expected = model.expected(&["reuse"]);
     let world = world("32MiB", "on");
     let loaded = Loaded::start(&world, "mapped-like", &model, &["reuse"]);
-    assert!(bytes_in(&loaded.map(), HOME) > 32 << 20);
+    assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 32 << 20);
     loaded.finish(&expected);
 }
 
@@ -159,7 +159,7 @@ fn a_private_mapping_serves_as_well_and_a_context_that_is_reset_or_a_model_that_
     for option in ["private", "reload", "reset"] {
         let world = world("32MiB", "on").env(settings::BACKINGS, "memfd");
         let loaded = Loaded::start(&world, "mapped-like", &model, &[option]);
-        let in_files = bytes_in(&loaded.map(), HOME);
+        let in_files = bytes_in(&loaded.map(), PAGE_CACHE);
         assert!(in_files > 32 << 20, "{option}: {in_files}\n{}", loaded.target.log());
         assert_eq!(loaded.record().devices[0].page_cache.load(Relaxed), in_files);
         loaded.finish(&expected);
@@ -174,7 +174,7 @@ fn copies_that_are_served_ahead_do_not_write_to_a_file() {
         .env(settings::HOST_COPY_PREFETCH, "on")
         .env(settings::RING, "24MiB");
     let mut loaded = Loaded::start(&world, "mapped-like", &model, &["reload"]);
-    assert!(bytes_in(&loaded.map(), HOME) > 16 << 20, "{}", loaded.target.log());
+    assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 16 << 20, "{}", loaded.target.log());
     loaded.until("ready");
     // What assist has registered stays so until the context ends.
     assert_eq!(sums(loaded.lines.iter().map(String::as_str)), model.expected(&[]), "{}", loaded.target.log());
@@ -211,10 +211,10 @@ fn weights_that_were_written_in_vram_are_copied_when_they_leave_it() {
     for (backing, stream) in [("host-numa", "off"), ("memfd", "on")] {
         let world = world("80MiB", "on").env(settings::BACKINGS, backing).env(settings::STREAM, stream).delays(3);
         let mut loaded = Loaded::start(&world, "mapped-like", &model, &["write", "hot"]);
-        assert_eq!(bytes_in(&loaded.map(), HOME), 0, "all of it fits: {}", loaded.target.log());
+        assert_eq!(bytes_in(&loaded.map(), PAGE_CACHE), 0, "all of it fits: {}", loaded.target.log());
         loaded.until("ready");
         let map = loaded.map();
-        assert!(bytes_in(&map, HOME) > 0 && bytes_in(&map, backing) > 8 << 20, "{map:?}");
+        assert!(bytes_in(&map, PAGE_CACHE) > 0 && bytes_in(&map, backing) > 8 << 20, "{map:?}");
         assert_eq!(sums(loaded.lines.iter().map(String::as_str)), expected, "{}", loaded.target.log());
         assert!(model.files() == files, "the file was written");
     }
@@ -227,7 +227,7 @@ fn bytes_that_are_not_uploaded_from_the_mapping_are_taken_as_they_come() {
     for (option, times) in [("read", 1), ("no-map", 0), ("no-map-again", 1)] {
         let world = world("32MiB", "on");
         let loaded = Loaded::start(&world, "mapped-like", &model, &[option]);
-        assert_eq!(bytes_in(&loaded.map(), HOME), 0, "{option}: {}", loaded.target.log());
+        assert_eq!(bytes_in(&loaded.map(), PAGE_CACHE), 0, "{option}: {}", loaded.target.log());
         let log = loaded.finish(&expected);
         assert_eq!(log.matches("in the page cache of the model file").count(), times, "{option}: {log}");
     }
@@ -273,7 +273,7 @@ fn a_driver_that_does_not_register_the_pages_gets_ram() {
     let sometimes = "cuMemHostRegister:2:2,cuMemHostRegister:5:999,cuMemHostGetDevicePointer:4:1";
     let sometimes = world("32MiB", "on").env("SIMGPU_FAIL", sometimes);
     let loaded = Loaded::start(&sometimes, "mapped-like", &model, &[]);
-    assert!(bytes_in(&loaded.map(), HOME) > 32 << 20);
+    assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 32 << 20);
     assert!(loaded.target.log().contains("was not registered: CUDA_ERROR_UNKNOWN"), "{}", loaded.target.log());
     loaded.finish(&expected);
 }
@@ -294,11 +294,11 @@ fn a_board_whose_kernels_do_not_read_files_whatever_it_says_gets_ram() {
     }
 }
 
-/// Runs where no file is a home, and RAM is; what the status says of it.
+/// Runs where weights stay in RAM and in no file; what the status says of it.
 #[track_caller]
 fn assert_says_why(world: &World, why: &str, model: &Model, expected: &[String]) {
     let loaded = Loaded::start(world, "mapped-like", model, &[]);
-    assert_eq!(bytes_in(&loaded.map(), HOME), 0, "{why}");
+    assert_eq!(bytes_in(&loaded.map(), PAGE_CACHE), 0, "{why}");
     assert!(loaded.record().ram_used.load(Relaxed) > 0, "{why}");
     let status = loaded.status();
     let reason = status["backing_reason"].as_str().expect("text");
@@ -330,7 +330,7 @@ fn a_file_that_was_just_written_is_not_believed() {
     file.set_modified(SystemTime::now() + Duration::from_secs(1)).expect("our own");
     let world = world("32MiB", "on");
     let loaded = Loaded::start(&world, "mapped-like", &model, &[]);
-    assert_eq!(bytes_in(&loaded.map(), HOME), 0);
+    assert_eq!(bytes_in(&loaded.map(), PAGE_CACHE), 0);
     loaded.finish(&model.expected(&[]));
 }
 
@@ -384,6 +384,6 @@ fn gb_launch_turns_it_on() {
     let flags = ["--vram", "16MiB", "--ram", "1GiB", "--stream", "off", "--page-cache", "on", "--map", &map];
     let world = world.launched(&flags);
     let loaded = Loaded::start(&world, "mapped-like", &model, &[]);
-    assert!(bytes_in(&loaded.map(), HOME) > 16 << 20);
+    assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 16 << 20);
     loaded.finish(&model.expected(&[]));
 }

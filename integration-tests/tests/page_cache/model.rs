@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
-/// The name of such homes in the tier map.
-pub const HOME: &str = "page-cache";
+/// The name of this tier in the tier map.
+pub const PAGE_CACHE: &str = "page-cache";
 
 /// A model on disk in the parts that it is split into.
 pub struct Model {
@@ -113,16 +113,16 @@ pub fn sums<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     lines.into_iter().filter(|line| line.starts_with("sum ")).map(str::to_owned).collect()
 }
 
-/// Little VRAM, and a home for the rest in the page cache or not.
+/// Little VRAM, and the rest in the page cache or not.
 pub fn world(vram: &str, page_cache: &str) -> World {
     let world = World::new().vram("512MiB").hooked().env(settings::VRAM, vram).env(settings::THRESHOLD, "2MiB");
     let map = world.file("map.json");
     world.env(settings::MAP, map).env(settings::PAGE_CACHE, page_cache)
 }
 
-/// Bytes of all chunks with a home of this name.
-pub fn bytes_in(map: &TierMap, home: &str) -> u64 {
-    map.allocations.iter().flat_map(|it| &it.granules).filter(|it| *it == home).count() as u64 * GRANULE
+/// Bytes of all chunks in the tier of this name.
+pub fn bytes_in(map: &TierMap, tier: &str) -> u64 {
+    map.allocations.iter().flat_map(|it| &it.granules).filter(|it| *it == tier).count() as u64 * GRANULE
 }
 
 /// A program that has loaded its model.
@@ -157,7 +157,7 @@ impl<'a> Loaded<'a> {
         ours.expect("the process").clone()
     }
 
-    /// Bytes of memory that the process has in it and that are no file's on disk, the simulated GPU's among them.
+    /// Bytes of the process's memory that do not belong to a file on disk; the simulated GPU's are among them.
     pub fn own_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.target.pid())).expect("the process");
         let kib = |name: &str| {
@@ -193,7 +193,7 @@ impl<'a> Loaded<'a> {
     }
 }
 
-/// Runs a program with page-cache homes; what it printed, and its log. It must end well.
+/// Runs a program whose weights stay in the page cache; what it printed, and its log. It must end well.
 #[track_caller]
 pub fn run(world: &World, program: &str, model: &Model, options: &[&str]) -> (String, String) {
     let outcome = world.run_with(program, &model.arguments(options)).ok();

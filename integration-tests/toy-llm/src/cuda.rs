@@ -137,7 +137,7 @@ impl Driver {
         Ok(unsafe { call!(self, htod_async(to, bytes.as_ptr().cast(), bytes.len(), stream)) }?)
     }
 
-    /// Copies from the device behind the work on `stream`, and waits.
+    /// Copies from the device after the work on `stream`, and waits.
     pub fn download(&self, bytes: &mut [u8], from: DevicePtr, stream: Handle) -> Result<()> {
         // SAFETY: the slice is writable for its length and outlives the wait.
         unsafe { call!(self, dtoh_async(bytes.as_mut_ptr().cast(), from, bytes.len(), stream)) }?;
@@ -269,7 +269,7 @@ impl Driver {
         Ok(address)
     }
 
-    /// Puts new VRAM behind reserved addresses; the handle is released at once, as ggml does.
+    /// Maps new VRAM at reserved addresses; the handle is released at once, as ggml does.
     pub fn map_vram(&self, address: DevicePtr, bytes: u64) -> Result<(), CudaError> {
         let (mut handle, bytes) = (0, bytes as usize);
         // SAFETY: structures are valid for the calls; the range lies in a reservation of ours.

@@ -1,4 +1,4 @@
-//! A scratch pool as ggml has it: 32 GiB of reserved addresses that grow by mapping VRAM behind the last map.
+//! A scratch pool as ggml has it: 32 GiB of reserved addresses that grow by mapping VRAM after the last map.
 
 use crate::cuda::{CudaError, DevicePtr, Driver};
 use anyhow::Result;
@@ -18,7 +18,7 @@ impl Pool {
         Ok(Self { base: driver.reserve(ADDRESSES)?, mapped: 0, granularity: driver.map_granularity()? })
     }
 
-    /// The pool's address, once at least `bytes` lie behind it.
+    /// The pool's address, once at least `bytes` are mapped there.
     pub fn at_least(&mut self, driver: &Driver, bytes: u64) -> Result<DevicePtr, CudaError> {
         if bytes > self.mapped {
             let more = (bytes - self.mapped).next_multiple_of(self.granularity);

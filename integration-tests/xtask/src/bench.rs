@@ -41,7 +41,7 @@ const TARGETS: &[(&str, f64)] = &[
     ("dlsym, any other name", 60.0),
 ];
 
-/// What the program that streams is given: less VRAM than its 256 MiB of weights, and slots for one of them.
+/// What the program that streams is given: less VRAM than its 256 MiB of weights, and a ring for one of them.
 const STREAMING: &[(&str, &str)] = &[(settings::STREAM, "on"), (settings::RING, "64MiB")];
 
 /// Nanoseconds by call, one entry a round.

@@ -3,7 +3,7 @@
 //! * `demo` shows the main job end to end, on the simulated GPU and on a real one where there is one;
 //! * `test` runs everything that passes without a GPU, and is all that CI runs;
 //! * `bench` measures what the hook costs a program that does not need it, how well `greenboost plan` predicts, and how
-//!   much of the copying of weights hides behind computing.
+//!   much of the copying of weights overlaps with computing.
 //!
 //! `package` makes Debian packages. `gpu-pack` prepares the folder that `integration-tests/gpu/run.sh` needs on a machine with a GPU.
 
@@ -55,7 +55,7 @@ enum Bench {
     Overhead(bench::Options),
     /// What `greenboost plan` expects against what a run takes
     Predict(bench::predict::Options),
-    /// How much of the copying of weights hides behind computing with them
+    /// How much of the copying of weights overlaps with computing with them
     Stream(bench::stream::Options),
     /// The kernel module's pool against what else pins memory, in a virtual machine
     Pool(bench::pool::Options),

@@ -225,7 +225,7 @@ fn clippy() -> Result<Outcome> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
 }
 
-/// The crate behind the frida engine wants its library at build time; under DOCS_RS it is satisfied with its own
+/// The crate that the frida engine uses wants its library at build time; under DOCS_RS it is satisfied with its own
 /// headers, which is enough for the types. Where there is a devkit, the layers' tests are run for real.
 fn frida() -> Result<Outcome> {
     if !packages::has_libclang() {

@@ -14,7 +14,7 @@ pub struct TierMap {
     pub vram_budget: u64,
     /// Where bytes lie: tier, place, bytes.
     rows: Vec<(&'static str, String, u64)>,
-    /// Bytes moved from VRAM to RAM to make room.
+    /// Bytes evicted from VRAM to RAM.
     pub moved_out: u64,
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench pool`: memory of the kernel module against the other ways to have memory that a GPU can use.
+//! `cargo xtask bench pool`: memory of the kernel module against other kinds of memory that a GPU can use.
 //!
 //! All of it happens in one run of the virtual machine of `cargo xtask test kernel`, each way once a round. Its processor
 //! is emulated, so a time says nothing about any machine; what is compared is how many times more work one way is than

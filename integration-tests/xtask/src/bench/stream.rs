@@ -1,4 +1,4 @@
-//! `cargo xtask bench stream`: how much of the copying of weights hides behind the kernels that compute with them.
+//! `cargo xtask bench stream`: how much of the copying of weights overlaps with the kernels that compute with them.
 //!
 //! Passes over a row of equal weights, a kernel each, on a simulated GPU of set speeds: with all of them in VRAM, with
 //! some outside and read in place, and with those streamed. The ideal pass takes as long as its kernels compute or its
@@ -27,7 +27,7 @@ pub struct Options {
 /// VRAM so fast that only the kernels' own time counts there.
 const SPEEDS: Speeds = Speeds { vram: 50.0, link: 0.5, in_place: 0.46 };
 const TENSORS: u64 = 48;
-/// 4.25 MiB of weights each, and together so many whole granules of 2 MiB that none is padding.
+/// 4.25 MiB of weights each; together they fill whole granules of 2 MiB, so that nothing is padding.
 const COLS: u64 = 2048;
 const ROWS: u64 = 2048;
 /// What does not stream and is not a weight.
@@ -58,8 +58,8 @@ const BESIDE: &[Mode] = &[
     // What the others are measured against: copies in a graph begin when the graph does.
     ("streaming-captured", "beside-graphs", false, "on", false),
 ];
-/// And the CPU's work at the end of the pass alone: a ring holds only so much of what could be copied meanwhile.
-const BEHIND: &[Mode] = &[("streaming", "beside", false, "on", false)];
+/// And the CPU's work at the end of the pass alone: the ring is smaller than what could be copied meanwhile.
+const AT_THE_END: &[Mode] = &[("streaming", "beside", false, "on", false)];
 
 /// A case: kernel times, and the CPU's, as shares of the time a pass's copies take; how many weights lie between two
 /// turns of the CPU; and its modes.
@@ -70,7 +70,7 @@ const CASES: &[Case] = &[
     ("copy-bound", 0.6, 0.0, 0, ALONE),
     ("beside the CPU, copy-bound", 0.2, 0.6, EVERY, BESIDE),
     ("beside the CPU, bound by it", 0.2, 1.1, EVERY, BESIDE),
-    ("the CPU's layers in one block", 0.2, 0.6, TENSORS, BEHIND),
+    ("the CPU's layers in one block", 0.2, 0.6, TENSORS, AT_THE_END),
 ];
 
 struct Row {

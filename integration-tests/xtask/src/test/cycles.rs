@@ -2,8 +2,8 @@
 //!
 //! A file that is in a circle cannot be read, tested or moved without all the others of it. A file uses another where
 //! a `use`, a path in the code or a path in a macro's arguments leads to something that the other one *defines*: a
-//! `pub use` on the way is followed, so a folder's front that only hands names on ties nobody. `mod child;` is no use
-//! of the child; `super::Thing` is a use of the parent. Methods that an `impl` in another file adds to a type are not
+//! `pub use` on the way is followed, so a folder's front that only hands names on ties nobody. `mod child;` does not
+//! use the child; `super::Thing` is a use of the parent. Methods that an `impl` in another file adds to a type are not
 //! seen: who calls them uses the type. What only tests compile does not count.
 
 mod circles;

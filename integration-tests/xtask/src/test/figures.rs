@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The file is an array of rows; exactly one row must have all the named values; its field, rounded to as many
-//! digits as are shown, must be what is shown. A number with a unit of speed or time outside such markers is a
-//! claim without a source and fails as well.
+//! digits as are shown, must be what is shown. A number with a unit of speed or time outside such markers has
+//! no source and fails as well.
 
 use super::outcome::Outcome;
 use crate::workspace;

@@ -19,7 +19,7 @@ use syn::visit::{self, Visit};
 /// Statics with state below `hook`.
 pub const CHECK: Check = Check { name: "statics", unit: "statics with state", find };
 
-/// Types of the standard library that change behind a shared reference; and all whose name begins with `Atomic`.
+/// Types of the standard library that change through a shared reference; and all whose name begins with `Atomic`.
 const CHANGING: &[&str] = &[
     "Mutex",
     "RwLock",

@@ -118,7 +118,7 @@ impl<'a> Names<'a> {
         names
     }
 
-    /// What a path in a module's code means. What the module itself defines or imports by name is no news.
+    /// What a path in a module's code means. What the module itself defines or imports by name is counted already.
     fn meant(&self, module: usize, path: &uses::Path) -> Vec<Target> {
         let [first, rest @ ..] = path.segments.as_slice() else { return Vec::new() };
         let by_name = self.scopes[module].contains_key(first) || self.local[module].contains_key(first);

@@ -1,4 +1,4 @@
-//! Crates with planted circles, and crates that only look as if they had one.
+//! Crates with circles made on purpose, and crates that only look as if they had one.
 
 use super::*;
 use std::fs;

@@ -69,7 +69,7 @@ pub const WORDS: &[Word] = &[
     word(r"\bseams?\b", "boundary", "the field's word for it"),
     word(r"\b(cuts?|cutting)\b", "split; of text, shorten", "the field's word for it"),
     // Copies of weights.
-    word(r"\blanes?\b", "copy queue", "the field's word for it"),
+    unless(r"\b(pcie )?lanes?\b", r"^pcie", "copy queue", "the field's word for it"),
     unless(
         r"\b(staging |expert |server |server's |parallel |request |pcie )?slots?\b",
         r"^(staging|expert|server|parallel|request|pcie)",
