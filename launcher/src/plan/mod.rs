@@ -1,6 +1,6 @@
 //! `greenboost plan`: how fast a model will be on this machine, which strategy is fastest, and how to get it.
 //!
-//! [`facts`] reads the model's header, [`measure`] the machine, [`predict`] puts both into the formulas of DESIGN.md.
+//! [`facts`] reads the model's header, [`measure`] the machine, [`predict`] puts both into the formulas of docs/speed.md.
 //! [`plan_command`] is all of it for a program that starts llama-server. gb-launch and the hook ask for it through
 //! a process of its own, [`run_answer`]:
 //!

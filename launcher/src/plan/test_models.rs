@@ -70,13 +70,13 @@ fn write(shape: &Shape) -> Writer {
     writer
 }
 
-/// DESIGN.md's dense model: 32B, Q4_K_M.
+/// The dense model of docs/speed.md: 32B, Q4_K_M.
 pub fn dense() -> Writer {
     let (layers, width, heads, kv_heads, ffn, vocabulary) = (64, 5120, 40, 8, 25600, 151_936);
     write(&Shape { architecture: "llama", layers, width, heads, kv_heads, ffn, experts: 0, used: 0, vocabulary })
 }
 
-/// DESIGN.md's MoE model: 30B-A3B, Q4_K_M.
+/// The MoE model of docs/speed.md: 30B-A3B, Q4_K_M.
 pub fn moe() -> Writer {
     let (layers, width, heads, kv_heads, ffn, vocabulary) = (48, 2048, 32, 4, 768, 151_936);
     write(&Shape { architecture: "qwen3moe", layers, width, heads, kv_heads, ffn, experts: 128, used: 8, vocabulary })

@@ -6,7 +6,7 @@ use super::{ContextParams, Kept, Keys, LayerCache};
 use greenboost_gguf::Tensor;
 
 /// Modules, cuBLAS and the program's pools. The driver's context is not in it: neither a budget nor the figure of what is
-/// free counts that. DESIGN.md's runs leave room for 0.3 GiB (its MoE model) to 0.8 GiB (its dense one).
+/// free counts that. The runs of docs/speed.md leave 0.3 GiB (MoE) to 0.8 GiB (dense) for this.
 pub const POOLS: u64 = 384 << 20;
 
 /// Numbers are computed in 32 bits.

@@ -1,5 +1,5 @@
 //! What cannot be measured in seconds on the user's machine: how well llama.cpp's kernels use it. Each figure was fitted
-//! to runs of llama-bench (llama.cpp v0.5.0, Q4_K_M) on one H200 with 16 cores, the table in DESIGN.md; `tests.rs` compares
+//! to runs of llama-bench (llama.cpp v0.5.0, Q4_K_M) on one H200 with 16 cores, the table in docs/speed.md; `tests.rs` compares
 //! the formulas with every row of it. On other machines they are estimates, and reports say so.
 
 /// Bytes of quantised weights that a multiprocessor gets through in a clock in decode. It binds where VRAM is fast: an

@@ -1,4 +1,4 @@
-//! The formulas of DESIGN.md, part 2: a decoded token reads every active weight once, a prompt every weight once a
+//! The formulas of docs/speed.md: a decoded token reads every active weight once, a prompt every weight once a
 //! micro-batch. Seconds come out; `None` where a figure they need was not measured.
 
 use super::calibration as fit;

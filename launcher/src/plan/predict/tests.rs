@@ -1,4 +1,4 @@
-//! The formulas against every row of DESIGN.md's llama-bench table.
+//! The formulas against every row of the llama-bench table in docs/speed.md.
 
 use super::*;
 use crate::plan::facts::{ContextParams, Facts, KvTypes};
@@ -6,7 +6,7 @@ use crate::plan::measure::{Cpu, Figures, Gpu, Rates};
 use crate::plan::predict::speed::{Decode, Prefill};
 use crate::plan::test_models::{dense, facts, moe};
 
-/// DESIGN.md's machine.
+/// The machine of docs/speed.md.
 pub fn h200() -> Figures {
     let rates = Rates {
         vram: Some(4500.0),
@@ -225,7 +225,7 @@ fn offload_27(facts: &Facts, setting: &Setting) -> Placement {
 }
 
 #[test]
-fn the_formulas_agree_with_the_design_table() {
+fn the_formulas_agree_with_the_table_of_docs_speed() {
     let mut wrong = Vec::new();
     println!("{:<38} {:>9} {:>9} {:>9} {:>6}", "", "", "measured", "predicted", "");
     for run in runs() {
@@ -279,7 +279,7 @@ fn experts_leave_vram_before_anything_else() {
     assert!(by_tensor.vram() <= setting.vram && by_tensor.vram() > setting.vram - (1 << 20));
     let machine = Machine::new(&h200());
     let rate = |placement: &Placement| 1.0 / speed::decode(&moe, placement, &machine, Decode::InPlace).expect("known");
-    // DESIGN.md, part 2: "in place 57 to 62 t/s".
+    // Measured: 57 to 62 (docs/speed.md).
     assert!((57.0..=62.0).contains(&rate(&by_tensor)), "{}", rate(&by_tensor));
     assert!(rate(&Placement::by_order(&moe, &setting)) < 45.0);
 }

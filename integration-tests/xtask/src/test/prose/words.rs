@@ -1,6 +1,6 @@
 //! The words: what is not written, what is written instead, and why.
 //!
-//! The first part is DESIGN.md's table of terms: of two words for a thing, the field's own. The second is plain English
+//! The first part is a table of terms: of two words for a thing, the field's own. The second is plain English
 //! that an engineer reads once. A pattern is a regular expression on the text of a paragraph, in whatever case; where
 //! a word also has an honest use, the pattern takes in what stands beside it and `except` lets that pass.
 
