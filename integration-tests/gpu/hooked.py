@@ -54,7 +54,7 @@ class Watch:
 
     def __init__(self, way, pid):
         self.way, self.pid, self.seen, self.over = way, pid, {}, threading.Event()
-        self.period = 0.1 if os.environ.get('GB_SELF_TEST_METER') else 1
+        self.period = 0.05 if os.environ.get('GB_SELF_TEST_METER') else 1
         self.thread = threading.Thread(target=self.ask, daemon=True)
         self.thread.start()
 

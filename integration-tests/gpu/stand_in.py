@@ -1,20 +1,21 @@
 #!/usr/bin/env python3
 """Plays the programs the GPU script starts, for its self-test: stand_in.py NAME ARGUMENTS...
 
-STAND_IN_FAULT plants faults: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
+STAND_IN_FAULT names faults to have: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
 prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (assist serves nothing), `default`
 (what is read in place is streamed all the same), `copied` (nothing stays in the page cache), `old` (a greenboost that does not know one of the ways), `endless` (streaming
 takes longer than there is time).
 """
-import hashlib, http.server, json, os, signal, sys, time
+# Hundreds of these are started: what only one of the programs needs is imported there.
+import json, os, sys, time
 
 GIB = 1 << 30
 FAULTS = os.environ.get('STAND_IN_FAULT', '').split()
-HOOKED = 'STAND_IN_HOOKED' in os.environ
-CAP = int(os.environ.get('STAND_IN_HOOKED') or 0)
-# What gb-launch was told, if it was: `--stream`, `--host-copy-prefetch`, `--log`, `--trace`.
-TOLD = json.loads(os.environ.get('STAND_IN_TOLD', '{}'))
-STATUS = os.path.join(os.path.dirname(os.environ['GB_SELF_TEST_METER']), 'status')
+# Whether gb-launch started the program, the VRAM that it then may take, and what gb-launch was told: `--stream`,
+# `--host-copy-prefetch`, `--log`, `--trace`.
+HOOKED, CAP, TOLD = False, 0, {}
+METER = os.environ['GB_SELF_TEST_METER']
+STATUS = os.path.join(os.path.dirname(METER), 'status')
 
 
 def option(arguments, name, default=None):
@@ -22,15 +23,37 @@ def option(arguments, name, default=None):
 
 
 def use(count):
-    """Uses this much VRAM, for as long as the meter needs to see it."""
+    """Uses this much VRAM, at least until the meter has seen it."""
     if CAP and 'greedy' not in FAULTS:
         count = min(count, CAP)
-    with open(os.environ['GB_SELF_TEST_METER'], 'w') as file:
+    release(count)
+    until(lambda: read(METER + '.seen') == str(int(count)))
+
+
+def release(count=0):
+    """Uses this much VRAM from now on, seen or not."""
+    with open(METER, 'w') as file:
         file.write(str(int(count)))
-    time.sleep(0.15)
+
+
+def until(is_so):
+    """Waits, but not for ever: then a check fails that says more than a program that hangs."""
+    deadline = time.time() + 5
+    while not is_so() and time.time() < deadline:
+        time.sleep(0.002)
+
+
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def gb_launch(arguments):
+    """Becomes the command, as gb-launch does: the process stays, and is hooked."""
+    global HOOKED, CAP, TOLD
     told, command = arguments[:arguments.index('--')], arguments[arguments.index('--') + 1:]
     assert '--no-plan' in told, told
     if 'llama-bench' in command[0]:
@@ -38,10 +61,9 @@ def gb_launch(arguments):
     if 'llama-bench' in command[0] and 'on' in (option(told, '--stream'), option(told, '--host-copy-prefetch')) and '--ring' in told:
         assert option(told, '--ring') == '805306368', told
         assert option(told, '--stream') == 'off' or os.environ['GGML_CUDA_DISABLE_GRAPHS'] == '1', told
-    os.environ['STAND_IN_HOOKED'] = option(told, '--vram', '')
-    os.environ['STAND_IN_TOLD'] = json.dumps({name: option(told, name) for name in told if name.startswith('--')
-                                              and name != '--no-plan'})
-    os.execvp(command[0], command)
+    HOOKED, CAP = True, int(option(told, '--vram', 0))
+    TOLD = {name: option(told, name) for name in told if name.startswith('--') and name != '--no-plan'}
+    play(command)
 
 
 class Counted:
@@ -61,9 +83,7 @@ class Counted:
                           streamed=streamed)
             write(STATUS, [dict(pid=os.getpid(), devices=[device])])
             # Until it was asked for.
-            deadline = time.time() + 5
-            while os.path.exists(STATUS) and time.time() < deadline:
-                time.sleep(0.01)
+            until(lambda: not os.path.exists(STATUS))
 
     def __exit__(self, *_):
         if TOLD.get('--log') and (self.streamed or self.served):
@@ -89,12 +109,10 @@ def greenboost(arguments):
         plan(arguments)
         return
     if arguments == ['status', '--json']:
-        try:
-            with open(STATUS) as file:
-                print(file.read())
+        status = read(STATUS)
+        print(status or '[]')
+        if status:
             os.remove(STATUS)
-        except FileNotFoundError:
-            print('[]')
         return
     assert arguments == ['doctor', '--json'], arguments
     print('{"driver": "0.0"}')
@@ -173,30 +191,36 @@ def llama_bench(arguments):
     rows = [dict(n_prompt=int(n), n_gen=0, avg_ts=2000 * speed) for n in option(arguments, '-p').split(',') if n != '0']
     rows += [dict(n_prompt=0, n_gen=int(n), avg_ts=100 * speed) for n in option(arguments, '-n').split(',') if n != '0']
     print(json.dumps(rows))
-    use(0)
+    release()
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    def reply(self, body):
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header('Content-Length', str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+def server(port):
+    """What llama-server answers over HTTP."""
+    import hashlib, http.server
 
-    def do_GET(self):
-        self.reply({'status': 'ok'})
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def reply(self, body):
+            data = json.dumps(body).encode()
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
-        assert asked['temperature'] == 0
-        # Rounding differs with what the CPU computes.
-        where = [option(sys.argv, name, default) for name, default in (('-ngl', '99'), ('-ncmoe', ''), ('-ot', ''))]
-        said = 'other' if HOOKED and 'tokens' in FAULTS else hashlib.sha256(repr(where).encode()).hexdigest()
-        self.reply(dict(content=said + asked['prompt'][:5], tokens=[1, 2], tokens_predicted=asked['n_predict']))
+        def do_GET(self):
+            self.reply({'status': 'ok'})
 
-    def log_message(self, *_):
-        pass
+        def do_POST(self):
+            asked = json.loads(self.rfile.read(int(self.headers['Content-Length'])))
+            assert asked['temperature'] == 0
+            # Rounding differs with what the CPU computes.
+            where = [option(sys.argv, name, default) for name, default in (('-ngl', '99'), ('-ncmoe', ''), ('-ot', ''))]
+            said = 'other' if HOOKED and 'tokens' in FAULTS else hashlib.sha256(repr(where).encode()).hexdigest()
+            self.reply(dict(content=said + asked['prompt'][:5], tokens=[1, 2], tokens_predicted=asked['n_predict']))
+
+        def log_message(self, *_):
+            pass
+
+    return http.server.HTTPServer(('127.0.0.1', port), Handler)
 
 
 def llama_server(arguments):
@@ -208,8 +232,9 @@ def llama_server(arguments):
             print('greenboost: hello')
         print('Available devices:\n  CUDA0: Stand-in GPU (81920 MiB, %d MiB free)' % (90000 if HOOKED else 80000))
         return
+    import signal
     counted = Counted()
-    signal.signal(signal.SIGTERM, lambda *_: (counted.__exit__() if '-m' in arguments else None, use(0), os._exit(0)))
+    signal.signal(signal.SIGTERM, lambda *_: (counted.__exit__() if '-m' in arguments else None, release(), os._exit(0)))
     if '-m' not in arguments:
         print('router', flush=True)
         print('system_info: n_threads = 1', file=sys.stderr, flush=True)
@@ -217,12 +242,18 @@ def llama_server(arguments):
     counted.__enter__()
     assert ';' not in option(arguments, '-ot', '')
     use(on_gpu(arguments))
-    http.server.HTTPServer(('127.0.0.1', int(option(arguments, '--port'))), Handler).serve_forever()
+    server(int(option(arguments, '--port'))).serve_forever()
 
 
 PROGRAMS = {'gb-launch': gb_launch, 'greenboost': greenboost, 'toy-llm': toy_llm, 'fixture': fixture,
             'llama-bench': llama_bench, 'llama-server': llama_server}
 
+def play(command):
+    """Is the program of this command line."""
+    sys.argv = command
+    name = os.path.basename(command[0])
+    PROGRAMS.get(name, make_model)(command[1:] if name in PROGRAMS else command)
+
+
 if __name__ == '__main__':
-    name = os.path.basename(sys.argv[1])
-    PROGRAMS.get(name, make_model)(sys.argv[2:] if name in PROGRAMS else sys.argv[1:])
+    play(sys.argv[1:])
