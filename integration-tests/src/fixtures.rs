@@ -134,7 +134,7 @@ const STAGES: &[&[Target]] = &[
         target(Program, "stream-writes", &["stream_writes.c"], &[BESIDE, "@libggml-like.so"]),
         target(Program, "stream-forks", &["stream_forks.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
         target(Program, "experts", &["experts.c"], &[BESIDE, "@libggml-like.so"]),
-        target(Program, "assist-like", &["assist_like.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
+        target(Program, "host-copies-like", &["host_copies_like.c"], &["-pthread", BESIDE, "@libggml-like.so"]),
         target(Program, "llama-now", &["llama_like.c"], &["-Wl,-z,relro,-z,now", BESIDE, "@libggml-now.so"]),
         target(Program, "llama-noplt", &["llama_like.c"], &["-fno-plt", BESIDE, "@libggml-like.so"]),
         target(Program, "llama-bare", &["llama_like.c"], &[BESIDE, "@libggml-bare.so"]),

@@ -189,7 +189,7 @@ fn copies_that_are_served_are_bars_behind_the_copies_they_read() {
             .hooked();
         let path = world.file("trace.json");
         let world = world.env(settings::TRACE, &path);
-        let outcome = world.run_with("assist-like", form).ok();
+        let outcome = world.run_with("host-copies-like", form).ok();
         assert!(outcome.stdout.starts_with("right "), "{}", outcome.report());
         let trace = Trace::read(&path);
         let served = trace.bars("launch");

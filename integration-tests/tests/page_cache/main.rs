@@ -176,7 +176,7 @@ fn copies_that_are_served_ahead_do_not_write_to_a_file() {
     let mut loaded = Loaded::start(&world, "mapped-like", &model, &["reload"]);
     assert!(bytes_in(&loaded.map(), PAGE_CACHE) > 16 << 20, "{}", loaded.target.log());
     loaded.until("ready");
-    // What assist has registered stays so until the context ends.
+    // What host-copy prefetch has registered stays so until the context ends.
     assert_eq!(sums(loaded.lines.iter().map(String::as_str)), model.expected(&[]), "{}", loaded.target.log());
     assert!(!loaded.target.log().contains(" ERROR "), "{}", loaded.target.log());
 }
