@@ -132,14 +132,14 @@ class Bench:
         """A command under gb-launch with what its profile says. Rows of speed name everything themselves (hooked.Hooked)."""
         return [os.path.join(self.pack, 'gb-launch'), '--no-plan', *(['--vram', str(vram)] if vram else []), '--', *command]
 
-    def run(self, command, limit, env=None, way=PLAIN):
+    def run(self, command, limit, env=None, start=PLAIN):
         """Runs a program to its end, or to the end of its time, which is a failure."""
         limit = self.limit(limit)
         began = time.time()
         with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err, Peak(self.meter) as peak:
-            child = subprocess.Popen(way(command), stdout=out, stderr=err, stdin=subprocess.DEVNULL,
-                                     env={**os.environ, **way.env, **(env or {})}, start_new_session=True)
-            watch = way.watch(child.pid)
+            child = subprocess.Popen(start(command), stdout=out, stderr=err, stdin=subprocess.DEVNULL,
+                                     env={**os.environ, **start.env, **(env or {})}, start_new_session=True)
+            watch = start.watch(child.pid)
             try:
                 code = child.wait(limit)
             except subprocess.TimeoutExpired:
@@ -160,9 +160,9 @@ class Bench:
         if self.left() < 5:
             raise OutOfTime()
 
-    def succeed(self, command, limit, env=None, way=PLAIN):
+    def succeed(self, command, limit, env=None, start=PLAIN):
         """As run, for programs that must succeed."""
-        ran = self.run(command, limit, env, way)
+        ran = self.run(command, limit, env, start)
         if ran.code != 0:
             raise Failure('%s ended with %s: %s' % (' '.join(command), ran.code, (ran.err or ran.out).strip()[-600:]))
         return ran

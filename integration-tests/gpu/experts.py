@@ -32,7 +32,7 @@ def experts(bench):
 def same_answers(bench, name, model, cap):
     """Byte for byte, at temperature 0, while slots are filled and change."""
     sides = (('full-vram', PLAIN, None), (label('experts', cap), cached(bench, cap), cap))
-    shas = {config: said(bench, name, model, config, way, limit)['output_sha256'] for config, way, limit in sides}
+    shas = {config: said(bench, name, model, config, start, limit)['output_sha256'] for config, start, limit in sides}
     bench.check('%s with experts in %d GiB says the same' % (name, cap // GIB), len(set(shas.values())) == 1,
                 str({config: sha[:12] for config, sha in shas.items()}))
 
@@ -53,8 +53,8 @@ def best(bench, name, model, cap, wanted):
     speed(bench, name, model, label('extend', cap), Hooked(bench, cap, 'on', 'off'), cap, (PROMPT, DECODE))
 
 
-def speed(bench, name, model, config, way, cap, tests, ubatch=512):
+def speed(bench, name, model, config, start, cap, tests, ubatch=512):
     wanted = [test for test in tests if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
     if wanted:
-        result = llama_bench(bench, way, model, ubatch, wanted, ALL_ON_GPU, repeat=2, limit=60)
+        result = llama_bench(bench, start, model, ubatch, wanted, ALL_ON_GPU, repeat=2, limit=60)
         keep(bench, name, config, cap, ubatch, wanted, ALL_ON_GPU, result)

@@ -1,7 +1,7 @@
 """Programs as they come or under gb-launch, and what the hook itself counted while they ran."""
 import json, os, re, subprocess, threading
 
-# The hook's last line of the log; what stands behind it is for people.
+# The hook's last line of the log; what follows it is for people.
 REPORT = re.compile(r'device \d+: (streamed .*? more captured in graphs; (\d+) launches found their weight in a slot or on its way '
                     r'\((\d+) of them had to wait\), (\d+) had to ask for it, (\d+) read it in place.*)')
 SERVED = re.compile(r'(\d+) (?:of the program\'s )?copies\b[^;\n]*\bserved')
@@ -24,10 +24,10 @@ PLAIN = Plain()
 class Hooked:
     """A program under gb-launch, with nothing left to a profile's or a plan's choice: a row is what its name says."""
 
-    def __init__(self, bench, vram=None, stream='off', assist='off', trace=None, more=(), env=None):
+    def __init__(self, bench, vram=None, stream='off', prefetch='off', trace=None, more=(), env=None):
         self.bench, self.env = bench, dict(env or {})
         self.log = os.path.join(bench.results, 'hook-running.log')
-        self.options = ['--no-plan', '--stream', stream, '--host-copy-prefetch', assist, '--log', self.log,
+        self.options = ['--no-plan', '--stream', stream, '--host-copy-prefetch', prefetch, '--log', self.log,
                         *([] if '--page-cache' in more else ['--page-cache', 'on']),
                         *(['--vram', str(vram)] if vram else []), *(['--trace', trace] if trace else []), *more]
 
@@ -52,8 +52,8 @@ class Watch:
     The program has the process id of gb-launch, which becomes it. The last answer is at most a period old; counts that
     the log's last line has as well are taken from there."""
 
-    def __init__(self, way, pid):
-        self.way, self.pid, self.seen, self.over = way, pid, {}, threading.Event()
+    def __init__(self, start, pid):
+        self.start, self.pid, self.seen, self.over = start, pid, {}, threading.Event()
         self.period = 0.05 if os.environ.get('GB_SELF_TEST_METER') else 1
         self.thread = threading.Thread(target=self.ask, daemon=True)
         self.thread.start()
@@ -61,7 +61,7 @@ class Watch:
     def ask(self):
         while not self.over.wait(self.period):
             try:
-                ran = subprocess.run([os.path.join(self.way.bench.pack, 'greenboost'), 'status', '--json'], timeout=20,
+                ran = subprocess.run([os.path.join(self.start.bench.pack, 'greenboost'), 'status', '--json'], timeout=20,
                                      capture_output=True, text=True, stdin=subprocess.DEVNULL)
                 of_status(json.loads(ran.stdout), self.pid, self.seen)
             except (OSError, ValueError, subprocess.TimeoutExpired):
@@ -72,13 +72,13 @@ class Watch:
         self.over.set()
         self.thread.join()
         try:
-            with open(self.way.log, errors='replace') as file:
+            with open(self.start.log, errors='replace') as file:
                 log = file.read()
-            os.remove(self.way.log)
+            os.remove(self.start.log)
         except OSError:
             return self.seen
-        with open(os.path.join(self.way.bench.results, 'hook.log'), 'a') as file:
-            file.write('== process %d, %s\n%s' % (self.pid, ' '.join(self.way.options), log[-65536:]))
+        with open(os.path.join(self.start.bench.results, 'hook.log'), 'a') as file:
+            file.write('== process %d, %s\n%s' % (self.pid, ' '.join(self.start.options), log[-65536:]))
         return of_log(log, self.seen)
 
 

@@ -5,7 +5,7 @@ from hooked import Hooked, PLAIN
 from report import LOAD
 from server import answer
 from speed import ALL_ON_GPU, CAPS, CONTEXT_OPTIONS, measure, prepare, round_to, said
-from ways import TESTS, planned
+from configs import TESTS, planned
 
 ROUNDS = 3
 # By what gb-launch is told of the page cache.
@@ -23,16 +23,16 @@ def page_cache(bench):
             bench.check('%s in the page cache' % name, False, str(problem))
 
 
-def way(bench, name, model, ubatch, page_cache):
+def streamed(bench, name, model, ubatch, page_cache):
     _, more, env = planned(bench, name, model, ubatch, 'stream')
     return Hooked(bench, CAPS[name], 'on', 'off', None, [*more, '--page-cache', page_cache], env)
 
 
 def loads(bench, name, model):
     """The file is in the page cache: it was written just before, or the first of these has read it."""
-    ways = {config: way(bench, name, model, 512, switch) for config, switch in SIDES}
+    starts = {config: streamed(bench, name, model, 512, switch) for config, switch in SIDES}
     expected = said(bench, name, model, 'full-vram-mapped', PLAIN, None)
-    rows = {config: said(bench, name, model, config, way, CAPS[name]) for config, way in ways.items()}
+    rows = {config: said(bench, name, model, config, start, CAPS[name]) for config, start in starts.items()}
     for config, row in rows.items():
         bench.check('%s, %s, says the same' % (name, config), row['output_sha256'] == expected['output_sha256'],
                     '%s and %s' % (row['output_sha256'][:12], expected['output_sha256'][:12]))
@@ -42,20 +42,20 @@ def loads(bench, name, model):
                 '%.2f GiB in the page cache, %.2f in RAM; without it %.2f' % (
                     held / GIB, ram / GIB, copied.get('ram_bytes', 0) / GIB))
     medians(bench, name, model, {'full-vram-mapped': (PLAIN, None), 'fits-mapped': (Hooked(bench), None),
-                                 **{config: (way, CAPS[name]) for config, way in ways.items()}})
+                                 **{config: (start, CAPS[name]) for config, start in starts.items()}})
 
 
-def medians(bench, name, model, ways):
+def medians(bench, name, model, starts):
     """How long it takes until the server answers: the median of ROUNDS, in turn, so that whatever else happens meets all."""
     if bench.find(model=name, test='ready_s'):
         return
-    seconds = {config: [] for config in ways}
+    seconds = {config: [] for config in starts}
     for _ in range(ROUNDS):
-        for config, (way, _) in ways.items():
-            got = answer(bench, way, model, [*CONTEXT_OPTIONS, *ALL_ON_GPU], 60, prompts=())
+        for config, (start, _) in starts.items():
+            got = answer(bench, start, model, [*CONTEXT_OPTIONS, *ALL_ON_GPU], 60, prompts=())
             seconds[config].append(got.load_s)
     plain = statistics.median(seconds['full-vram-mapped'])
-    for config, (_, cap) in ways.items():
+    for config, (_, cap) in starts.items():
         middle = statistics.median(seconds[config])
         bench.add(model=name, test='ready_s', ubatch=512, config=config, vram_cap_bytes=cap, value=round_to(middle))
         if config != 'full-vram-mapped':
@@ -68,4 +68,4 @@ def medians(bench, name, model, ways):
 def speeds(bench, name, model):
     for ubatch, tests in TESTS.items():
         for config, switch in SIDES:
-            measure(bench, name, model, config, way(bench, name, model, ubatch, switch), CAPS[name], ubatch, tests, limit=120)
+            measure(bench, name, model, config, streamed(bench, name, model, ubatch, switch), CAPS[name], ubatch, tests, limit=120)

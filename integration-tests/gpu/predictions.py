@@ -2,10 +2,10 @@
 from bench import Failure, Skip
 from report import show
 from speed import CAPS, MODELS, layer_bytes, on_gpu, prepare, round_to
-from ways import TESTS, ask_plan
+from configs import TESTS, ask_plan
 
 # What was measured, and what `greenboost plan` calls it.
-WAYS = {'stream': 'extend', 'extend': 'extend-in-place', 'llama.cpp-best': 'offload', 'assist': 'host-copy-prefetch',
+STRATEGIES = {'stream': 'extend', 'extend': 'extend-in-place', 'llama.cpp-best': 'offload', 'assist': 'host-copy-prefetch',
         'combined': 'combined'}
 TRIES = 4
 
@@ -15,7 +15,7 @@ def predictions(bench):
     try:
         for name in CAPS:
             for ubatch, tests in TESTS.items():
-                for config in WAYS:
+                for config in STRATEGIES:
                     try:
                         predicted(bench, name, config, ubatch, tests)
                     except Skip as reason:
@@ -48,7 +48,7 @@ def like(bench, name, model, config, ubatch, row):
     following = row['vram_cap_bytes']
     for attempt in range(TRIES):
         vram = following
-        prediction = of_way(ask_plan(bench, model, vram, ubatch, 'combined' if config == 'combined' else None), WAYS[config])
+        prediction = of_strategy(ask_plan(bench, model, vram, ubatch, 'combined' if config == 'combined' else None), STRATEGIES[config])
         if config not in ('llama.cpp-best', 'assist'):
             break
         planned, used = layers_of(name, prediction), on_gpu(name, row['options'])
@@ -61,7 +61,7 @@ def like(bench, name, model, config, ubatch, row):
     return vram, prediction
 
 
-def of_way(plan, wanted):
+def of_strategy(plan, wanted):
     found = [prediction for prediction in plan['predictions'] if prediction['strategy'] == wanted]
     if not found:
         raise Skip('it says nothing of %s' % wanted)

@@ -1,12 +1,12 @@
 """What a call shows at its end: the table as docs/benchmarks has it, what is missed of the goals, how good the plan is."""
 import os
 from speed import CAPS
-from ways import CONFIGS, OURS, TESTS
+from configs import CONFIGS, OURS, TESTS
 
 HEADS = {'full-vram': 'everything in VRAM', 'llama.cpp-best': "llama.cpp's best own", 'stream': 'streamed',
          'extend': 'in place', 'assist': 'assisted', 'combined': 'CPU and link'}
 NAMES = {'dense-32b-q4_k_m': 'dense 32B Q4_K_M', 'moe-30b-a3b-q4_k_m': 'MoE 30B-A3B Q4_K_M'}
-# What GreenBoost is for, model by model: its best way has at least so much of the rival's speed, or of that with all in VRAM.
+# What GreenBoost is for, model by model: its best strategy has at least this share of the rival's speed, or of that with all in VRAM.
 GOALS = (('dense-32b-q4_k_m', 512, 'pp2048', 'full-vram', 0.95), ('dense-32b-q4_k_m', 2048, 'pp2048', 'full-vram', 0.95),
          ('dense-32b-q4_k_m', 512, 'tg64', 'llama.cpp-best', 1.25), ('moe-30b-a3b-q4_k_m', 512, 'pp2048', 'llama.cpp-best', 1.13),
          ('moe-30b-a3b-q4_k_m', 2048, 'pp2048', 'full-vram', 0.95), ('moe-30b-a3b-q4_k_m', 512, 'tg64', 'llama.cpp-best', 0.98))

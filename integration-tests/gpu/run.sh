@@ -14,10 +14,10 @@
 #   dense        32B-shape dense model in 12 GiB: the same tokens, and how fast
 #   moe          30B-A3B-shape MoE model in 8 GiB: the same tokens, and how fast
 #   rivals       llama.cpp's own CPU offload, tuned to the same VRAM
-#   table        everything in VRAM, llama.cpp's best offload and each of our ways, side by side
+#   table        everything in VRAM, llama.cpp's best offload and each of our strategies, side by side
 #   predictions  what `greenboost plan` expects of the rows that `table` made
-#   traces       what limits each of our ways: when the link copied, what the GPU waited for
-#   mapped       llama.cpp's default offload with and without assist, the model mapped from a folder on disk
+#   traces       what limits each of our strategies: when the link copied, what the GPU waited for
+#   mapped       llama.cpp's default offload with and without host-copy prefetch, the model mapped from a folder on disk
 #   page-cache   weights outside VRAM in the page cache of a model file on disk: loading, answers, speed
 #   experts      a mixture whose most used experts are in VRAM: the same tokens, and how fast
 #   all          doctor fixtures toy discovery fit dense moe

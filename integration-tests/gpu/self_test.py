@@ -55,13 +55,13 @@ def the_table(folder):
     wanted = {(model, *speed, config) for model in MODELS for config in ('full-vram', 'llama.cpp-best', *OURS) for speed in SPEEDS}
     wanted |= {(model, 'load_s', 512, config) for model in MODELS
                for config in ('full-vram', *OURS, 'assist-unhooked', 'combined-unhooked')}
-    expect('the table has every way of every row: %d' % len(wanted), ran.returncode == 0 and have == wanted, ran)
+    expect('the table has every configuration of every row: %d' % len(wanted), ran.returncode == 0 and have == wanted, ran)
     table = [line.split(' | ') for line in ran.stdout.splitlines() if line.startswith(('| dense', '| MoE', '| the same'))]
     expect('it is printed as docs/benchmarks has it, and kept', len(table) == 6 and all(len(line) == 7 and '-' not in line
            for line in table) and os.path.exists(files[-1].replace('gpu-', 'table-').replace('.json', '.md')), ran)
     expect('its goals are judged', 'goal met' in ran.stdout and 'goal MISSED' in ran.stdout, ran)
     of = {(row['model'], row['test'], row['ubatch'], row['config']): row for row in rows}
-    expect('each way is started as its name says', all(
+    expect('each configuration is started as its name says', all(
         bool(row['counters']['slot_hits']) == (row['config'] in ('stream', 'combined'))
         and bool(row['counters']['assist_copies']) == (row['config'] in ('assist', 'combined'))
         for row in rows if row['config'] in OURS), ran)
@@ -73,7 +73,7 @@ def the_table(folder):
     expect('the rival is allowed what we took', all(row['vram_peak_bytes'] <= row['vram_cap_bytes'] for row in rivals), ran)
     expect('the rival tries all processors and one less', rivals[0]['options'].endswith(
         ' -lm none -t ' + ('1' if processors() == 1 else '%d,%d' % (processors(), processors() - 1))), ran)
-    expect('ways have what the plan says, as llama-bench takes it', all(
+    expect('configurations have what the plan says, as llama-bench takes it', all(
         of[model, 'tg64', 512, config]['options'] == options for model, config, options in (
             (MODELS[0], 'stream', '-ngl 99'), (MODELS[1], 'assist', '-ngl 99 -ncmoe 28 -lm none -t 2'),
             (MODELS[0], 'combined', r'-ot blk\.(1|3)\.ffn_.*=CPU;blk\.5\.ffn_up=CPU -lm none -t 2 -ngl 99'))), ran)
@@ -84,7 +84,7 @@ def the_table(folder):
 
     ran, rows, _ = run(folder, 'plan', ['predictions', 'traces'], earlier=files[-1])
     plans = [row for row in rows if row['config'].startswith('plan-')]
-    expect('the plan is compared with every way, with the VRAM that it had', ran.returncode == 0 and len(plans) == 30 and all(
+    expect('the plan is compared with every strategy, with the VRAM that it had', ran.returncode == 0 and len(plans) == 30 and all(
         row['vram_cap_bytes'] == of[row['model'], row['test'], row['ubatch'], row['config'][5:]]['vram_cap_bytes']
         for row in plans if row['config'] not in ('plan-llama.cpp-best', 'plan-assist')), ran)
     expect('the plan is compared for as many layers as the rival had', all(
@@ -110,7 +110,7 @@ def the_table(folder):
     rest, whole, _ = run(folder, 'rest', ['table'], fault='old')
     expect('the next call measures the rest, and nothing twice', rest.returncode == 0 and whole[:len(partly)] == partly
            and len({(row['model'], row['test'], row['ubatch'], row['config']) for row in whole}) == len(whole), rest)
-    expect('without a plan for a way by name, that way is skipped with a reason', len(whole) == len(wanted) - 10 and not any(
+    expect('without a plan for a strategy by name, that strategy is skipped with a reason', len(whole) == len(wanted) - 10 and not any(
         'combined' in row['config'] for row in whole) and 'SKIP dense-32b-q4_k_m, combined, ubatch 512: greenboost plan '
         "--strategy combined: error: unexpected argument" in rest.stdout, rest)
     ran, _, _ = run(folder, 'faults', ['table'], fault='unserved default tokens')

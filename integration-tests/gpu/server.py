@@ -27,18 +27,18 @@ def ask(port, path, body=None, limit=60):
         return json.loads(reply.read())
 
 
-def answer(bench, way, model, extra=(), limit=150, prompts=PROMPTS):
-    """Starts llama-server one way or another, and hashes what it generates."""
+def answer(bench, start, model, extra=(), limit=150, prompts=PROMPTS):
+    """Starts llama-server plainly or under gb-launch, and hashes what it generates."""
     deadline = time.time() + bench.limit(limit)
     port = free_port()
-    command = way([os.path.join(bench.llama, 'llama-server'), '-m', model, '--host', '127.0.0.1', '--port', str(port),
+    command = start([os.path.join(bench.llama, 'llama-server'), '-m', model, '--host', '127.0.0.1', '--port', str(port),
                    '-np', '1', '--offline', *extra])
     log_path = os.path.join(bench.results, 'llama-server.log')
     with open(log_path, 'w') as log, Peak(bench.meter) as peak:
         began = time.time()
         child = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
-                                 env={**os.environ, **way.env})
-        watch = way.watch(child.pid)
+                                 env={**os.environ, **start.env})
+        watch = start.watch(child.pid)
         try:
             wait_for_health(child, port, deadline, log_path)
             load_s = time.time() - began

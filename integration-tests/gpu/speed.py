@@ -1,4 +1,4 @@
-"""The phases that measure llama.cpp, with us, without us, and against its own ways of doing with less VRAM."""
+"""The phases that measure llama.cpp, with us, without us, and against its own offload with less VRAM."""
 import json, os, statistics, sys
 from bench import Failure, GIB
 from hooked import Hooked, PLAIN
@@ -73,8 +73,8 @@ def fit(bench):
     same_tokens(bench, name, model, sides, None)
     runs = {'full-vram': [], 'stream': []}
     for round in range(5):  # alternating, so that whatever else happens meets both; the first round warms up
-        for config, way in sides:
-            result = llama_bench(bench, way, model, 512, ('pp512', 'tg64'), repeat=5)
+        for config, start in sides:
+            result = llama_bench(bench, start, model, 512, ('pp512', 'tg64'), repeat=5)
             if round:
                 runs[config].append(result)
     for test in ('pp512', 'tg64'):
@@ -101,9 +101,9 @@ def capped(bench, name):
     model, cap = prepare(bench, name), CAPS[name]
     sides = (('full-vram', PLAIN), ('extend', Hooked(bench, cap)))
     same_tokens(bench, name, model, sides, cap)
-    for config, way in sides:
+    for config, start in sides:
         for ubatch, tests in ((512, ('pp512', 'pp2048', 'tg64')), (2048, ('pp2048',))):
-            measure(bench, name, model, config, way, None if way is PLAIN else cap, ubatch, tests)
+            measure(bench, name, model, config, start, None if start is PLAIN else cap, ubatch, tests)
     # What a user types: --fit decides, from the memory we report, and must come to the same.
     expected = bench.find(model=name, test='load_s', config='full-vram')
     default = answer(bench, Default(bench, cap), model, ['-c', '4096'])
@@ -123,18 +123,18 @@ class Default(type(PLAIN)):
 
 def same_tokens(bench, name, model, sides, cap):
     """Temperature-0 completions with and without us, byte for byte."""
-    shas = {config: said(bench, name, model, config, way, None if way is PLAIN else cap)['output_sha256']
-            for config, way in sides}
+    shas = {config: said(bench, name, model, config, start, None if start is PLAIN else cap)['output_sha256']
+            for config, start in sides}
     bench.check('%s says the same' % name, len(set(shas.values())) == 1, str({k: v[:12] for k, v in shas.items()}))
 
 
-def said(bench, name, model, config, way, cap, options=ALL_ON_GPU, limit=150):
+def said(bench, name, model, config, start, cap, options=ALL_ON_GPU, limit=150):
     """The row of what llama-server says at temperature 0, and how long it took to load: an earlier call's or a new one."""
     rows = bench.find(model=name, test='load_s', config=config, vram_cap_bytes=cap)
     if rows:
         return rows[0]
     options = [*CONTEXT_OPTIONS, *options]
-    got = answer(bench, way, model, options, limit)
+    got = answer(bench, start, model, options, limit)
     bench.add(model=name, test='load_s', ubatch=512, config=config, vram_cap_bytes=cap, value=round_to(got.load_s),
               vram_peak_bytes=got.peak, output_sha256=got.sha, options=' '.join(options), counters=got.counters)
     if cap:
@@ -142,11 +142,11 @@ def said(bench, name, model, config, way, cap, options=ALL_ON_GPU, limit=150):
     return bench.rows[-1]
 
 
-def measure(bench, name, model, config, way, cap, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
+def measure(bench, name, model, config, start, cap, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
     """Rows of one llama-bench run, unless an earlier call has them. The counters are those of the whole run."""
     wanted = [test for test in tests if not bench.find(model=name, test=test, config=config, ubatch=ubatch)]
     if wanted:
-        result = llama_bench(bench, way, model, ubatch, wanted, options, repeat, limit)
+        result = llama_bench(bench, start, model, ubatch, wanted, options, repeat, limit)
         keep(bench, name, config, cap, ubatch, wanted, options, result)
 
 
@@ -156,12 +156,12 @@ def keep(bench, name, config, cap, ubatch, tests, options, result):
                   value=round_to(result[test]), options=' '.join(options), counters=result['counters'])
 
 
-def llama_bench(bench, way, model, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
+def llama_bench(bench, start, model, ubatch, tests, options=ALL_ON_GPU, repeat=2, limit=200):
     """Tokens per second by test, the VRAM peak of the whole run, and what the hook counted in it."""
     prompts = ','.join(test[2:] for test in tests if test.startswith('pp')) or '0'
     tokens = ','.join(test[2:] for test in tests if test.startswith('tg')) or '0'
     ran = bench.succeed([os.path.join(bench.llama, 'llama-bench'), '-m', model, '-p', prompts, '-n', tokens,
-                         '-b', '2048', '-ub', str(ubatch), '-r', str(repeat), '-o', 'json', *options], limit, way=way)
+                         '-b', '2048', '-ub', str(ubatch), '-r', str(repeat), '-o', 'json', *options], limit, start=start)
     result = {'peak': ran.peak, 'counters': ran.counters}
     for row in json.loads(ran.out):
         kind, count = ('pp', row['n_prompt']) if row['n_prompt'] else ('tg', row['n_gen'])

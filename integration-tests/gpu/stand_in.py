@@ -2,8 +2,8 @@
 """Plays the programs the GPU script starts, for its self-test: stand_in.py NAME ARGUMENTS...
 
 STAND_IN_FAULT names faults to have: `tokens` (hooked answers differ), `slow` (hooked runs are slower), `stdout` (the hook
-prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (assist serves nothing), `default`
-(what is read in place is streamed all the same), `copied` (nothing stays in the page cache), `old` (a greenboost that does not know one of the ways), `endless` (streaming
+prints), `missed` (fixtures are not caught), `greedy` (the cap is not kept), `unserved` (host-copy prefetch serves nothing), `default`
+(what is read in place is streamed all the same), `copied` (nothing stays in the page cache), `old` (a greenboost that does not know one of the strategies), `endless` (streaming
 takes longer than there is time).
 """
 # Hundreds of these are started: what only one of the programs needs is imported there.
@@ -128,10 +128,10 @@ def plan(arguments):
     # Its own idea of compute buffers: two layers fewer than the rival has in as much.
     fits = int((vram - 0.95 * GIB) / (16 * GIB / layers)) - 2
     placement = dict(gpu_layers=layers + 1, cpu_moe=layers - fits) if moe else dict(gpu_layers=fits, cpu_moe=None)
-    ways = []
-    for way in ('vram', 'extend-in-place', 'extend', 'offload', 'host-copy-prefetch', 'combined'):
-        ways.append(dict(strategy=way, prefill=2000.0, decode=100.0, placement=placement))
-    answer = dict(predictions=ways, winner=named or 'offload')
+    strategies = []
+    for strategy in ('vram', 'extend-in-place', 'extend', 'offload', 'host-copy-prefetch', 'combined'):
+        strategies.append(dict(strategy=strategy, prefill=2000.0, decode=100.0, placement=placement))
+    answer = dict(predictions=strategies, winner=named or 'offload')
     if named:
         overrides = r'blk\.(1|3)\.ffn_.*=CPU,blk\.5\.ffn_up=CPU'
         words, variables = dict(

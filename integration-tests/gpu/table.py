@@ -1,8 +1,8 @@
-"""The table of docs/benchmarks: everything in VRAM, llama.cpp's best own way with less, and GreenBoost's with as much."""
+"""The table of docs/benchmarks: everything in VRAM, llama.cpp's best offload with less, and GreenBoost's strategies with as much."""
 from bench import Failure, Skip
 from report import show
 from speed import CAPS, prepare
-from ways import TESTS, is_done, says_the_same, speeds
+from configs import TESTS, is_done, says_the_same, speeds
 
 # What matters most comes first: each stage is done for both models before the next one. Seconds are what is expected with an
 # H200 and 16 processors, by what single runs took: 540 in all, models included, if the rival's first try fits.

@@ -1,10 +1,10 @@
-"""Traces of what limits each way: when the link copied, and what the GPU waited for. docs/streaming.md says how to read one."""
+"""Traces of what limits each strategy: when the link copied, and what the GPU waited for. docs/streaming.md says how to read one."""
 import gzip, json, os, tarfile, tempfile
 from bench import Failure, Skip
 from speed import CAPS, llama_bench, prepare, round_to
-from ways import way
+from configs import setup
 
-# What matters most first, some 8 s each: micro-batch, test, ways.
+# What matters most first, some 8 s each: micro-batch, test, strategies.
 WANTED = ((512, 'pp2048', ('stream', 'combined')), (512, 'tg16', ('combined', 'stream')), (512, 'pp2048', ('assist',)),
           (2048, 'pp2048', ('stream', 'combined', 'assist')), (512, 'tg16', ('assist',)))
 # The largest file that is kept, and the largest archive: some places limit what a file may have.
@@ -50,7 +50,7 @@ def traced(bench, name, config, ubatch, test):
     model = prepare(bench, name, bench.disk)
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, 'trace.json')
-        how = way(bench, name, model, config, ubatch, trace=file)
+        how = setup(bench, name, model, config, ubatch, trace=file)
         result = llama_bench(bench, how.start, model, ubatch, (test,), how.for_bench(), limit=120)
         member = '%s-%s-%s-%d.json' % (name, config, test, ubatch)
         row = dict.fromkeys(FIELDS)

@@ -1,4 +1,4 @@
-"""The ways to run a model that does not fit, each with exactly what its name says: how it is started, with which options
+"""The strategies for a model that does not fit, each with exactly what its name says: how it is started, with which options
 of llama.cpp, and what it must say the same as."""
 import json, os, re, shlex
 from bench import Failure, GIB, Skip
@@ -22,7 +22,7 @@ OPTIONS = {'LLAMA_ARG_OVERRIDE_TENSOR': '-ot', 'LLAMA_ARG_LOAD_MODE': '-lm', 'LL
 PLANS = {}
 
 
-class Way:
+class Setup:
     """How a configuration is run: under `start`, with options of llama.cpp; `cap` is what the hook may take."""
 
     def __init__(self, start, options, cap=None):
@@ -34,30 +34,30 @@ class Way:
         return tuple(word.replace(',', ';') if before == '-ot' else word for before, word in zip(after, self.options))
 
 
-def way(bench, name, model, config, ubatch, trace=None):
+def setup(bench, name, model, config, ubatch, trace=None):
     """How a configuration is run. With `trace`, graphs are off: what is inside of one has no times."""
     cap, env = CAPS[name], {'GGML_CUDA_DISABLE_GRAPHS': '1'} if trace else {}
 
-    def hooked(stream, assist, more=(), env=env):
-        return Hooked(bench, cap, stream, assist, trace, more, env)
+    def hooked(stream, prefetch, more=(), env=env):
+        return Hooked(bench, cap, stream, prefetch, trace, more, env)
 
     if config == 'full-vram':
-        return Way(PLAIN, ALL_ON_GPU)
+        return Setup(PLAIN, ALL_ON_GPU)
     if config == 'extend':
-        return Way(hooked('off', 'off'), ALL_ON_GPU, cap)
+        return Setup(hooked('off', 'off'), ALL_ON_GPU, cap)
     if config in PLANNED:
         options, more, variables = planned(bench, name, model, ubatch, config)
-        return Way(hooked(*PLANNED[config][2:], more, {**variables, **env}), options, cap)
+        return Setup(hooked(*PLANNED[config][2:], more, {**variables, **env}), options, cap)
     raise ValueError(config)
 
 
 def best_mode():
-    """llama.cpp's own way at its best: pinned copies of what the CPU computes, and the better number of threads."""
+    """llama.cpp's own offload at its best: pinned copies of what the CPU computes, and the better number of threads."""
     return ('-lm', 'none', '-t', threads_to_try())
 
 
 def planned(bench, name, model, ubatch, config):
-    """How the plan would run a way: options of llama.cpp, of gb-launch, variables."""
+    """How the plan would run a strategy: options of llama.cpp, of gb-launch, variables."""
     asked, answer = PLANNED[config][:2]
     plan = ask_plan(bench, model, CAPS[name], ubatch, asked)
     commands = plan.get('commands') or {}
@@ -89,17 +89,17 @@ def of_command_line(line):
     return variables, more, options
 
 
-def ask_plan(bench, model, vram, ubatch, way=None):
+def ask_plan(bench, model, vram, ubatch, strategy=None):
     """`greenboost plan` as JSON; the first one on a machine measures it, some seconds. llama-bench has a context of 2048."""
-    asked = (model, vram, ubatch, way)
+    asked = (model, vram, ubatch, strategy)
     if asked in PLANS:
         return PLANS[asked]
     ran = bench.run([os.path.join(bench.pack, 'greenboost'), 'plan', model, '--vram', str(vram), '--ctx', '2048', '--ubatch',
-                     str(ubatch), *(['--strategy', way] if way else []), '--json'], 60)
-    # 1: no way is possible; what is expected of each is said all the same.
+                     str(ubatch), *(['--strategy', strategy] if strategy else []), '--json'], 60)
+    # 1: no strategy is possible; what is expected of each is said all the same.
     if ran.code not in (0, 1) or not ran.out.strip():
         reason = ' '.join((ran.err or ran.out).split())[-300:]
-        raise (Skip if way else Failure)('greenboost plan%s: %s' % (' --strategy ' + way if way else '', reason))
+        raise (Skip if strategy else Failure)('greenboost plan%s: %s' % (' --strategy ' + strategy if strategy else '', reason))
     if not PLANS:
         print('      measured: %s' % json.dumps(json.loads(ran.out).get('machine')), flush=True)
     PLANS[asked] = json.loads(ran.out)
@@ -121,7 +121,7 @@ def speeds(bench, name, model, config, ubatch):
         found, result = tuned(bench, name, model, ubatch, limit, best_mode(), tests)
         keep(bench, name, config, limit, ubatch, tests, (*found, *best_mode()), result)
         return
-    how = way(bench, name, model, config, ubatch)
+    how = setup(bench, name, model, config, ubatch)
     result = llama_bench(bench, how.start, model, ubatch, tests, how.for_bench(), limit=120)
     keep(bench, name, config, how.cap, ubatch, tests, how.for_bench(), result)
     if how.cap:
@@ -145,7 +145,7 @@ def says_the_same(bench, name, model, config):
     if rows:
         ours, options = rows[0], rows[0]['options'].split()[len(CONTEXT_OPTIONS):]
     else:
-        how = way(bench, name, model, config, 512)
+        how = setup(bench, name, model, config, 512)
         options = how.options
         ours = said(bench, name, model, config, how.start, how.cap, options, limit=120)
     against, options = ('full-vram', ALL_ON_GPU) if config in ('stream', 'extend') else (config + '-unhooked', options)
