@@ -6,7 +6,7 @@ use std::path::Path;
 /// Checks all of `fuzz/corpus/TARGET`.
 ///
 /// # Panics
-/// When the property does not hold, or so few inputs are found that the folder cannot be the right one.
+/// When the property does not hold, or fewer inputs are found than the folder has.
 pub fn holds(target: &str, check: fn(&[u8])) {
     let mut above =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|folder| folder.join("fuzz/corpus").join(target));
