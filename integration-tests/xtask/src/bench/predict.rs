@@ -106,7 +106,7 @@ impl Model {
 
 struct Row {
     model: &'static str,
-    way: &'static str,
+    strategy: &'static str,
     test: String,
     vram: u64,
     /// Bytes of weights that the plan expects outside VRAM, and those that were there.
@@ -168,24 +168,24 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
         let tight = plan(kv + scratch + weights / 2, ubatch, false)?;
         let mut checksum = None;
         let room = kv + scratch + weights / 2;
-        for (way, plan, vram, load, rules, stream) in [
+        for (strategy, plan, vram, load, rules, stream) in [
             ("vram", &whole, kv + scratch + weights + (64 << 20), "tensors", &[][..], "off"),
             ("extend", &tight, room, "blind", &[], "off"),
             ("extend-in-place", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "off"),
             ("extend", &tight, room, "tensors", &["_exps=auto", ".*=vram"], "on"),
         ] {
-            if way == "extend-in-place" && model.experts == 0 {
+            if strategy == "extend-in-place" && model.experts == 0 {
                 // Every token reads every weight: which of them are outside makes no difference.
                 continue;
             }
-            eprintln!("{} {way}, micro-batch {ubatch}", model.name);
+            eprintln!("{} {strategy}, micro-batch {ubatch}", model.name);
             let slower = model.slower(ubatch);
             let script = format!(
                 "buffers {kv} {scratch}\nload {load}\ndecode 6\nprefill 4 {ubatch} {TILE} {MULTIPLY_NS:.9} {slower:.6}\n"
             );
             let mut options = vec!["--vram".to_owned(), vram.to_string()];
             options.extend(rules.iter().flat_map(|rule| ["--place".to_owned(), (*rule).to_owned()]));
-            let expected = prediction(plan, way)?;
+            let expected = prediction(plan, strategy)?;
             if let Some(ring) = expected["placement"]["ring"].as_u64().filter(|_| stream == "on") {
                 options.extend(["--ring".to_owned(), ring.to_string()]);
             }
@@ -198,7 +198,7 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
             let mut row = |test: String, tokens: u64, kind: &str| -> Result<()> {
                 let predicted = expected[kind].as_f64().with_context(|| format!("no {kind} in {expected}"))?;
                 let measured = tokens as f64 / output.middle(kind)?;
-                rows.push(Row { model: model.name, way, test, vram, outside, predicted, measured });
+                rows.push(Row { model: model.name, strategy, test, vram, outside, predicted, measured });
                 Ok(())
             };
             if ubatch == UBATCHES[0] {
@@ -210,23 +210,23 @@ fn measure(passes: &Passes, model: &Model, rows: &mut Vec<Row>, rates: &mut Valu
     Ok(())
 }
 
-fn prediction<'a>(plan: &'a Value, way: &str) -> Result<&'a Value> {
+fn prediction<'a>(plan: &'a Value, strategy: &str) -> Result<&'a Value> {
     let mut all = plan["predictions"].as_array().into_iter().flatten();
-    all.find(|prediction| prediction["strategy"] == way).with_context(|| format!("no {way} in {plan}"))
+    all.find(|prediction| prediction["strategy"] == strategy).with_context(|| format!("no {strategy} in {plan}"))
 }
 
 fn print(rows: &[Row]) {
     println!("tokens a second on the simulated GPU");
     println!(
         "{:8} {:18} {:14} {:>12} {:>8} {:>10} {:>10} {:>7}",
-        "model", "way", "test", "MiB outside", "expected", "predicted", "measured", "ratio"
+        "model", "strategy", "test", "MiB outside", "expected", "predicted", "measured", "ratio"
     );
     for row in rows {
         let verdict = if (row.ratio() - 1.0).abs() <= TOLERANCE { "" } else { "  MISSED" };
-        let Row { model, way, test, outside, predicted, measured, .. } = row;
+        let Row { model, strategy, test, outside, predicted, measured, .. } = row;
         let [expected, outside] = outside.map(|bytes| bytes >> 20);
         println!(
-            "{model:8} {way:18} {test:14} {outside:>12} {expected:>8} {predicted:>10.2} {measured:>10.2} {:>7.3}{verdict}",
+            "{model:8} {strategy:18} {test:14} {outside:>12} {expected:>8} {predicted:>10.2} {measured:>10.2} {:>7.3}{verdict}",
             row.ratio()
         );
     }
@@ -240,7 +240,7 @@ fn as_json(row: &Row, rates: &Value) -> Value {
         "set_gbps": { "vram": SPEEDS.vram, "link": SPEEDS.link, "in_place": SPEEDS.in_place },
         "measured_gbps": rates,
         "model": row.model,
-        "way": row.way,
+        "strategy": row.strategy,
         "phase": row.test,
         "vram_bytes": row.vram,
         "predicted_outside_bytes": row.outside[0],
