@@ -33,7 +33,7 @@ pub const DEFAULT_PRIORITY: u8 = 50;
 pub struct PlaceRule {
     /// Regular expression found anywhere in the tensor's name (`blk.12.ffn_up_exps.weight`).
     pub tensor: String,
-    /// First and last layer it is for, both included: the number behind `blk.`.
+    /// First and last layer it is for, both included: the number after `blk.`.
     pub layers: Option<(u32, u32)>,
     /// Bytes the tensor must have at least.
     pub at_least: u64,

@@ -2,7 +2,7 @@
 //!
 //! The record is a memfd named [`NAME`] that the process keeps open and mapped, sealed against a change of its size. A
 //! reader finds it through `/proc/PID/fd` (`find` is that, and trusts nobody). Nothing has a name in a filesystem, so
-//! nothing is left behind however the process dies.
+//! nothing remains however the process dies.
 //!
 //! Values are written with relaxed atomics and read the same way: each is right, a set of them is a snapshot
 //! that may be a microsecond apart.

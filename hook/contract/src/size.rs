@@ -61,7 +61,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
 /// Reads a SIZE by serde.
 ///
 /// # Errors
-/// [`SizeError`], or that it is no text.
+/// [`SizeError`], or that it is not a text.
 pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     const ALLOWED: &str = "must be a size in quotes, such as \"512MiB\"";
     value::read(from, ALLOWED, |value| match value {

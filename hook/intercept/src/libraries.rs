@@ -3,7 +3,7 @@
 //! They are found among the loaded objects and read in place. Nothing is ever opened: a program that has not
 //! loaded `libcuda` must not get one from us, and a reference of ours must not keep one alive.
 //!
-//! Another library may stand between us and the driver: one that is preloaded behind us and exports the same
+//! Another library may stand between us and the driver: one that is preloaded after us and exports the same
 //! names. It then is the original of those names, as it would be for `RTLD_NEXT`, and its own look-ups get the
 //! real functions, or the two of us would call each other for ever.
 
@@ -27,7 +27,7 @@ pub(crate) struct Known {
     removed: AtomicU64,
     /// An object other than the executable has a DT_RPATH.
     rpath: AtomicBool,
-    /// Addresses of interposers behind us.
+    /// Addresses of interposers after us.
     interposers: [[AtomicUsize; 2]; 8],
     /// Sorted tables for readers that take no lock. A replaced table is never freed: a reader may hold it, and
     /// they are replaced only when a driver library comes or goes.
@@ -103,12 +103,12 @@ pub fn detour_of_real(address: *const c_void) -> Option<*const c_void> {
     }
 }
 
-/// The detour behind one of our own exports.
+/// The detour of one of our own exports.
 fn exported(address: *const c_void) -> Option<*const c_void> {
     is_ours(address as usize).then(|| slot::of_export(address).map(Slot::detour)).flatten()
 }
 
-/// Whether code belongs to the driver, or to an interposer behind us: it looks symbols up for itself and must
+/// Whether code belongs to the driver, or to an interposer after us: it looks symbols up for itself and must
 /// get the originals.
 pub fn is_driver_code(address: usize) -> bool {
     let interposer = KNOWN

@@ -65,7 +65,7 @@ impl Dl {
 
     /// Where a call that came to a shim through a layer goes on to. A layer that is off leads to the next
     /// library's function as everybody sees it, which need not be the C library's (another tool preloaded
-    /// behind us) and whose body another layer may have patched. A layer that is on has had its say, and goes
+    /// after us) and whose body another layer may have patched. A layer that is on has had its say, and goes
     /// around our own patch.
     #[inline]
     pub fn onward(self, via: u32) -> usize {
@@ -138,7 +138,7 @@ fn locate() {
     }
 }
 
-/// `dlsym` as called from here: of explicit handles, and for `RTLD_NEXT` of what comes behind this library.
+/// `dlsym` as called from here: of explicit handles, and for `RTLD_NEXT` of what comes after this library.
 ///
 /// # Safety
 /// As `dlsym`.

@@ -10,7 +10,7 @@ use crate::libraries::{is_attached, library_of};
 use crate::slot::{self, Library, Slot};
 use std::ffi::{CStr, c_void};
 
-/// Finds the library if the program has loaded it, and the originals of its slots. Cheap when done.
+/// Finds the library if the program has loaded it, and the originals of its functions. Cheap when done.
 pub fn attach(library: Library) -> bool {
     if !is_loaded(library) {
         renew();
@@ -18,7 +18,7 @@ pub fn attach(library: Library) -> bool {
     is_attached(library)
 }
 
-/// What a slot's detour is to call, resolved on first need; null when the library or the symbol is not there.
+/// What a function's detour is to call, resolved on first need; null when the library or the symbol is not there.
 #[inline]
 pub fn original_of(slot: &Slot) -> *const c_void {
     let known = slot.original();
@@ -30,7 +30,7 @@ fn resolve(slot: &Slot) -> *const c_void {
     if attach(slot.library) { slot.original() } else { std::ptr::null() }
 }
 
-/// The address of a library's function that has no slot; null when the library is not loaded or lacks it.
+/// The address of a library's function that is not in the table; null when the library is not loaded or lacks it.
 pub fn symbol(library: Library, symbol: &CStr) -> *const c_void {
     let mut address = 0;
     if attach(library) {
@@ -46,7 +46,7 @@ pub fn symbol(library: Library, symbol: &CStr) -> *const c_void {
     address as *const c_void
 }
 
-/// What a function of the driver is called by: the table's slot where it has one (its body may be patched), else the
+/// What a function of the driver is called by: the table's original where it has one (its body may be patched), else the
 /// library's own; null when the driver is not loaded or lacks it.
 pub fn original(name: &CStr) -> *const c_void {
     slot::find(name.to_bytes()).map_or_else(|| symbol(Library::Cuda, name), original_of)

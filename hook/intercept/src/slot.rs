@@ -1,4 +1,4 @@
-//! A slot per intercepted symbol: its names, its detour, and the original behind it.
+//! What is kept for each intercepted symbol: its names, its detour, and the original.
 
 use crate::functions;
 use greenboost_cuda::abi::{NOT_FOUND, NVML_FUNCTION_NOT_FOUND, Status};
@@ -13,8 +13,8 @@ pub enum Library {
     Cuda,
     /// `libnvidia-ml.so.1`.
     Nvml,
-    /// llama.cpp's `libggml*.so`. A process can have several of different versions, with things of their own behind their
-    /// functions: one is listened to, and the others' calls stay theirs.
+    /// llama.cpp's `libggml*.so`. A process can have several of different versions, each with tensors
+    /// of its own: one is listened to, and the others' calls stay theirs.
     Ggml,
     /// glibc.
     CLibrary,
@@ -45,7 +45,7 @@ impl Library {
 pub enum Section {
     /// CUDA and NVML.
     Driver,
-    /// What tells which tensors lie behind an address.
+    /// What tells which tensors lie at an address.
     Tensors,
     /// What a tensor takes.
     TensorSizes,
@@ -137,7 +137,7 @@ impl Slot {
         self.real.load(Ordering::Acquire)
     }
 
-    /// Whether another library stands before or behind us for this symbol.
+    /// Whether another library comes before or after us for this symbol.
     pub fn is_interposed(&self) -> bool {
         self.is_preceded() || self.behind.load(Ordering::Acquire) != 0
     }
@@ -175,7 +175,7 @@ macro_rules! slots {
         pub enum Function { $($($symbol),+,)+ $($($name,)+)+ $($loader),+ }
 
         impl Function {
-            /// The symbol's slot.
+            /// The symbol's [`Slot`].
             #[inline]
             pub fn slot(self) -> &'static Slot {
                 &ORIGINALS.slots[self as usize]
@@ -268,7 +268,7 @@ pub fn shims() -> Option<&'static Shims> {
     replacements().map(|all| all.shims)
 }
 
-/// The slot whose export is at an address.
+/// The [`Slot`] whose export is at an address.
 pub fn of_export(address: *const c_void) -> Option<&'static Slot> {
     let exports = replacements()?.exports?;
     exports.iter().position(|export| *export as *const c_void == address).map(|at| &ORIGINALS.slots[at])
@@ -313,7 +313,7 @@ const FIRST: u64 = {
     bits
 };
 
-/// The slot of a symbol.
+/// The [`Slot`] of a symbol.
 pub fn find(symbol: &[u8]) -> Option<&'static Slot> {
     if FIRST & 1 << (symbol.first()? & 63) == 0 {
         return None;

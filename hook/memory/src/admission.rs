@@ -63,7 +63,7 @@ impl Memory {
         ram::available(self.files.pinned.bytes())
     }
 
-    /// Whether so much more page cache can be held.
+    /// Whether this much more page cache can be held.
     pub fn has_room_for_pages(&self, bytes: u64) -> bool {
         self.available_ram() >= bytes.saturating_add(FLOOR)
     }

@@ -30,7 +30,7 @@ impl Budget {
         self.limit.saturating_sub(self.used())
     }
 
-    /// Takes `bytes`; the bytes that are taken then. `None`: there are not so many.
+    /// Takes `bytes`; the bytes that are taken then. `None`: fewer are left.
     pub fn take(&self, bytes: u64) -> Option<u64> {
         let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         self.used.fetch_update(Relaxed, Relaxed, more).ok().map(|before| before + bytes)

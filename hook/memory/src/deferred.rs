@@ -24,7 +24,7 @@ impl Memory {
     /// than `most_ram` in RAM.
     ///
     /// # Errors
-    /// `CUDA_ERROR_OUT_OF_MEMORY`: a budget has not so much.
+    /// `CUDA_ERROR_OUT_OF_MEMORY`: a budget has less left.
     pub fn take_deferred(&self, device: &Device, allocation: &mut Allocation, most_ram: u64) -> Result<(), Status> {
         let vram = allocation.span.min(device.budget.left() / GRANULE * GRANULE);
         let ram = (allocation.span - vram).min(most_ram);

@@ -1,16 +1,16 @@
 //! Splitting copies and fills where the driver would refuse them.
 //!
 //! RAM that we map and register ourselves is one allocation for kernels, but the driver refuses a copy or fill
-//! that crosses the border of such a chunk. It is cut there; the pieces are issued in order on the program's
+//! that crosses the border of such a chunk. It is split there; the pieces are issued in order on the program's
 //! own stream, so that its ordering holds.
 
 use greenboost_cuda::abi::{CUdeviceptr, SUCCESS, Status};
 
-/// Bytes from an address on, at most so many, that one copy may touch: less only at a seam.
+/// Bytes from an address on, at most the second number, that one copy may touch: less only where a boundary comes first.
 /// [`crate::Memory::run`] outside of tests.
 pub type Run<'a> = &'a dyn Fn(CUdeviceptr, u64) -> u64;
 
-/// Issues `bytes` at several addresses at once (source and target) in pieces that cross no seam at any of them.
+/// Issues `bytes` at several addresses at once (source and target) in pieces that cross no boundary at any of them.
 /// `issue(offset, bytes)` is called in order until one fails.
 pub fn linear<const N: usize>(
     run: Run<'_>,
@@ -56,7 +56,7 @@ impl Layout {
         self.corner.wrapping_add((x + y * self.row + z * self.slice) as u64)
     }
 
-    /// Bytes from the first to behind the last byte of a box.
+    /// Bytes from the first to the last byte of a box, both included.
     pub fn reach(&self, [x, y, z]: [usize; 3]) -> usize {
         x + y.saturating_sub(1) * self.row + z.saturating_sub(1) * self.slice
     }
@@ -68,7 +68,7 @@ impl Layout {
     }
 }
 
-/// Issues a box in parts that cross no seam on any side: whole where possible, else halves of its slices, then
+/// Issues a box in parts that cross no boundary on any side: whole where possible, else halves of its slices, then
 /// of its rows, then pieces of a row.
 pub fn boxed(run: Run<'_>, sides: &[Layout], whole: [usize; 3], issue: &mut dyn FnMut(Extent) -> Status) -> Status {
     part(run, sides, Extent { from: [0; 3], size: whole }, issue)
@@ -76,13 +76,13 @@ pub fn boxed(run: Run<'_>, sides: &[Layout], whole: [usize; 3], issue: &mut dyn 
 
 fn part(run: Run<'_>, sides: &[Layout], it: Extent, issue: &mut dyn FnMut(Extent) -> Status) -> Status {
     let runs = sides.iter().map(|side| side.run(run, it));
-    // The nearest seam of any side: a single row is cut there.
-    let Some(first_seam) = runs.filter(|(run, reach)| run < reach).map(|(run, _)| run).min() else {
+    // The nearest boundary of any side: a single row is split there.
+    let Some(first_boundary) = runs.filter(|(run, reach)| run < reach).map(|(run, _)| run).min() else {
         return issue(it);
     };
     // The outermost dimension that can still be halved.
     let dimension = (1..3).rev().find(|dimension| it.size[*dimension] > 1).unwrap_or(0);
-    let first = if dimension == 0 { first_seam } else { it.size[dimension] / 2 };
+    let first = if dimension == 0 { first_boundary } else { it.size[dimension] / 2 };
     let (mut head, mut tail) = (it, it);
     head.size[dimension] = first;
     tail.from[dimension] += first;
@@ -98,13 +98,13 @@ mod tests {
     use super::*;
     use greenboost_cuda::abi::OUT_OF_MEMORY;
 
-    /// Memory whose every 16th address is a seam.
+    /// Memory with a boundary at every 16th address.
     fn sixteens(address: CUdeviceptr, bytes: u64) -> u64 {
         bytes.min(16 - address % 16)
     }
 
     #[test]
-    fn a_line_is_cut_at_the_seams_of_both_sides_and_stays_whole_without() {
+    fn a_line_is_split_at_the_boundaries_of_both_sides_and_stays_whole_without() {
         let mut pieces = Vec::new();
         let status = linear(&sixteens, [30, 105], 40, |at, bytes| {
             pieces.push((at, bytes));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_is_covered_exactly_once_by_parts_that_cross_no_seam() {
+    fn a_box_is_covered_exactly_once_by_parts_that_cross_no_boundary() {
         let sides = [
             Layout { corner: 3, row: 11, slice: 50 },
             Layout { corner: 1000, row: 9, slice: 27 },
@@ -144,7 +144,7 @@ mod tests {
         let status = boxed(&sixteens, &sides, whole, &mut |part| {
             for side in &sides[..2] {
                 let reach = side.reach(part.size) as u64;
-                assert_eq!(sixteens(side.address(part.from), reach), reach, "{part:?} crosses a seam");
+                assert_eq!(sixteens(side.address(part.from), reach), reach, "{part:?} crosses a boundary");
             }
             let [x, y, z] = part.from;
             for slice in z..z + part.size[2] {

@@ -128,7 +128,7 @@ macro_rules! exports {
     ) => {
         $($( exports!(@one $symbol); )+)+
 
-        /// The exports, in the order of the slots.
+        /// The exports, in the order of the table.
         pub static EXPORTS: [unsafe extern "C" fn(); DRIVER] = [$($($symbol),+),+];
     };
     (@one $symbol:ident) => {

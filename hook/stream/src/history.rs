@@ -48,7 +48,7 @@ impl History {
         std::iter::successors(Some(start), follow).skip(1).take(most).filter_map(|(_, next)| next)
     }
 
-    /// Tensors are no more.
+    /// Tensors are gone.
     pub fn forget(&mut self, gone: impl Fn(Key) -> bool) {
         self.after_two.retain(|(before, last), next| !gone(*before) && !gone(*last) && !gone(*next));
         self.after_one.retain(|last, next| !gone(*last) && !gone(*next));

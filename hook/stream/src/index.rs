@@ -16,7 +16,7 @@ pub struct Weight {
     pub at: CUdeviceptr,
     /// Its bytes.
     pub bytes: u64,
-    /// Bytes that a copy of it holds: with the padding behind it, which kernels read too.
+    /// Bytes that a copy of it holds: with the padding after it, which kernels read too.
     pub copied: u64,
     /// The device whose program memory it is.
     pub device: CUdevice,

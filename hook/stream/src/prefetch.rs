@@ -1,6 +1,6 @@
 //! Streaming at the copy: a framework that keeps layers in RAM copies their weights to the GPU anew for every batch of a
 //! prompt, in the same order, from its mapping of the model file or from pinned memory. What comes again is copied ahead
-//! into slots, over the link at full speed, and the framework's own copy becomes one within VRAM. `docs/streaming.md` has
+//! into staging slots, over the link at full speed, and the framework's own copy becomes one within VRAM. `docs/streaming.md` has
 //! the picture.
 //!
 //! Only bytes that stay what they are are served (`origin` says which, and why); nothing during captures; on any doubt the
@@ -25,11 +25,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Smaller copies are not looked at: they are no weights that cost time.
+/// Smaller copies are not looked at: weights that cost time are larger.
 const LEAST: u64 = 32 << 10;
-/// How long slots are not asked for again where there was no VRAM for them.
+/// How long no ring is asked for again where there was no VRAM for it.
 const PAUSE: Duration = Duration::from_secs(10);
-/// What a trace calls a copy out of a slot.
+/// What a trace calls a copy out of a staging slot.
 const SERVED: &str = "the program's copy";
 
 impl Streaming {
@@ -92,7 +92,7 @@ impl Streaming {
         Some(unsafe { self.memory.driver.cuStreamSynchronize(stream) }.err().unwrap_or(SUCCESS))
     }
 
-    /// Copies a part of a tensor out of its slot.
+    /// Copies a part of a tensor out of its staging slot.
     fn serve(&self, device: &Device, dst: CUdeviceptr, part: &Origin, stream: CUstream) -> Option<()> {
         let (from, bytes) = (part.address(), part.bytes());
         let index = self.index.get();
@@ -113,7 +113,7 @@ impl Streaming {
         (status == SUCCESS).then_some(())
     }
 
-    /// Makes a tensor ready: there are slots, and the device can read its pages.
+    /// Makes a tensor ready: there is a ring, and the device can read its pages.
     fn prepare(&self, device: &Device, at: u64) -> Option<()> {
         let _relaxed = RelaxedCapture::enter(self.memory.driver);
         let capacity = self.capacity(device)?;
@@ -129,7 +129,7 @@ impl Streaming {
         is_ready.then_some(())
     }
 
-    /// Bytes of slots of a device, which are made if it has none.
+    /// Bytes of a device's ring, which is made if there is none.
     fn capacity(&self, device: &Device) -> Option<u64> {
         let there_are = self.engines.capacity(device.ordinal);
         if there_are.is_some() || self.known().no_slots.is_some_and(|when| when.elapsed() < PAUSE) {
@@ -141,7 +141,7 @@ impl Streaming {
         made
     }
 
-    /// Tensors are no more: nothing is copied ahead for them.
+    /// Tensors are gone: nothing is copied ahead for them.
     pub(super) fn forget_copies(&self, gone: &[(u64, u64)]) {
         if !gone.is_empty() {
             self.rebuild();

@@ -1,7 +1,7 @@
-//! The ring of slots: which tensor's copy is where, and which must go to make a place. No driver here.
+//! The ring of staging slots: which tensor's copy is where, and which is given up for another. No driver here.
 //!
-//! Tensors are used in the same order every pass, so slots are given out round and round; the oldest copy goes
-//! first. That is also the one whose next use is farthest away.
+//! Tensors are used in the same order every pass, so staging slots are given out round and round; the oldest copy
+//! goes first. That is also the one whose next use is farthest away.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ struct Slot {
     end: u64,
 }
 
-/// Slots of different sizes in `capacity` bytes, given out in a circle.
+/// Staging slots of different sizes in `capacity` bytes, given out in a circle.
 #[derive(Debug, Default)]
 pub struct Ring {
     capacity: u64,

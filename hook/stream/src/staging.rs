@@ -1,4 +1,4 @@
-//! The VRAM that slots are made of, out of the device's budget, at one address of its own: in pieces, so that it can give
+//! The VRAM of the ring, out of the device's budget, at a range of addresses of its own: in pieces, so that it can give
 //! some of them back from its end.
 
 use greenboost_contract::settings::GRANULE;
@@ -21,16 +21,16 @@ pub struct StagingMemory {
     piece: u64,
 }
 
-/// Kernels may read this much behind the last slot.
+/// Kernels may read this much after the last staging slot.
 const SLACK: u64 = 4096;
-/// Into about so many pieces it is cut.
+/// It consists of about this many pieces.
 const MOST_PIECES: u64 = 8;
 
 impl StagingMemory {
     /// Makes `bytes`, a multiple of 2 MiB: all of them, since whoever asks may have counted tensors.
     ///
     /// # Errors
-    /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget or the driver has not so much; else the driver's status.
+    /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget or the driver has less; else the driver's status.
     pub fn make(memory: &Memory, device: &Device, bytes: u64) -> Result<Self, Status> {
         let piece = (bytes / MOST_PIECES / GRANULE).max(1) * GRANULE;
         if !device.take(Use::Ring, bytes) {
@@ -67,7 +67,7 @@ impl StagingMemory {
         Ok(())
     }
 
-    /// The first slot's address.
+    /// The first staging slot's address.
     pub fn base(&self) -> CUdeviceptr {
         self.base
     }
@@ -77,7 +77,7 @@ impl StagingMemory {
         self.pieces.iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Bytes that slots may take.
+    /// Bytes that staging slots may take.
     pub fn capacity(&self) -> u64 {
         self.bytes() - SLACK
     }
@@ -103,7 +103,7 @@ impl StagingMemory {
         device.give_back(Use::Ring, bytes);
     }
 
-    /// Unmaps and releases all pieces but the first so many.
+    /// Unmaps and releases all pieces but the first ones, which are kept.
     fn unmap_from(&mut self, driver: &Driver, kept: usize) {
         while self.pieces.len() > kept {
             let Some((handle, bytes)) = self.pieces.pop() else { return };

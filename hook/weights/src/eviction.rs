@@ -1,7 +1,7 @@
 //! Which chunks make way first where weights are streamed: those of a tensor together, and such tensors as are far apart.
 //!
-//! A tensor that lies outside VRAM in part takes a slot, and mostly as much of the link, as one that lies there whole. So
-//! what matters is how many tensors come to be outside, not how many bytes.
+//! A tensor that is partly outside VRAM takes a staging slot, and mostly as much of the link, as one that is outside as a
+//! whole. So what matters is how many tensors come to be outside, not how many bytes.
 
 use greenboost_contract::settings::GRANULE;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! From rules and tensors to homes: a pure calculation.
+//! From rules and tensors to tiers: a pure calculation.
 
 use crate::hint::PlacementHint;
 use crate::registry::Tensor;
@@ -40,13 +40,13 @@ impl Rules {
     }
 }
 
-/// The number behind `blk.`.
+/// The number after `blk.`.
 fn layer(name: &str) -> Option<u32> {
     let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
     number.parse().ok()
 }
 
-/// A extent of an allocation with one home.
+/// An extent of an allocation that is in one tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Bytes, a multiple of 2 MiB.
@@ -62,16 +62,16 @@ pub struct Extent {
 pub enum Among {
     /// The first ones. Where the rest is read in place, it does not matter.
     First,
-    /// Every so manyth, whole, so that what is streamed is spread evenly over a pass: the link works all the time, and
-    /// few slots are enough.
+    /// Whole ones at even distances, so that what is streamed is spread over a pass: the link works all the time, and a
+    /// small ring is enough.
     Spread,
 }
 
 /// Granules of a tensor that are worth a chunk more.
 const LARGE: usize = 5;
 
-/// Homes for the `span` bytes at `base` that hold `tensors`, with `vram` bytes of VRAM to give. A granule that
-/// several tensors share goes by the one that wants VRAM most.
+/// Tiers for the `span` bytes at `base` that hold `tensors`, with `vram` bytes of VRAM to give. A granule that
+/// several tensors share gets the highest of their priorities.
 pub fn plan(rules: &Rules, tensors: &[(u64, Tensor)], base: u64, span: u64, vram: u64, among: Among) -> Vec<Extent> {
     let mut granules = vec![None::<PlacementHint>; (span / GRANULE) as usize];
     let mut touched = Vec::with_capacity(tensors.len());
@@ -126,7 +126,7 @@ fn spread(order: Vec<usize>, room: usize, hints: &[PlacementHint], touched: &[Ra
     let (mut is_taken, mut chosen) = (vec![false; hints.len()], Vec::new());
     for share in shares {
         let reached_the_end;
-        (chosen, reached_the_end) = every_so_manyth(&own, share, room - begins, hints.len());
+        (chosen, reached_the_end) = taken_evenly(&own, share, room - begins, hints.len());
         if reached_the_end {
             break;
         }
@@ -136,9 +136,9 @@ fn spread(order: Vec<usize>, room: usize, hints: &[PlacementHint], touched: &[Ra
     order[..begins].iter().copied().chain(chosen.iter().copied()).chain(left).collect()
 }
 
-/// So large a share of tensors, given by their granules of `granules` in all, taken evenly and whole. And whether there
-/// was room for each whose turn it was.
-fn every_so_manyth(tensors: &[Vec<usize>], share: f64, room: usize, granules: usize) -> (Vec<usize>, bool) {
+/// A share of tensors, given by their granules of `granules` in all, taken whole and at even distances. And whether each
+/// that was due fitted.
+fn taken_evenly(tensors: &[Vec<usize>], share: f64, room: usize, granules: usize) -> (Vec<usize>, bool) {
     let (mut chosen, mut is_taken, mut due) = (Vec::new(), vec![false; granules], 0.0);
     for tensor in tensors {
         let own: Vec<_> = tensor.iter().copied().filter(|at| !is_taken[*at]).collect();

@@ -13,7 +13,7 @@ pub(super) fn upload_threads<'de, D: Deserializer<'de>>(from: D) -> Result<Optio
 /// Reads a count of upload threads by serde.
 ///
 /// # Errors
-/// When it is no number, or too high a one.
+/// When it is not a number, or is too high.
 pub fn threads<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     let allowed = format!("must be a whole number from 0 to {MOST_UPLOAD_THREADS}");
     value::read(from, &allowed, |value| {

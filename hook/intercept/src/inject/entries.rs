@@ -16,7 +16,7 @@ pub struct Entry<'a> {
     pub address: usize,
     /// Of the PLT, and perhaps not resolved yet.
     pub jump: bool,
-    /// The function's name, perhaps with a version behind it.
+    /// The function's name, perhaps with a version after it.
     pub name: &'a [u8],
 }
 

@@ -1,6 +1,6 @@
 //! The GOT layer: in every loaded object, the pointers through which it calls functions we intercept.
 //!
-//! An object is patched once, when it is *settled*: while another thread's `dlopen` still relocates it, the
+//! An object is patched once, when it is *relocated*: while another thread's `dlopen` still relocates it, the
 //! loader would add to, overwrite or protect what we write. Relocation ends with RELRO being made read-only, which
 //! the kernel tells; of an object without RELRO, only entries that already point to code are touched.
 //!
@@ -51,7 +51,7 @@ fn patch_all(world: &Still) -> bool {
     complete
 }
 
-/// Ourselves, the driver, an interposer behind us, and the C library with its loader.
+/// Ourselves, the driver, an interposer after us, and the C library with its loader.
 fn is_left_alone(image: &Image<'_>) -> bool {
     let system = |name: &[u8]| {
         let names: [&[u8]; 6] = [b"ld-linux", b"ld64", b"libc.so", b"libdl.so", b"libpthread.so", b"linux-vdso"];
@@ -107,21 +107,21 @@ impl Target {
     }
 }
 
-/// `false`: the object is not settled.
+/// `false`: the object is not relocated yet.
 fn patch(world: &Still, image: &Image<'_>) -> bool {
-    let mut settled = false;
+    let mut relocated = false;
     for entry in entries::of(image) {
         let Some(target) = target_of(entry.name) else { continue };
-        if !settled && !is_settled(image) {
+        if !relocated && !is_relocated(image) {
             return false;
         }
-        settled = true;
+        relocated = true;
         patch_entry(world, image, &entry, target);
     }
     true
 }
 
-fn is_settled(image: &Image<'_>) -> bool {
+fn is_relocated(image: &Image<'_>) -> bool {
     image.relro().is_none_or(|pages| is_writable(pages.start) == Some(false))
 }
 

@@ -3,12 +3,12 @@
 //! Nearly all names are not ours and leave after a few comparisons. For the rest: the real look-up decides, and
 //! a pointer that turns out to be the driver's function becomes the detour. Who asks matters twice:
 //!
-//! * the driver, and an interposer behind us, get what they ask for;
+//! * the driver, and an interposer after us, get what they ask for;
 //! * `RTLD_NEXT` is left to the original, which finds what comes after the *caller*. Answering it would hand an
 //!   interposer to itself.
 //!
 //! This library exports the names it looks for, so a search of the global scope finds it even on a machine
-//! without a driver. Such a find is no find.
+//! without a driver. Such a find counts as none.
 
 use super::layers::{LAYERS, is_on};
 use super::open;

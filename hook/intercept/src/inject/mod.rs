@@ -1,4 +1,4 @@
-//! The three ways by which calls reach the detours, and what keeps them up to date.
+//! The three layers through which calls reach the detours, and what keeps them up to date.
 //!
 //! * [`inline`]: the bodies of the loader's functions and of `cuGetProcAddress`, on request of all functions;
 //! * [`got`]: the pointers through which loaded objects call;

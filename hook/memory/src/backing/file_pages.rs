@@ -1,4 +1,4 @@
-//! The page cache of a model file as the home of a chunk (tier T2f): the file's own pages, mapped over the reservation
+//! A chunk in the page cache of a model file (tier T2f): the file's own pages, mapped over the reservation
 //! and registered read-only. No second copy in RAM, and nothing to wait for when the model is loaded.
 //!
 //! ```text
@@ -24,7 +24,7 @@ use std::sync::Arc;
 /// Bytes that are read from a file at once.
 const PIECE: usize = 4 << 20;
 
-/// What the tier map calls such a home.
+/// What the tier map calls this tier.
 pub const NAME: &str = "page-cache";
 
 /// A part of a file.
@@ -153,7 +153,7 @@ impl FileRange {
         FilePages { file: self.pages.file.clone(), offset: self.pages.offset + (at - self.at) }
     }
 
-    /// First address behind it.
+    /// First address after it.
     pub fn end(&self) -> CUdeviceptr {
         self.at + self.bytes
     }

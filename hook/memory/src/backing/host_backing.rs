@@ -1,4 +1,4 @@
-//! One way to put system memory behind a device address: the trait.
+//! A kind of system memory that is mapped at device addresses: the trait.
 //!
 //! A chunk of RAM goes through five steps. `create` and `fill` happen while its bytes are still in VRAM,
 //! so that the moment without a residency (`cuMemUnmap` to `map`) is as short as a remap:
@@ -19,14 +19,14 @@ pub struct HostChunk {
     pub bytes: u64,
 }
 
-/// One way to put system memory behind a device address. Addresses lie inside a reservation of ours
+/// A kind of system memory that is mapped at device addresses. Addresses lie inside a reservation of ours
 /// (`cuMemAddressReserve`), sizes are multiples of 2 MiB, a context of the device is current, and nothing is
 /// using the range when it changes.
 pub trait HostBacking: Send + Sync {
     /// The name it has in settings, logs and the status record.
     fn name(&self) -> &'static str;
 
-    /// Whether copies and fills that cross the border of a chunk must be cut there.
+    /// Whether copies and fills that cross the border of a chunk must be split there.
     fn has_boundaries(&self) -> bool;
 
     /// Whether it can refuse memory that the machine still has. Another backing then serves the rest.

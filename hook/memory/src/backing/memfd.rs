@@ -1,5 +1,5 @@
-//! RAM of our own: a memfd, of huge pages where the machine has them ready, else of ordinary pages with the wish for
-//! transparent huge ones.
+//! RAM of our own: a memfd, of huge pages where the machine has them ready, else of ordinary pages for which
+//! transparent huge ones are asked.
 
 use super::registered::Source;
 use greenboost_cuda::Driver;

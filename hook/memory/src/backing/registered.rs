@@ -1,7 +1,7 @@
 //! RAM in a file of ours, mapped over the reservation and registered with the driver.
 //!
 //! The file is a memfd or a buffer of the kernel module; only the opening differs. Kernels reach such memory at the
-//! same address; copies and fills that cross a chunk's border are refused by the driver and must be cut.
+//! same address; copies and fills that cross a chunk's border are refused by the driver and must be split.
 
 use super::host_backing::{HostBacking, HostChunk};
 use greenboost_cuda::Driver;

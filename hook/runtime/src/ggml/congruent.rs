@@ -124,7 +124,7 @@ unsafe fn grant(tensor: Tensor) -> bool {
 }
 
 /// The address for a tensor that ggml has chosen `address` for: less than a page further on, if there is room, and if the
-/// memory is ours and still without homes.
+/// memory is ours and not materialised yet.
 pub fn shifted(tensor: Tensor, address: u64) -> u64 {
     let Some((_, remainder)) = GRANTED.take().filter(|(granted, _)| *granted == tensor as usize) else {
         return address;

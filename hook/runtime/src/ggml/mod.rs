@@ -1,4 +1,4 @@
-//! Knowing the tensors: what llama.cpp's own library calls tell about the memory behind them.
+//! Knowing the tensors: what llama.cpp's own library calls tell about the memory they use.
 //!
 //! The driver sees bytes; ggml knows which tensor they are. Its libraries call each other through the PLT, so the
 //! GOT layer can put these in between:

@@ -6,7 +6,7 @@ use greenboost_weights::registry::Registry;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// A tensor whose pages could not be registered so often is left alone.
+/// A tensor whose pages could not be registered this many times is left alone.
 const MOST_REFUSALS: u32 = 3;
 
 /// A tensor in RAM: all of it, of which the program may copy parts.
@@ -31,9 +31,9 @@ pub struct Tensor {
 pub struct Known {
     /// By that address.
     pub tensors: BTreeMap<u64, Tensor>,
-    /// Whose turn it is.
+    /// The tensor that was copied last.
     pub current: Option<u64>,
-    /// When there was no VRAM for slots.
+    /// When there was no VRAM for a ring.
     pub no_slots: Option<Instant>,
 }
 

@@ -52,7 +52,7 @@ impl Origin {
         }
     }
 
-    /// Another range of the same memory: it begins so many bytes before this one. `None` where that would be another's.
+    /// Another range of the same memory: it begins this many bytes before this one. `None` where that would be another's.
     pub fn around(&self, tensors: &Registry, before: u64, bytes: u64) -> Option<Self> {
         match self {
             Self::File(source) => source.around(before, bytes).map(Self::File),

@@ -1,6 +1,6 @@
 //! What is measured, as objects of the trace, and what it adds up to.
 //!
-//! A device is a process of the viewer; its copy stream is the first track, each stream that reads slots another one.
+//! A device is a process of the viewer; its copy stream is the first track, and each stream that reads staging slots has a track.
 
 use super::item::{Found, Item, Read, What};
 use super::sink;

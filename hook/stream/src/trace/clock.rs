@@ -48,7 +48,7 @@ impl Clock {
         Ok(Self { stream, base, since: Instant::now(), next: None, old: Vec::new(), spare: Vec::new() })
     }
 
-    /// A mark behind everything submitted to a stream so far. Not for a stream that is captured.
+    /// A mark after everything submitted to a stream so far. Not for a stream that is captured.
     ///
     /// # Errors
     /// The driver's status.

@@ -1,7 +1,7 @@
 //! The trace: what streaming does, in the GPU's own time, for Chrome's and Perfetto's viewers.
 //!
-//! A trace belongs to an engine and is used under its lock. Around each copy and each launch that reads a slot it has
-//! events recorded that keep the time; at later launches it looks which have been reached, and writes a bar for each.
+//! A trace belongs to an engine and is used under its lock. Around each copy and each launch that reads a staging slot
+//! it has events recorded that keep the time; at later launches it looks which have been reached, and writes a bar for each.
 //! Nothing is ever waited for, and nothing is recorded or looked at in a capture: a graph's launch is one bar.
 //!
 //! Whatever goes wrong here ends the trace and nothing else.

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// Bytes that are registered at once: milliseconds when they are in the page cache, and a copy is cut at their ends.
+/// Bytes that are registered at once: milliseconds when they are in the page cache, and a copy is split at their ends.
 const WINDOW: u64 = 64 << 20;
 
 /// A file that was written this recently may be written again without its time showing it: times come in steps, of up
@@ -81,7 +81,7 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Opens and maps the file behind a mapping of the program.
+    /// Opens and maps the file that a mapping of the program shows.
     ///
     /// # Errors
     /// Why it cannot be used, for the log.

@@ -35,7 +35,7 @@ struct Table {
 #[derive(Debug)]
 pub(super) struct Models {
     tables: Vec<Table>,
-    /// Files that are no models.
+    /// Files that are not models.
     others: Vec<FileId>,
     looked: Option<(Option<u64>, Instant)>,
 }
@@ -48,7 +48,7 @@ pub(super) trait Mapped {
     /// Whether a mapping is one of ours, and not the program's.
     fn is_ours(&self, start: u64) -> bool;
 
-    /// The file behind a mapping, opened if it is new.
+    /// The file that a mapping shows, opened if it is new.
     fn open(&self, area: &Area, path: &Path) -> Option<Arc<ModelFile>>;
 }
 

@@ -44,14 +44,14 @@ impl Seek for Reader {
     }
 }
 
-/// Whether the file behind a mapping begins with these bytes.
+/// Whether the file that a mapping shows begins with these bytes.
 pub fn begins_with(area: &Area, path: &Path, bytes: &[u8]) -> bool {
     let mut first = vec![0; bytes.len()];
     let file = open_exact(area, path).map(File::from);
     file.is_some_and(|file| file.read_exact_at(&mut first, 0).is_ok()) && first == bytes
 }
 
-/// Opens the file behind a mapping.
+/// Opens the file that a mapping shows.
 pub fn open_exact(area: &Area, path: &Path) -> Option<OwnedFd> {
     // Leads to the very file even when its name is gone or another's, but needs a right that few have.
     let exact = PathBuf::from(format!("/proc/self/map_files/{:x}-{:x}", area.start, area.end));

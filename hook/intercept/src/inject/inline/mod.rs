@@ -1,7 +1,7 @@
 //! The inline layer: patched function bodies.
 //!
 //! Which bodies: the loader's functions, `cuGetProcAddress` once the driver is there, and with the `bodies` layer
-//! every function of the table. How, is an engine's business: the `detour` crate by default, frida-gum behind the
+//! every function of the table. How, is an engine's business: the `detour` crate by default, frida-gum with the
 //! feature `frida`. A body that cannot be patched (too short, code pages that may not be written) is left as it
 //! is; the other layers do not need it.
 //!
