@@ -134,7 +134,7 @@ def speeds(bench, name, model, config, ubatch):
 
 
 def is_what_it_says(config, counters):
-    copied, served = streamed(counters) or 0, counters.get('assist_copies', 0)
+    copied, served = streamed(counters) or 0, counters.get('prefetched_copies', 0)
     return {'stream': copied > 0 and not served, 'extend': not copied and not served, 'assist': served > 0,
             'combined': copied > 0 or served > 0}[config]
 

@@ -89,7 +89,7 @@ def of_status(processes, pid, seen):
         now = {}
         for device in devices:
             streamed = device.get('streamed', {})
-            for name, value in (('assist_copies', device.get('assist_copies')), ('assist_bytes', device.get('assist_bytes')),
+            for name, value in (('prefetched_copies', device.get('prefetched_copies')), ('prefetched_bytes', device.get('prefetched_bytes')),
                                 ('streamed_bytes', streamed.get('bytes')), ('captured_bytes', streamed.get('captured_bytes')),
                                 *(('expert_' + name, device.get('experts', {}).get(name))
                                   for name in ('reads', 'hits', 'moves', 'moved_bytes', 'slots', 'vram_bytes', 'unfit')),
@@ -111,7 +111,7 @@ def of_log(log, seen):
         counters.update(zip(('slot_hits', 'slot_late', 'slot_misses', 'in_place'), map(int, counts)), said=said.strip())
     served = SERVED.findall(log)
     if served:
-        counters['assist_copies'] = max(int(served[-1]), counters.get('assist_copies', 0))
+        counters['prefetched_copies'] = max(int(served[-1]), counters.get('prefetched_copies', 0))
     return counters
 
 
@@ -126,7 +126,7 @@ def in_words(counters):
         return ''
     if not counters:
         return 'the hook said nothing'
-    words = ['served %d copies' % counters['assist_copies']] if counters.get('assist_copies') else []
+    words = ['served %d copies' % counters['prefetched_copies']] if counters.get('prefetched_copies') else []
     words += ['streamed %.1f GiB' % (streamed(counters) / (1 << 30))] if streamed(counters) else []
     words += ['%d read in place' % counters['in_place']] if counters.get('in_place') else []
     return ', '.join(words) or 'nothing streamed or served'

@@ -19,7 +19,7 @@ def mapped(bench):
                     measure(bench, name, model, config, start, limit, ubatch, tests, options)
                     rows = bench.find(model=name, config=config, ubatch=ubatch)
                     if limit:
-                        served = (rows[-1]['counters'] or {}).get('assist_copies', 0)
+                        served = (rows[-1]['counters'] or {}).get('prefetched_copies', 0)
                         bench.check('%s, is what its name says' % what, served > 0, 'served %d copies' % served)
                 except Failure as problem:
                     bench.check(what, False, str(problem))

@@ -63,7 +63,7 @@ def the_table(folder):
     of = {(row['model'], row['test'], row['ubatch'], row['config']): row for row in rows}
     expect('each configuration is started as its name says', all(
         bool(row['counters']['slot_hits']) == (row['config'] in ('stream', 'combined'))
-        and bool(row['counters']['assist_copies']) == (row['config'] in ('assist', 'combined'))
+        and bool(row['counters']['prefetched_copies']) == (row['config'] in ('assist', 'combined'))
         for row in rows if row['config'] in OURS), ran)
     expect('what the hook counted is in its rows and in no others', all(
         row['counters'] is None for row in rows if row['config'] not in OURS)

@@ -78,7 +78,7 @@ class Counted:
             # What is outside VRAM is in RAM, or in the page cache of the model file.
             is_kept = TOLD.get('--page-cache') == 'on' and 'copied' not in FAULTS
             kept, copied = (5 * GIB, 0) if is_kept else (0, 5 * GIB * ('--page-cache' in TOLD))
-            device = dict(assist_copies=70 * self.served, assist_bytes=GIB * self.served, vram_ring_bytes=GIB // 2,
+            device = dict(prefetched_copies=70 * self.served, prefetched_bytes=GIB * self.served, vram_ring_bytes=GIB // 2,
                           moved_out_bytes=0, ram=[dict(backing='host-numa', bytes=copied)], page_cache_bytes=kept,
                           streamed=streamed)
             write(STATUS, [dict(pid=os.getpid(), devices=[device])])

@@ -17,7 +17,7 @@ fn run(world: &World) -> (String, [u64; 4]) {
     let sums = program.until("done").join("\n");
     let counters = record::of_process(program.pid()).map_or([0; 4], |record| {
         let device = &record.devices[0];
-        [&device.assist_copies, &device.slot_hits, &device.slot_misses, &device.streamed].map(|it| it.load(Relaxed))
+        [&device.prefetched_copies, &device.slot_hits, &device.slot_misses, &device.streamed].map(|it| it.load(Relaxed))
     });
     program.go_on();
     assert!(program.finish().success());

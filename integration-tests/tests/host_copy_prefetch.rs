@@ -43,8 +43,8 @@ fn counted(world: &World, arguments: &[&str]) -> Counters {
     let device = &record.devices[0];
     let counters = Counters {
         copies: copies.expect("a number"),
-        served: device.assist_copies.load(Relaxed),
-        served_bytes: device.assist_bytes.load(Relaxed),
+        served: device.prefetched_copies.load(Relaxed),
+        served_bytes: device.prefetched_bytes.load(Relaxed),
         streamed: device.streamed.load(Relaxed),
         hits: device.slot_hits.load(Relaxed),
         file_bytes: record.file_bytes.load(Relaxed),

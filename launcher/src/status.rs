@@ -74,8 +74,8 @@ struct DeviceStatus {
     moved_out_bytes: u64,
     retries: u64,
     refused: u64,
-    assist_copies: u64,
-    assist_bytes: u64,
+    prefetched_copies: u64,
+    prefetched_bytes: u64,
     uploaded_bytes: u64,
     streamed: Streamed,
     experts: Experts,
@@ -134,8 +134,8 @@ fn process_status(pid: u32, record: &Record) -> ProcessStatus {
         moved_out_bytes: value(&device.moved_out),
         retries: value(&device.retries),
         refused: value(&device.refused),
-        assist_copies: value(&device.assist_copies),
-        assist_bytes: value(&device.assist_bytes),
+        prefetched_copies: value(&device.prefetched_copies),
+        prefetched_bytes: value(&device.prefetched_bytes),
         uploaded_bytes: value(&device.uploaded),
         streamed: Streamed::of(device),
         experts: Experts::of(device),
@@ -271,9 +271,9 @@ fn device_rows(text: &mut String, device: &DeviceStatus) {
         device.retries,
         device.refused,
     );
-    if device.assist_copies > 0 {
-        let bytes = format_size(device.assist_bytes);
-        let _ = writeln!(text, "        {} copies ({bytes}) served from VRAM", device.assist_copies);
+    if device.prefetched_copies > 0 {
+        let bytes = format_size(device.prefetched_bytes);
+        let _ = writeln!(text, "        {} copies ({bytes}) served from VRAM", device.prefetched_copies);
     }
     if device.uploaded_bytes > 0 {
         let _ = writeln!(text, "        {} uploaded by our threads", format_size(device.uploaded_bytes));
@@ -315,8 +315,8 @@ mod tests {
             moved_out_bytes: 64 << 20,
             retries: 1,
             refused: 3,
-            assist_copies: 12,
-            assist_bytes: 3 << 30,
+            prefetched_copies: 12,
+            prefetched_bytes: 3 << 30,
             uploaded_bytes: 7 << 30,
             page_cache_bytes: 6 << 30,
             streamed: Streamed { bytes: 12 << 30, slot_hits: 4, ..Streamed::default() },

@@ -83,8 +83,8 @@ impl Streaming {
             Advice::Serve => {}
         }
         self.serve(device, dst, &part, stream)?;
-        device.record.assist_copies.fetch_add(1, Relaxed);
-        device.record.assist_bytes.fetch_add(bytes, Relaxed);
+        device.record.prefetched_copies.fetch_add(1, Relaxed);
+        device.record.prefetched_bytes.fetch_add(bytes, Relaxed);
         if !wait {
             return Some(SUCCESS);
         }

@@ -108,9 +108,9 @@ pub struct DeviceRecord {
     /// Bytes of weights that captures have put copies of into their graphs, which make them at each of their launches.
     pub captured: AtomicU64,
     /// Copies of the program that were served from a slot.
-    pub assist_copies: AtomicU64,
+    pub prefetched_copies: AtomicU64,
     /// Bytes of those.
-    pub assist_bytes: AtomicU64,
+    pub prefetched_bytes: AtomicU64,
     /// Bytes of weights that our own threads have uploaded.
     pub uploaded: AtomicU64,
     /// Experts that tokens were sent to, each counted once a layer, as far as was noted.
