@@ -82,7 +82,7 @@ fn what_happens_to_weights_and_memory_is_survived() {
     }
 }
 
-/// Whether a fault that is planted changes what is computed, with any of some seeds.
+/// Whether an injected fault changes what is computed, with any of some seeds.
 fn is_noticed(fault: &str, arguments: &[&str]) -> bool {
     (0..8).any(|seed| {
         let wanted = run(&plain(), arguments).stdout;

@@ -2,6 +2,7 @@
 
 use super::experts::Experts;
 use super::ring::Key;
+use super::spread::Spread;
 use super::trace::{Found, Trace};
 use greenboost_contract::record::DeviceRecord;
 use greenboost_cuda::Driver;
@@ -10,7 +11,7 @@ use greenboost_cuda::event::{self as events, Events};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::Memory;
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What a queue works with.
@@ -124,21 +125,3 @@ impl Ordered {
 
 /// Copies by weight.
 pub type Copies = HashMap<Key, Copy, BuildHasherDefault<Spread>>;
-
-/// Addresses are far apart and nobody chooses them to collide: one multiplication spreads them well enough.
-#[derive(Default)]
-pub struct Spread(u64);
-
-impl Hasher for Spread {
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = (self.0 ^ key).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}

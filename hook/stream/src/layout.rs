@@ -1,7 +1,7 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
-use super::copies::Spread;
 use super::rules::{self, Rules};
+use super::spread::Spread;
 use super::signature;
 use greenboost_cuda::abi::{CUfunction, SUCCESS, Status};
 use greenboost_intercept::real;

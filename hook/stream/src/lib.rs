@@ -33,6 +33,7 @@ mod reindex;
 mod ring;
 mod rules;
 mod signature;
+mod spread;
 mod staging;
 mod trace;
 pub mod upload;

@@ -24,7 +24,7 @@ pub struct Pool {
 #[derive(Default)]
 struct State {
     cached: Vec<Arc<Physical>>,
-    /// Frees that their stream has not come to.
+    /// Frees that have not taken place yet.
     freed: Vec<Freed>,
     /// Addresses of those whose memory is somebody else's already.
     reused: HashSet<u64>,

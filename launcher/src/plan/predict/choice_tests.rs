@@ -291,7 +291,7 @@ fn experts_in_vram_by_use_win_where_most_reads_find_a_copy() {
     assert!((40..=50).contains(&slots.slots) && slots.bytes > 4 << 30, "{slots:?}");
     assert!(kept.placement.vram() <= 8 << 30 && kept.placement.vram() > 7 << 30, "{:?}", kept.placement);
     assert_eq!(kept.placement.outside.experts, moe.computed().experts, "all of them are in RAM as well");
-    // DESIGN.md, part 8: about 160 tokens a second at 0.9.
+    // docs/speed.md: about 160 tokens a second at 0.9.
     let decode = kept.decode.expect("known");
     assert!((135.0..=175.0).contains(&decode) && slots.hit_rate > 0.85, "{decode} {slots:?}");
     assert!(decode > 2.0 * self::decode(&all, Strategy::Offload), "{decode}");

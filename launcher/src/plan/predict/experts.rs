@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// Shares of a layer's experts that have copies, and of its reads that find one, in between along a straight line.
 ///
-/// What an LRU for each layer hits of recorded routing, after DESIGN.md's part 8: Qwen3-30B-A3B, Gemma-4-26B and gpt-oss-120b, the
+/// What an LRU for each layer hits of recorded routing (docs/speed.md): Qwen3-30B-A3B, Gemma-4-26B and gpt-oss-120b, the
 /// middle of what the first two hit. The last hits 0.77 at a quarter and 0.84 at a half. docs/experts.md has what the policy makes
 /// of the same recordings. A model whose tokens use all experts alike hits no more than the share that has copies.
 const HITS: [(f64, f64); 5] = [(0.0, 0.0), (0.25, 0.80), (0.37, 0.90), (0.50, 0.955), (1.0, 1.0)];
