@@ -1,20 +1,20 @@
 //! Experts that are used most have copies in VRAM. `docs/experts.md` has the picture.
 //!
-//! * `window`: where an expert is, and the number by which a kernel finds it at home or in a slot;
+//! * `window`: where an expert is, and the number by which a kernel finds it in place or in an expert slot;
 //! * `launch`: what is done at a launch over experts: ids are rewritten by a small kernel in front of it;
-//! * `cache`: the layers of a device, their tensors, tables and slots;
-//! * `policy`: which experts of a layer are in its slots; `worker` does what it says, in a thread of its own;
-//! * `lanes`: which launches may still read a slot that is to be filled anew;
+//! * `cache`: the experts of a device, `layers`: their tensors, tables and expert slots;
+//! * `policy`: which experts of a layer are in its expert slots; `worker` does what it says, in a thread of its own;
+//! * `lanes`: which launches may still read an expert slot that is to be filled anew;
 //! * `warm`: what earlier sessions of a model used;
-//! * `source`: copies of whole tensors take experts out of their slots;
+//! * `source`: copies of whole tensors take experts out of their expert slots;
 //! * `ground`: what all this needs of the driver; `slots`: the VRAM.
 //!
 //! Why no kernel ever reads a wrong byte:
 //!
-//! * a table names a slot only after the copy into it has been waited for;
-//! * before a slot gets another expert the table stops naming it, and everything submitted until then is waited for;
+//! * a table names an expert slot only after the copy into it has been waited for;
+//! * before an expert slot gets another expert the table stops naming it, and everything submitted until then is waited for;
 //! * what writes weights empties the tables of their layers before and after, and their copies are made anew from the device at rest;
-//! * a home never changes its address, and is right for every id that no table maps.
+//! * a tensor never changes its address, and is right for every id that no table maps.
 //!
 //! Lock order: the gate is entered before a device's state is locked; who holds that lock submits copies of ours, and waits for
 //! nothing but them.
@@ -23,6 +23,8 @@ mod cache;
 mod ground;
 mod lanes;
 mod launch;
+pub(crate) mod launched;
+mod layers;
 pub mod policy;
 mod slots;
 mod source;
@@ -37,8 +39,6 @@ use greenboost_cuda::abi::*;
 use greenboost_memory::Memory;
 use greenboost_memory::device::Device;
 use greenboost_weights::registry::Registry;
-pub use launch::Dimensions;
-pub(crate) use launch::Launch;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
@@ -71,7 +71,7 @@ impl Experts {
         let cell = self.caches.get(usize::try_from(device).ok()?)?;
         if cell.get().is_none() {
             let record = self.memory.device(device).ok()?.record;
-            let _ = cell.set(Arc::new(Cache::new(self.memory, self.tensors, device, record)));
+            let _ = cell.set(Arc::new(Cache::new(self.memory, self.tensors, device, record, worker::start)));
         }
         cell.get()
     }
@@ -90,7 +90,7 @@ impl Experts {
         cache.is_some_and(|cache| cache.has_slots())
     }
 
-    /// Gives back at least so many bytes of a device's slots, or all of them. The device is idle, and nobody submits work.
+    /// Gives back at least this many bytes of a device's expert slots, or all of them. The device is idle, and nobody submits work.
     /// Returns how many.
     pub fn shrink(&self, device: &Device, needed: u64) -> u64 {
         let cache = self.caches.get(device.ordinal as usize).and_then(OnceLock::get);
@@ -133,7 +133,8 @@ impl Experts {
     /// The program ends: what was kept in VRAM, and what that did, in a line of the log.
     pub fn report(&self) {
         self.each(|cache| {
-            cache.program_ends();
+            // What another thread has locked is not waited for.
+            cache.state_now().map(|state| warm::counted(&state)).into_iter().for_each(warm::keep);
             let record = cache.record;
             let [reads, hits, moves, bytes, unfit] = [
                 &record.expert_reads,

@@ -1,7 +1,7 @@
 //! What is done at the launch of a kernel or of a graph.
 
 use crate::engine::session::Session;
-use crate::experts::{self, Dimensions};
+use crate::experts::launched::{Dimensions, Launch};
 use crate::{Streaming, params, rules};
 use greenboost_contract::Stream;
 use greenboost_contract::experts::Pointer;
@@ -36,7 +36,7 @@ impl Streaming {
             && has_name(stream)
             && let Some(rule) = self.rules.experts(layout.rules)
         {
-            let launch = experts::Launch { layout: &layout, rule, shape, stream, params, extra };
+            let launch = Launch { layout: &layout, rule, shape, stream, params, extra };
             // SAFETY: the caller's promise.
             let issued = unsafe { self.experts.launch(&launch, &self.rules, &index, may_capture, &issue) };
             if let Some(status) = issued {

@@ -1,8 +1,8 @@
 //! Where a kernel's parameters are, from the driver's own query, remembered for each function.
 
 use super::rules::{self, Rules};
-use super::spread::Spread;
 use super::signature;
+use super::spread::Spread;
 use greenboost_cuda::abi::{CUfunction, SUCCESS, Status};
 use greenboost_intercept::real;
 use greenboost_intercept::slot::Library;

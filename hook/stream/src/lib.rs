@@ -39,8 +39,8 @@ mod trace;
 pub mod upload;
 
 use engine::Engines;
-pub use experts::Dimensions;
 use experts::Experts;
+pub use experts::launched::Dimensions;
 use greenboost_contract::settings::{GRANULE, RING_SHARE};
 use greenboost_contract::{HostCopyPrefetch, Stream, format_size};
 use greenboost_cuda::abi::*;

@@ -55,7 +55,7 @@ impl Replaced {
     /// Keeps a copy of `bytes` at `value`; where it begins in `values`.
     ///
     /// # Safety
-    /// There are so many bytes.
+    /// There are this many bytes.
     unsafe fn copy(&mut self, value: *const u8, bytes: usize) -> usize {
         let at = self.values.len();
         self.values.resize(at + bytes.div_ceil(8), 0);

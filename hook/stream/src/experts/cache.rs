@@ -1,13 +1,11 @@
-//! The layers of a device that have experts: their tensors, tables and slots.
+//! The layers of a device that have experts: their tensors, tables and expert slots.
 
-use super::ground::{Ground, Table};
+use super::ground::Ground;
 use super::lanes::{Lane, Lanes};
+use super::layers::{Class, Layer, State, bury, layer_name};
 use super::policy::LayerCache;
-use super::slots::{Slots, cost};
-use super::warm;
+use super::slots::Slots;
 use super::window::{self, Shape, Window};
-use super::worker;
-use greenboost_contract::counts::Counts;
 use greenboost_contract::format_size;
 use greenboost_contract::record::DeviceRecord;
 use greenboost_contract::settings::GRANULE;
@@ -22,8 +20,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
-/// Addresses between an allocation and its slots: what a program allocates next is to have those right after it. Kernels reach
+/// Addresses between an allocation and its expert slots: what a program allocates next is to have those right after it. Kernels reach
 /// 36 GB where blocks are smallest.
 const APART: u64 = 4 << 30;
 
@@ -38,93 +37,16 @@ pub struct Cache {
     /// Which launches may be running.
     pub lanes: Lanes,
     state: Mutex<State>,
+    /// Starts what brings experts in.
+    begin: fn(Arc<Self>),
     /// Counts launches of ours, so that the worker knows whether there is anything to look for.
     pub(super) launches: AtomicU64,
     /// For good.
     is_stopped: AtomicBool,
     /// Held by the worker while it uses the context, so that the context cannot go meanwhile.
     pub(super) working: Mutex<()>,
-    /// Counts what makes slots worth nothing.
+    /// Counts what makes expert slots worth nothing.
     generations: AtomicU64,
-}
-
-/// What changes.
-#[derive(Default)]
-pub struct State {
-    /// What there is of the driver's, once a launch needed it.
-    pub ground: Option<Ground>,
-    /// The layers.
-    pub layers: Vec<Layer>,
-    /// Addresses for slots, for each stride of an allocation.
-    classes: Vec<Class>,
-    /// Slots of tensors that are gone, to be unmapped when nothing is running.
-    pub graveyard: Vec<(Window, Slots)>,
-    /// Counts tensors that joined.
-    pub joined: u64,
-    /// Whether the worker's thread has been started.
-    has_worker: bool,
-    /// What earlier sessions counted of each model, by the allocation that its weights are in; the key is `None` where counts are not
-    /// kept.
-    pub kept: HashMap<CUdeviceptr, (Option<String>, Counts)>,
-    /// VRAM was asked for by something hotter: slots grow again some time after.
-    pub grow_after: Option<std::time::Instant>,
-}
-
-/// A layer.
-pub struct Layer {
-    /// The allocation that it is in.
-    pub base: CUdeviceptr,
-    name: String,
-    /// Its table.
-    pub table: Table,
-    /// Its tensors with their slots.
-    pub parts: Vec<(Arc<Window>, Slots)>,
-    /// What is in the slots.
-    pub cache: LayerCache,
-    /// Changes when what the slots have is worth nothing any more.
-    pub generation: u64,
-    /// Whether the homes have their bytes: all that was submitted before is over.
-    pub is_ready: bool,
-}
-
-impl Layer {
-    /// The number of its block.
-    pub fn number(&self) -> Option<u32> {
-        self.name.strip_prefix("blk.")?.parse().ok()
-    }
-
-    /// Bytes of one expert in all its tensors.
-    pub fn expert_bytes(&self) -> u64 {
-        self.parts.iter().map(|(window, _)| window.stride).sum()
-    }
-
-    /// VRAM for so many slots.
-    pub fn cost(&self, slots: u32) -> u64 {
-        self.parts.iter().map(|(window, _)| cost(window, slots)).sum()
-    }
-
-    /// The most slots that it can have.
-    pub fn most(&self) -> u32 {
-        self.parts.iter().map(|(window, _)| window.most()).min().unwrap_or(0)
-    }
-
-    /// Forgets what is in the slots; as many slots as before.
-    fn empty(&mut self, generation: u64) {
-        let slots = self.cache.slots();
-        self.cache.resize(0);
-        self.cache.resize(slots);
-        self.generation = generation;
-        self.is_ready = false;
-    }
-}
-
-/// Addresses for the slots of all tensors of an allocation that have the same stride: they have the same distance.
-struct Class {
-    base: CUdeviceptr,
-    stride: u64,
-    distance: i64,
-    reserved: CUdeviceptr,
-    bytes: u64,
 }
 
 impl Cache {
@@ -134,6 +56,7 @@ impl Cache {
         tensors: &'static Registry,
         device: CUdevice,
         record: &'static DeviceRecord,
+        begin: fn(Arc<Self>),
     ) -> Self {
         Self {
             memory,
@@ -143,6 +66,7 @@ impl Cache {
             windows: RwLock::default(),
             lanes: Lanes::default(),
             state: Mutex::default(),
+            begin,
             launches: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
             working: Mutex::new(()),
@@ -176,10 +100,9 @@ impl Cache {
         }
     }
 
-    /// The program ends: counts are kept, unless another thread has the state, and might never let go.
-    pub fn program_ends(&self) {
-        let counted = self.state.try_lock().map(|state| warm::counted(&state));
-        counted.into_iter().for_each(warm::keep);
+    /// What changes, locked, if nobody has it: at the program's end another thread might never let go.
+    pub fn state_now(&self) -> Option<MutexGuard<'_, State>> {
+        self.state.try_lock().ok()
     }
 
     /// The window of a tensor, if it is known already: `Some(None)` of one that cannot have any.
@@ -187,7 +110,7 @@ impl Cache {
         self.windows.read().unwrap_or_else(PoisonError::into_inner).get(&at).cloned()
     }
 
-    /// The window of a tensor at an address whose launches say that it has so many elements from row to row and from expert to
+    /// The window of a tensor at an address whose launches say that it has this many elements from row to row and from expert to
     /// expert.
     pub fn window(self: &Arc<Self>, at: CUdeviceptr, row: u32, expert: u32) -> Option<Arc<Window>> {
         if let Some(known) = self.known(at) {
@@ -245,7 +168,7 @@ impl Cache {
                 state.layers.len() - 1
             }
         };
-        // What the other tensors have in slots, this one has not.
+        // What the other tensors have in expert slots, this one has not.
         self.empty(state, &[layer]);
         let Shape { stride, row, experts } = shape;
         let member = &mut state.layers[layer];
@@ -270,12 +193,12 @@ impl Cache {
         self.record.experts.store(experts.into(), Relaxed);
         state.joined += 1;
         if !std::mem::replace(&mut state.has_worker, true) {
-            worker::start(self.clone());
+            (self.begin)(self.clone());
         }
         Ok(window)
     }
 
-    /// The distance from a tensor of an allocation to its slots, in strides.
+    /// The distance from a tensor of an allocation to its expert slots, in strides.
     fn distance(&self, state: &mut State, base: CUdeviceptr, span: u64, stride: u64) -> Result<i64, String> {
         if let Some(class) = state.classes.iter().find(|class| (class.base, class.stride) == (base, stride)) {
             return Ok(class.distance);
@@ -292,7 +215,7 @@ impl Cache {
         Ok(distance)
     }
 
-    /// Empties the tables of layers: what is submitted from now on reads homes.
+    /// Empties the tables of layers: what is submitted from now on reads tensors in RAM.
     fn empty(&self, state: &mut State, layers: &[usize]) {
         let State { ground: Some(ground), layers: all, .. } = state else { return };
         let _relaxed = RelaxedCapture::enter(self.memory.driver);
@@ -310,7 +233,7 @@ impl Cache {
         let _ = unsafe { self.memory.driver.cuStreamSynchronize(ground.stream) };
     }
 
-    /// The lane of a stream, made at its first launch. `None`: its launches have to read in place.
+    /// The queue of launches of a stream, made at its first launch. `None`: its launches have to read in place.
     pub fn lane(&self, stream: CUstream) -> Option<Arc<Lane>> {
         self.lanes.of(stream).or_else(|| {
             let mut state = self.state();
@@ -353,7 +276,7 @@ impl Cache {
                 }
             }
         }
-        state.grow_after = Some(std::time::Instant::now());
+        state.grow_after = Some(Instant::now());
         drop(state);
         if given_back > 0 {
             log::info!("device {}: experts gave back {} of VRAM", device.ordinal, format_size(given_back));
@@ -442,7 +365,7 @@ impl Cache {
         self.windows.write().unwrap_or_else(PoisonError::into_inner).clear();
         let Ok(device) = self.memory.device(self.device) else { return };
         if device.contexts().iter().any(|other| *other != context) {
-            // Launches of theirs, in graphs too, may read tables and slots, and nobody can tell until when: they stay.
+            // Launches of theirs, in graphs too, may read tables and expert slots, and nobody can tell until when: they stay.
             log::info!("experts' memory stays until the program ends: other contexts of the device may use it");
             let has_worker = state.has_worker;
             std::mem::forget(std::mem::replace(&mut *state, State { has_worker, ..State::default() }));
@@ -459,28 +382,5 @@ impl Cache {
         if let Some(ground) = ground.take() {
             ground.release(self.memory, device);
         }
-    }
-}
-
-/// Unmaps slots of tensors that are gone, while nothing is running. Returns bytes.
-pub fn bury(memory: &Memory, device: &Device, graveyard: &mut Vec<(Window, Slots)>) -> u64 {
-    graveyard.drain(..).map(|(window, mut slots)| slots.shrink(memory, device, &window, 0)).sum()
-}
-
-/// What names a tensor's layer: `blk.7` of `blk.7.ffn_up_exps.weight`.
-fn layer_name(tensor: &str) -> Option<&str> {
-    let number = tensor.strip_prefix("blk.")?;
-    let end = number.find('.')?;
-    Some(&tensor[.."blk.".len() + end])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::layer_name;
-
-    #[test]
-    fn a_layer_is_named_by_its_number() {
-        assert_eq!(layer_name("blk.7.ffn_up_exps.weight"), Some("blk.7"));
-        assert_eq!((layer_name("output.weight"), layer_name("blk.7")), (None, None));
     }
 }

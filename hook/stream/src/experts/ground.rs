@@ -102,7 +102,7 @@ impl Ground {
         let (functions, entries, places, read) = (Vec::new(), 0, 0, 0);
         let ground = Self { context, stream, base, handle, host, functions, entries, places, read };
         let zero = ground.host;
-        // The counter begins at 0, as the notes do; tables name no slot.
+        // The counter begins at 0, as the notes do; tables name no expert slot.
         // SAFETY: pinned memory of ours that nobody writes before the stream is done; VRAM of this size.
         unsafe {
             driver.cuMemcpyAsync(ground.base, zero as CUdeviceptr, 4, stream)?;
@@ -146,7 +146,7 @@ impl Ground {
         self.functions.retain(|(of, _)| *of != context);
     }
 
-    /// A lane for a stream. `None`: there is no place for its ids any more, or the driver refuses.
+    /// A queue of launches for a stream. `None`: there is no place for its ids any more, or the driver refuses.
     pub fn lane(&mut self, memory: &Memory, stream: CUstream) -> Option<Lane> {
         if IDS + (self.places + 1) * IDS_EACH > VRAM {
             return None;
@@ -161,7 +161,7 @@ impl Ground {
         Some(lane)
     }
 
-    /// A table for so many experts; none of them has a slot.
+    /// A table for this many experts; none of them has an expert slot.
     pub fn table(&mut self, experts: u32) -> Option<Table> {
         let entries = u64::from(experts);
         if self.entries + entries > ENTRIES {
@@ -172,7 +172,7 @@ impl Ground {
         Some(Table { at: self.base + TABLES + first * 4, first: first as usize, entries: experts as usize })
     }
 
-    /// Changes an entry of a table's mirror: the expert's slot, or none.
+    /// Changes an entry of a table's mirror: the expert's expert slot, or none.
     pub fn set(&mut self, table: Table, expert: u32, slot: Option<u32>) {
         debug_assert!((expert as usize) < table.entries);
         let entry = slot.map_or(-1, |slot| slot as i32);
@@ -201,7 +201,7 @@ impl Ground {
         (self.host as CUdeviceptr, self.base)
     }
 
-    /// The next note, if there is one: layer, expert, and whether it was in a slot.
+    /// The next note, if there is one: layer, expert, and whether it was in an expert slot.
     pub fn next_note(&mut self) -> Option<(usize, u32, bool)> {
         let at = (self.read % NOTES) as usize;
         // SAFETY: inside the ring, which lives as long as this; the device writes whole words.

@@ -1,7 +1,7 @@
 //! Which launches over experts may still be running.
 //!
-//! Before a slot gets another expert, every launch that may have read the table while it named the slot has to be over. Launches
-//! that are submitted later read the table later, and do not know the slot any more. So each stream that such launches are
+//! Before an expert slot gets another expert, every launch that may have read the table while it named the expert slot has to be over. Launches
+//! that are submitted later read the table later, and do not know the expert slot any more. So each stream that such launches are
 //! submitted to has an event after the last one; whoever wants to know what was submitted so far keeps that event (the stream goes
 //! on with another one) and waits for it.
 
@@ -50,7 +50,7 @@ struct Event(CUevent);
 unsafe impl Send for Event {}
 
 impl Lane {
-    /// A lane of a stream of the current context.
+    /// A queue of launches of a stream of the current context.
     ///
     /// # Errors
     /// The driver's status.
@@ -90,7 +90,7 @@ impl Lane {
         }
     }
 
-    /// What is submitted to `stream` next follows what this lane has.
+    /// What is submitted to `stream` next follows what this queue of launches has.
     pub fn comes_before(&self, driver: &Driver, stream: CUstream) {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded.finished > 0 {
@@ -115,7 +115,7 @@ impl Lane {
     }
 }
 
-/// The lanes of a device.
+/// The queues of launches of a device.
 #[derive(Debug, Default)]
 pub struct Lanes {
     all: RwLock<Vec<Arc<Lane>>>,
@@ -125,11 +125,11 @@ pub struct Lanes {
     in_turn: AtomicBool,
 }
 
-/// What is waited for: an event of each lane, or `None` where the lane is about to have one.
+/// What is waited for: an event of each queue of launches, or `None` where the queue of launches is about to have one.
 pub struct Marks(Vec<(Arc<Lane>, Option<Option<Event>>)>);
 
 impl Lanes {
-    /// The lane of a stream.
+    /// The queue of launches of a stream.
     pub fn of(&self, stream: CUstream) -> Option<Arc<Lane>> {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         all.iter().find(|lane| lane.stream == stream as usize && !lane.is_gone.load(SeqCst)).cloned()
@@ -185,7 +185,7 @@ impl Lanes {
         Marks(all.iter().map(|lane| (lane.clone(), None)).collect())
     }
 
-    /// Forgets lanes of streams that are gone, after what they had is over.
+    /// Forgets queues of launches of streams that are gone, after what they had is over.
     pub fn forget_gone(&self) {
         self.all.write().unwrap_or_else(PoisonError::into_inner).retain(|lane| !lane.is_gone.load(SeqCst));
     }

@@ -1,19 +1,19 @@
 //! What is done at a launch over experts.
 //!
 //! In front of the program's kernel, on its stream and captured where it captures, a kernel of ours looks each id up in the layer's
-//! table and writes to a place of the stream's what the program's kernel then reads in place of the ids: the number of a slot, or
+//! table and writes to a place of the stream's what the program's kernel then reads in place of the ids: the number of an expert slot, or
 //! the id itself. A launch that does not look as its rule says is left as it is, and counted.
 
 use super::Experts;
 use super::cache::Cache;
 use super::ground::{MOST_IDS, NOTES};
 use super::lanes::Lane;
+use super::launched::Launch;
 use super::window::Window;
 use crate::index::Index;
-use crate::layout::Layout;
 use crate::params::{self, Values};
 use crate::rules::{Rules, Way};
-use greenboost_contract::experts::{ExpertLayout, Pointer, Tokens};
+use greenboost_contract::experts::{Pointer, Tokens};
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Driver, RelaxedCapture};
 use greenboost_intercept::failpoint::{self, Fault};
@@ -22,31 +22,6 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Grid and block of a launch.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Dimensions {
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Threads of one.
-    pub block: [u32; 3],
-}
-
-/// A launch of the program.
-pub struct Launch<'a> {
-    /// The kernel.
-    pub layout: &'a Layout,
-    /// How it has its parameters.
-    pub rule: &'a ExpertLayout,
-    /// Its shape.
-    pub shape: Dimensions,
-    /// Its stream, which has a name.
-    pub stream: CUstream,
-    /// Its parameters.
-    pub params: *mut *mut c_void,
-    /// Or in this form.
-    pub extra: *mut *mut c_void,
-}
 
 /// What a launch asks for.
 struct Asked {
@@ -156,7 +131,7 @@ fn asked(cache: &Arc<Cache>, launch: &Launch<'_>, values: &Values<'_>) -> Result
     let (row, elements) = (number(rule.row)?, number(rule.stride)?);
     let first = address(*rule.weights.first().ok_or(Left::Unfit)?)?;
     let window = cache.window(first, row, elements).ok_or(Left::Unfit)?;
-    // What lies beside the weights has no slots.
+    // What lies beside the weights has no expert slots.
     if window.elements != elements || rule.beside.iter().any(|at| values.address(*at).is_some_and(|it| it != 0)) {
         return Err(Left::Unfit);
     }

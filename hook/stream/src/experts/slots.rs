@@ -1,4 +1,4 @@
-//! The VRAM of a tensor's slots, mapped piece by piece from the first slot on, so that it can grow and give back from its end.
+//! The VRAM of a tensor's expert slots, mapped piece by piece from the first expert slot on, so that it can grow and give back from its end.
 
 use super::window::Window;
 use greenboost_contract::settings::GRANULE;
@@ -18,7 +18,7 @@ pub struct Slots {
     pieces: Vec<(CUmemGenericAllocationHandle, CUdeviceptr, u64)>,
 }
 
-/// Bytes of VRAM that so many slots of a tensor take.
+/// Bytes of VRAM that this many expert slots of a tensor take.
 pub fn cost(window: &Window, slots: u32) -> u64 {
     if slots == 0 {
         return 0;
@@ -33,14 +33,14 @@ impl Slots {
         self.pieces.iter().map(|(_, _, bytes)| bytes).sum()
     }
 
-    /// How many slots there are room for.
+    /// How many expert slots there are room for.
     pub fn count(&self, window: &Window) -> u32 {
         let Some((_, at, bytes)) = self.pieces.last() else { return 0 };
         let room = (at + bytes).saturating_sub(window.slot(0) + window.slack());
         (room / window.stride).min(u64::from(window.most())) as u32
     }
 
-    /// Makes room for so many slots, out of the device's budget. What there is stays when there is no more.
+    /// Makes memory for this many expert slots, out of the device's budget. What there is stays when there is no more.
     ///
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget has no more; else the driver's status.
@@ -59,7 +59,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Gives back what is not needed for so many slots, whole pieces of it. Nothing may be using it any more. Returns bytes.
+    /// Gives back what is not needed for this many expert slots, whole pieces of it. Nothing may be using it any more. Returns bytes.
     pub fn shrink(&mut self, memory: &Memory, device: &Device, window: &Window, slots: u32) -> u64 {
         let (needed, mut given_back) = (cost(window, slots), 0);
         while let Some((handle, at, bytes)) = self.pieces.pop() {

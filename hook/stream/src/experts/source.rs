@@ -1,4 +1,4 @@
-//! Where a copy of a whole tensor takes its experts from: out of their slots, and only the others over the link.
+//! Where a copy of a whole tensor takes its experts from: out of their expert slots, and only the others over the link.
 
 use super::Experts;
 use super::cache::Cache;
@@ -6,7 +6,7 @@ use super::window::Window;
 use crate::index::Weight;
 use greenboost_cuda::abi::*;
 
-/// A stretch of a tensor: bytes from its begin on, where they are to be read, and whether that is in VRAM.
+/// A extent of a tensor: bytes from its begin on, where they are to be read, and whether that is in VRAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stretch {
     offset: u64,
@@ -16,8 +16,8 @@ struct Stretch {
 }
 
 impl Experts {
-    /// Copies a weight on a stream of ours. `copy` gets source, target and bytes of each stretch. Returns the bytes that come from
-    /// outside the slots.
+    /// Copies a weight on a stream of ours. `copy` gets source, target and bytes of each extent. Returns the bytes that come from
+    /// outside the expert slots.
     ///
     /// # Errors
     /// The driver's status.
@@ -40,7 +40,7 @@ impl Experts {
         let Some(lane) = cache.lane(stream) else {
             return issue(weight.at, to, weight.copied).map(|()| weight.copied);
         };
-        // Before the slots are looked at: from here on none of them gets another expert before these copies are over.
+        // Before the expert slots are looked at: from here on none of them gets another expert before these copies are over.
         lane.begins();
         let mut outside = 0;
         let copied = stretches(cache, &window, weight.copied).iter().try_for_each(|it| {
@@ -52,7 +52,7 @@ impl Experts {
     }
 }
 
-/// A tensor in stretches, each as long as possible.
+/// A tensor in extents, each as long as possible.
 fn stretches(cache: &Cache, window: &Window, bytes: u64) -> Vec<Stretch> {
     let state = cache.state();
     let layer = state.layers.get(window.layer);

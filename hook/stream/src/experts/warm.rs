@@ -1,11 +1,12 @@
-//! Counts of earlier sessions: what a model's slots are filled with first.
+//! Counts of earlier sessions: what a model's expert slots are filled with first.
 
-use super::cache::{Cache, State};
+use super::cache::Cache;
+use super::layers::State;
 use greenboost_contract::counts::Counts;
 use greenboost_contract::{cache, counts};
 use greenboost_cuda::abi::CUdeviceptr;
 
-/// Tells the layers of an allocation that have got their first slots what earlier sessions counted.
+/// Tells the layers of an allocation that have got their first expert slots what earlier sessions counted.
 pub fn warm(cache: &Cache, state: &mut State, fresh: &[usize]) {
     let State { kept, layers, .. } = state;
     for at in fresh {

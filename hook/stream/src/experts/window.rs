@@ -1,12 +1,12 @@
-//! Where an expert is: at home, or in a slot; and the number by which a kernel finds either.
+//! Where an expert is: in place, or in an expert slot; and the number by which a kernel finds either.
 //!
-//! A kernel computes `tensor + id * stride`. So slots may lie anywhere at a multiple of the stride from the tensor, before it or
-//! after it, and a slot's number is the distance in strides and the slot's place in the row:
+//! A kernel computes `tensor + id * stride`. So expert slots may lie anywhere at a multiple of the stride from the tensor, before it or
+//! after it, and an expert slot's number is the distance in strides and the expert slot's place in the row:
 //!
 //! ```text
 //!       id: 0    1    2    3         D   D+1  D+2
 //!         [ e0 | e1 | e2 | e3 ] .... [ s0 | s1 | s2 ]
-//!          the tensor: RAM, a file    slots: VRAM
+//!          the tensor: RAM, a file    expert slots: VRAM
 //! ```
 //!
 //! The limit is the kernel's arithmetic, which holds `id * stride` in 32 bits with a sign, counted in its own elements.
@@ -27,7 +27,7 @@ pub struct Window {
     pub experts: u32,
     /// One expert in the elements that kernels count.
     pub elements: u32,
-    /// From the tensor to the first slot, in strides.
+    /// From the tensor to the first expert slot, in strides.
     pub distance: i32,
     /// The layer it is of, by its place among those of the device.
     pub layer: usize,
@@ -38,23 +38,23 @@ pub struct Window {
 }
 
 impl Window {
-    /// The address of an expert at home.
+    /// The address of an expert in place.
     pub fn home(&self, expert: u32) -> CUdeviceptr {
         self.at + u64::from(expert) * self.stride
     }
 
-    /// The address of a slot.
+    /// The address of an expert slot.
     pub fn slot(&self, slot: u32) -> CUdeviceptr {
         let strides = i64::from(self.distance) + i64::from(slot);
         self.at.wrapping_add_signed(strides * self.stride as i64)
     }
 
-    /// Bytes after the last slot that kernels may read too: they work on four rows at once.
+    /// Bytes after the last expert slot that kernels may read too: they work on four rows at once.
     pub fn slack(&self) -> u64 {
         4 * self.row
     }
 
-    /// The most slots that keep clear of the slots of the next tensor, which has the same distance or more.
+    /// The most expert slots that keep clear of the expert slots of the next tensor, which has the same distance or more.
     pub fn most(&self) -> u32 {
         let (first, bytes) = (self.slot(0), u64::from(self.experts) * self.stride);
         let end = (first + bytes) / GRANULE * GRANULE;
@@ -102,7 +102,7 @@ pub fn distance(first: CUdeviceptr, reserved: CUdeviceptr, stride: u64) -> i64 {
     strides as i64
 }
 
-/// Whether a kernel that holds `id * elements` in 32 bits with a sign gets from a tensor to all of so many slots.
+/// Whether a kernel that holds `id * elements` in 32 bits with a sign gets from a tensor to all of this many expert slots.
 pub fn reaches(distance: i64, slots: u32, elements: u32) -> bool {
     let farthest = i128::from(distance.unsigned_abs()) + i128::from(slots) + 1;
     farthest * i128::from(elements.max(1)) < 1 << 31

@@ -1,4 +1,4 @@
-//! The thread that brings experts into slots: it reads what was asked for, and does what the policy says of each layer.
+//! The thread that brings experts into expert slots: it reads what was asked for, and does what the policy says of each layer.
 //!
 //! ```text
 //!   notes ─▶ policy ─▶ tables stop naming what goes ─▶ launches until then are over ─▶ copies ─▶ tables name what came
@@ -6,7 +6,8 @@
 //!
 //! It waits between the steps, holding nothing.
 
-use super::cache::{Cache, Layer, State, bury};
+use super::cache::Cache;
+use super::layers::{Layer, State, bury};
 use super::policy::Promotion;
 use super::warm;
 use greenboost_contract::format_size;
@@ -26,7 +27,7 @@ const BUSY: Duration = Duration::from_micros(500);
 const IDLE: Duration = Duration::from_millis(20);
 /// Without launches for so long, none come.
 const QUIET: Duration = Duration::from_millis(200);
-/// Bytes that a round copies at the most, while slots are filled for the first time and after that: a round is about as long as
+/// Bytes that a round copies at the most, while expert slots are filled for the first time and after that: a round is about as long as
 /// a token, and reads that miss use the same link.
 const FIRST: u64 = 256 << 20;
 const LATER: u64 = 48 << 20;
@@ -34,10 +35,10 @@ const LATER: u64 = 48 << 20;
 const KEEP: Duration = Duration::from_secs(30);
 /// How long it waits for launches that may read what goes.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// VRAM that slots leave in the budget: one in so many.
+/// VRAM that expert slots leave in the budget: one in this many.
 const LEFT_SHARE: u64 = 64;
 const LEFT_LEAST: u64 = 4 << 20;
-/// After slots gave VRAM back, they do not grow for this long.
+/// After expert slots gave VRAM back, they do not grow for this long.
 const RESPITE: Duration = Duration::from_secs(3);
 
 /// Starts the thread of a device, for the life of the process.
@@ -91,7 +92,7 @@ struct Move {
 }
 
 impl Move {
-    /// Its layer, if what is in its slots has not become worthless meanwhile.
+    /// Its layer, if what is in its expert slots has not become worthless meanwhile.
     fn layer<'a>(&self, layers: &'a mut [Layer]) -> Option<&'a mut Layer> {
         layers.get_mut(self.layer).filter(|layer| layer.generation == self.generation)
     }
@@ -101,7 +102,7 @@ impl Move {
 struct Worker {
     /// How many tensors had joined when it looked last.
     joined: u64,
-    /// Whether launches may still read slots that no table names: a round was given up.
+    /// Whether launches may still read expert slots that no table names: a round was given up.
     is_unsure: bool,
     /// Of one layer, as notes come.
     asked: Vec<i32>,
@@ -122,7 +123,7 @@ impl Worker {
         }
     }
 
-    /// Whether there are layers with slots whose homes are whole.
+    /// Whether there are layers with expert slots whose tensors are whole.
     fn prepare(&mut self, cache: &Cache) -> bool {
         let mut state = cache.state();
         self.listen(cache, &mut state);
@@ -139,7 +140,7 @@ impl Worker {
         self.settle(cache)
     }
 
-    /// Sees to it that the homes of all tensors are whole: nothing is running, so that what was uploaded or written before is there.
+    /// Sees to it that all tensors of experts are whole: nothing is running, so that what was uploaded or written before is there.
     /// False where something is; then it was waited for with nothing held.
     fn settle(&mut self, cache: &Cache) -> bool {
         let memory = cache.memory;
@@ -189,7 +190,7 @@ impl Worker {
         }
     }
 
-    /// Gives layers as many slots as the budget has VRAM for, each the same number.
+    /// Gives layers as many expert slots as the budget has VRAM for, each the same number.
     fn grow(&self, cache: &Cache, state: &mut State) {
         let Ok(device) = cache.memory.device(cache.device) else { return };
         if state.grow_after.is_some_and(|since| since.elapsed() < RESPITE) {
@@ -201,7 +202,7 @@ impl Worker {
         let used = |slots: u32| layers().map(|layer| layer.cost(slots.min(layer.most()))).sum::<u64>();
         let most = layers().map(Layer::most).max().unwrap_or(0);
         let now: u64 = layers().flat_map(|layer| &layer.parts).map(|(_, slots)| slots.bytes()).sum();
-        // The most slots for which there is room: costs only rise.
+        // The most expert slots for which there is room: costs only rise.
         let (mut fits, mut too_many) = (0, most + 1);
         while fits + 1 < too_many {
             let middle = fits.midpoint(too_many);
@@ -313,7 +314,7 @@ impl Worker {
     }
 }
 
-/// Waits for everything that was submitted until now and may read slots. False when that takes too long.
+/// Waits for everything that was submitted until now and may read expert slots. False when that takes too long.
 fn wait_for_launches(cache: &Cache) -> bool {
     let (mut marks, began) = (cache.lanes.marks(), Instant::now());
     loop {
@@ -327,7 +328,7 @@ fn wait_for_launches(cache: &Cache) -> bool {
     }
 }
 
-/// Copies experts into their slots, and waits for that.
+/// Copies experts into their expert slots, and waits for that.
 fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
     let memory = cache.memory;
     let (stream, bytes, count) = {
@@ -342,7 +343,7 @@ fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
                 let run = |at, bytes| memory.run(at, bytes).min(memory.files.run(at, bytes));
                 let status = split::linear(&run, [from], window.stride as usize, |at, bytes| {
                     let at = at as u64;
-                    // SAFETY: an expert's own bytes, and a slot of as many that no table names.
+                    // SAFETY: an expert's own bytes, and an expert slot of as many that no table names.
                     unsafe { memory.driver.cuMemcpyAsync(to + at, from + at, bytes, ground.stream) }
                         .err()
                         .unwrap_or(SUCCESS)
@@ -363,7 +364,7 @@ fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
     Ok(())
 }
 
-/// Has the tables name what is in slots now.
+/// Has the tables name what is in expert slots now.
 fn name(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
     let _inside = cache.memory.enter(None);
     let mut state = cache.state();
