@@ -133,6 +133,7 @@ impl Experts {
     /// The program ends: what was kept in VRAM, and what that did, in a line of the log.
     pub fn report(&self) {
         self.each(|cache| {
+            cache.halt();
             // What another thread has locked is not waited for.
             cache.state_now().map(|state| warm::counted(&state)).into_iter().for_each(warm::keep);
             let record = cache.record;

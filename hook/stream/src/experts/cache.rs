@@ -43,6 +43,7 @@ pub struct Cache {
     pub(super) launches: AtomicU64,
     /// For good.
     is_stopped: AtomicBool,
+    is_over: AtomicBool,
     /// Held by the worker while it uses the context, so that the context cannot go meanwhile.
     pub(super) working: Mutex<()>,
     /// Counts what makes expert slots worth nothing.
@@ -69,6 +70,7 @@ impl Cache {
             begin,
             launches: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             working: Mutex::new(()),
             generations: AtomicU64::new(0),
         }
@@ -87,6 +89,16 @@ impl Cache {
     /// Whether it does nothing any more.
     pub fn is_stopped(&self) -> bool {
         self.is_stopped.load(Relaxed)
+    }
+
+    /// The program ends: nothing is brought in any more, since the driver is about to go.
+    pub fn halt(&self) {
+        self.is_over.store(true, SeqCst);
+    }
+
+    /// Whether the program has ended.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
     }
 
     /// Ends it for good: tables are emptied, and experts read where they are.

@@ -62,7 +62,7 @@ fn work(cache: &Cache) {
             (seen, last) = (launches, Instant::now());
         }
         std::thread::sleep(if last.elapsed() < QUIET { BUSY } else { IDLE });
-        if cache.is_stopped() {
+        if cache.is_stopped() || cache.is_over() {
             return;
         }
         // Now and then, since a program may be killed; and not while nothing is counted.
