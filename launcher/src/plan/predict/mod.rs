@@ -67,9 +67,9 @@ pub fn over_devices(
     })
 }
 
-/// How much faster a strategy that needs the CPU has to be, in the time for the request that strategies are compared by. Other programs want
-/// the CPU as well: with 4 threads of 16 llama.cpp's offload decodes half as fast, and beside a program that used all of them it
-/// made 2 to 10 tokens a second of 52, while what needs no CPU kept its speed (docs/speed.md).
+/// How much faster a strategy that needs the CPU has to be, in the time for the request that strategies are compared by. Other
+/// programs want the CPU as well: with 4 threads of 16 llama.cpp's offload decodes half as fast, and beside a program that used
+/// all of them it made 2 to 10 tokens a second, while what needs no CPU kept its speed (docs/speed.md).
 const CPU_ADVANTAGE: f64 = 1.15;
 
 /// The one to choose: of those that are possible, the fastest, or without the CPU nearly so; where no speed is known, the first.
