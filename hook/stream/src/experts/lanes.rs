@@ -94,7 +94,9 @@ impl Lane {
     pub fn comes_before(&self, driver: &Driver, stream: CUstream) {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         if recorded.finished > 0 {
-            let _ = events::wait(driver, stream, recorded.events[recorded.current].0);
+            // The later one: the other may have been left alone since a wait for it began.
+            let last = usize::from(recorded.after[1] > recorded.after[0]);
+            let _ = events::wait(driver, stream, recorded.events[last].0);
         }
     }
 
