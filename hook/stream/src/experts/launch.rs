@@ -130,9 +130,12 @@ fn asked(cache: &Arc<Cache>, launch: &Launch<'_>, values: &Values<'_>) -> Result
     }
     let (row, elements) = (number(rule.row)?, number(rule.stride)?);
     let first = address(*rule.weights.first().ok_or(Left::Unfit)?)?;
+    // What lies beside the weights has no expert slots. Looked at first: tensors that are never read in them should have none either.
+    if rule.beside.iter().any(|at| values.address(*at).is_some_and(|it| it != 0)) {
+        return Err(Left::Unfit);
+    }
     let window = cache.window(first, row, elements).ok_or(Left::Unfit)?;
-    // What lies beside the weights has no expert slots.
-    if window.elements != elements || rule.beside.iter().any(|at| values.address(*at).is_some_and(|it| it != 0)) {
+    if window.elements != elements {
         return Err(Left::Unfit);
     }
     for at in &rule.weights[1..] {
