@@ -99,7 +99,7 @@ fn a_table_that_names_a_slot_before_the_copy_is_noticed() {
 
 #[test]
 fn a_slot_that_is_filled_while_it_is_read_is_noticed() {
-    assert!(is_noticed("slot-too-early", &["2", "tokens=200", "uniform", "used=8"]));
+    assert!(is_noticed("slot-too-early", &["2", "tokens=100", "uniform", "used=8", "each"]));
 }
 
 #[test]

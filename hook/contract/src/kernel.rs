@@ -52,7 +52,11 @@ impl KernelRule {
     fn from_line(line: &str) -> Result<Self, KernelError> {
         let fail = |problem: &str| KernelError { rule: line.to_owned(), problem: problem.to_owned() };
         let fields: Vec<_> = line.split('\t').collect();
-        let [name, tensor, read, experts] = fields[..] else { return Err(fail("it needs four fields")) };
+        let (name, tensor, read, experts) = match fields[..] {
+            [name, tensor, read] => (name, tensor, read, ""),
+            [name, tensor, read, experts] => (name, tensor, read, experts),
+            _ => return Err(fail("it needs three fields, or four")),
+        };
         let read = AccessMode::from_name(read).ok_or_else(|| fail("its access mode is unknown"))?;
         let experts = Some(experts).filter(|text| !text.is_empty()).map(str::parse).transpose();
         let experts = experts.map_err(|problem: String| fail(&problem))?;
@@ -69,8 +73,8 @@ impl KernelRule {
 /// Rules as the environment carries them.
 pub fn to_text(rules: &[KernelRule]) -> String {
     let line = |rule: &KernelRule| {
-        let experts = rule.experts.as_ref().map(ToString::to_string).unwrap_or_default();
-        format!("{}\t{}\t{}\t{experts}", rule.name, rule.tensor, rule.read.name())
+        let experts = rule.experts.as_ref().map(|experts| format!("\t{experts}")).unwrap_or_default();
+        format!("{}\t{}\t{}{experts}", rule.name, rule.tensor, rule.read.name())
     };
     rules.iter().map(line).collect::<Vec<_>>().join("\n")
 }
@@ -118,7 +122,7 @@ mod tests {
 
     #[test]
     fn broken_lines_are_refused() {
-        for line in ["x", "x\t\tsometimes\t", "x\t\tstream\t\t", "x\t\tstream\tids=2", "x\t\texperts\t"] {
+        for line in ["x", "x\t\tsometimes", "x\t\tstream\t\t", "x\t\tstream\tids=2", "x\t\texperts\t", "x\t\texperts"] {
             assert!(from_text(line).is_err(), "{line}");
         }
     }

@@ -310,7 +310,7 @@ mod tests {
             (BACKINGS, "floppy", "memfd"),
             (SPILL, "maybe", "never"),
             (PLACE, "ffn", "five fields"),
-            (KERNELS, "ffn", "four fields"),
+            (KERNELS, "ffn", "three fields"),
             (STREAM, "perhaps", "on"),
             (HOST_COPY_PREFETCH, "perhaps", "on"),
             (PAGE_CACHE, "perhaps", "on"),

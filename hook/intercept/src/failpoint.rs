@@ -25,7 +25,7 @@ pub enum Fault {
     PinnedStays,
     /// A table names a slot before the copy into it is made.
     TableBeforeCopy,
-    /// A slot is filled anew while launches may read it.
+    /// A slot is filled anew while a table names it and launches may read it.
     SlotTooEarly,
     /// Ids are rewritten to the neighbour of the slot that is meant.
     WrongExpert,

@@ -292,14 +292,16 @@ impl Worker {
         for (at, layer) in layers.iter_mut().enumerate().filter(|(_, layer)| layer.is_ready) {
             let each = layer.expert_bytes().max(1);
             let limit = (bytes / ready / each).max(1) as usize;
+            let mut replaces = false;
             for promotion in layer.cache.promotions(limit) {
                 layer.cache.began(promotion.slot);
                 if let Some(gone) = promotion.replaces {
                     ground.set(layer.table, gone, None);
+                    replaces = true;
                 }
                 moves.push(Move { layer: at, promotion, generation: layer.generation });
             }
-            if moves.last().is_some_and(|it| it.layer == at && it.promotion.replaces.is_some()) {
+            if replaces && !failpoint::is(Fault::SlotTooEarly) {
                 ground.send(cache.memory, layer.table)?;
                 changed = true;
             }
