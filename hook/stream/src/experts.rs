@@ -36,10 +36,11 @@ use cache::Cache;
 use greenboost_contract::record::MAX_DEVICES;
 use greenboost_contract::{ExpertCache, format_size};
 use greenboost_cuda::abi::*;
+use greenboost_intercept::guard;
 use greenboost_memory::Memory;
 use greenboost_memory::device::Device;
 use greenboost_weights::registry::Registry;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, MutexGuard, OnceLock, PoisonError};
 
 /// The experts of a process, by device.
@@ -47,6 +48,8 @@ pub struct Experts {
     memory: &'static Memory,
     tensors: &'static Registry,
     is_on: bool,
+    /// Whether a write of weights has been captured, also before there was any cache.
+    graphs_write: AtomicBool,
     caches: [OnceLock<Arc<Cache>>; MAX_DEVICES],
 }
 
@@ -57,7 +60,8 @@ impl Experts {
         if is_on {
             memory.record.experts.set("no launch over experts outside VRAM yet");
         }
-        Self { memory, tensors, is_on, caches: [const { OnceLock::new() }; MAX_DEVICES] }
+        let graphs_write = AtomicBool::new(false);
+        Self { memory, tensors, is_on, graphs_write, caches: [const { OnceLock::new() }; MAX_DEVICES] }
     }
 
     /// Whether experts are to have copies in VRAM.
@@ -73,11 +77,23 @@ impl Experts {
             let record = self.memory.device(device).ok()?.record;
             let _ = cell.set(Arc::new(Cache::new(self.memory, self.tensors, device, record, worker::start)));
         }
-        cell.get()
+        cell.get().map(|cache| self.checked(cache))
+    }
+
+    /// A cache, ended if weights may have been written without its knowing.
+    fn checked<'a>(&self, cache: &'a Arc<Cache>) -> &'a Arc<Cache> {
+        if !cache.is_stopped() {
+            if self.graphs_write.load(SeqCst) {
+                cache.stop("a graph writes weights");
+            } else if guard::failures() > 0 {
+                cache.stop("after an internal failure nobody knows what was written");
+            }
+        }
+        cache
     }
 
     fn made(&self, device: CUdevice) -> Option<&Arc<Cache>> {
-        self.caches.get(usize::try_from(device).ok()?)?.get()
+        self.caches.get(usize::try_from(device).ok()?)?.get().map(|cache| self.checked(cache))
     }
 
     fn each(&self, work: impl FnMut(&Arc<Cache>)) {
@@ -104,6 +120,7 @@ impl Experts {
 
     /// A write of weights has been captured: from now on they may change at any launch of a graph, unheard.
     pub fn graphs_write(&self) {
+        self.graphs_write.store(true, SeqCst);
         self.each(|cache| cache.stop("a graph writes weights"));
     }
 

@@ -1,6 +1,6 @@
 //! The layers of a device that have experts: their tensors, tables and expert slots.
 
-use super::ground::Ground;
+use super::ground::{self, Ground};
 use super::lanes::{Lane, Lanes};
 use super::layers::{Class, Layer, State, bury, layer_name};
 use super::policy::LayerCache;
@@ -167,9 +167,10 @@ impl Cache {
         let distance = self.distance(state, base, span, shape.stride)?;
         let Some(ground) = &mut state.ground else { return Err("no memory for tables".to_owned()) };
         let notes = ground.notes();
-        let known = state.layers.iter().position(|layer| {
-            (layer.base, &*layer.name) == (base, name) && layer.parts.iter().all(|(it, _)| it.experts == shape.experts)
-        });
+        let known = state
+            .layers
+            .iter()
+            .position(|layer| (layer.base, &*layer.name) == (base, name) && layer.table.is_for(shape.experts));
         let layer = match known {
             Some(layer) => layer,
             None => {
@@ -212,11 +213,12 @@ impl Cache {
 
     /// The distance from a tensor of an allocation to its expert slots, in strides.
     fn distance(&self, state: &mut State, base: CUdeviceptr, span: u64, stride: u64) -> Result<i64, String> {
-        if let Some(class) = state.classes.iter().find(|class| (class.base, class.stride) == (base, stride)) {
-            return Ok(class.distance);
-        }
         // As long as the allocation, with room to begin at any stride; after all that was reserved before.
         let bytes = (span + stride).next_multiple_of(GRANULE) + 2 * GRANULE;
+        let fits = |class: &&Class| (class.base, class.stride) == (base, stride) && class.bytes >= bytes;
+        if let Some(class) = state.classes.iter().find(fits) {
+            return Ok(class.distance);
+        }
         let after = state.classes.iter().map(|class| class.reserved + class.bytes).max().unwrap_or(0);
         let hint = (base + span).max(after).next_multiple_of(GRANULE) + APART;
         let reserve = |hint| Reservation::new(self.memory.driver, bytes, GRANULE, hint);
@@ -257,7 +259,7 @@ impl Cache {
 
     /// Whether there is anything to give back.
     pub fn has_slots(&self) -> bool {
-        self.record.vram_experts.load(Relaxed) > 0
+        self.record.vram_experts.load(Relaxed) > ground::VRAM
     }
 
     /// See [`super::Experts::shrink`].
@@ -277,6 +279,8 @@ impl Cache {
                     ground.set(layer.table, lost, None);
                 }
                 layer.generation = self.next_generation();
+                // What was on its way does not come.
+                (0..layer.cache.slots() as u32).for_each(|slot| layer.cache.abandoned(slot));
                 let _ = ground.send(memory, layer.table);
             }
             // SAFETY: a stream of ours, which waits for nobody.
@@ -342,6 +346,7 @@ impl Cache {
     pub fn forget(&self, from: CUdeviceptr, bytes: u64) {
         let gone = |at: CUdeviceptr| at >= from && at - from < bytes;
         let mut state = self.state();
+        self.windows.write().unwrap_or_else(PoisonError::into_inner).retain(|at, _| !gone(*at));
         let of_it: Vec<_> = (0..state.layers.len())
             .filter(|at| state.layers[*at].parts.iter().any(|(window, _)| gone(window.at)))
             .collect();
@@ -352,7 +357,9 @@ impl Cache {
         self.empty(&mut state, &of_it);
         for layer in of_it {
             let layer = &mut state.layers[layer];
-            layer.cache.resize(0);
+            // Another model's habits are of no use to the next.
+            let experts = layer.cache.counts().len();
+            layer.cache = LayerCache::new(experts, 0);
             for (window, slots) in std::mem::take(&mut layer.parts) {
                 let window = Window { ..*window };
                 state.graveyard.push((window, slots));
@@ -374,6 +381,9 @@ impl Cache {
         if state.ground.as_ref().is_none_or(|ground| ground.context != context) {
             return;
         }
+        // While it is alive; else nobody reads tables any more.
+        let all: Vec<_> = (0..state.layers.len()).collect();
+        self.empty(&mut state, &all);
         self.windows.write().unwrap_or_else(PoisonError::into_inner).clear();
         let Ok(device) = self.memory.device(self.device) else { return };
         if device.contexts().iter().any(|other| *other != context) {

@@ -21,7 +21,7 @@ const PTX: &CStr = match CStr::from_bytes_with_nul(concat!(include_str!("ids.ptx
 const ENTRY: &CStr = c"greenboost_expert_ids";
 
 /// VRAM for tables and ids.
-const VRAM: u64 = 2 * GRANULE;
+pub const VRAM: u64 = 2 * GRANULE;
 /// In it: the counter of notes first, then the tables, then a place for the ids of each stream.
 const TABLES: u64 = 4096;
 const IDS: u64 = GRANULE;
@@ -68,6 +68,13 @@ pub struct Table {
     entries: usize,
 }
 
+impl Table {
+    /// Whether it is one of this many experts.
+    pub fn is_for(&self, experts: u32) -> bool {
+        self.entries == experts as usize
+    }
+}
+
 impl Ground {
     /// In the current context.
     ///
@@ -75,7 +82,10 @@ impl Ground {
     /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget has not so much; else the driver's status.
     pub fn make(memory: &Memory, device: &Device) -> Result<Self, Status> {
         let driver = memory.driver;
-        let context = memory.current_context().map_err(|_| UNKNOWN)?;
+        // Programs destroy the contexts that they make, and notes would go with them.
+        let current = memory.current_context().map_err(|_| UNKNOWN)?;
+        let context = driver.primary_context(device.ordinal).unwrap_or(current);
+        let _current = Current::push(driver, context)?;
         if !device.take(Use::Experts, VRAM) {
             return Err(OUT_OF_MEMORY);
         }
@@ -213,6 +223,22 @@ impl Ground {
         word.store(0, Relaxed);
         self.read = self.read.wrapping_add(1);
         Some(((note >> 16 & 0x7fff) as usize, note & 0x7fff, note >> 15 & 1 == 1))
+    }
+
+    /// Begins anew with the notes, where the device is with them. Nothing is running.
+    ///
+    /// # Errors
+    /// The driver's status.
+    pub fn catch_up(&mut self, memory: &Memory) -> Result<(), Status> {
+        let mut head = 0u32;
+        // SAFETY: the ring, which nobody writes now; four bytes of ours.
+        unsafe {
+            std::ptr::write_bytes(self.host.cast::<u8>(), 0, NOTES as usize * 4);
+            memory.driver.cuMemcpyAsync((&raw mut head) as CUdeviceptr, self.base, 4, self.stream)?;
+            memory.driver.cuStreamSynchronize(self.stream)?;
+        }
+        self.read = head;
+        Ok(())
     }
 
     /// Gives its VRAM back. No launch may be using it any more. The stream, the modules and the notes go with the context.

@@ -8,7 +8,7 @@
 use greenboost_cuda::abi::{CUcontext, CUdeviceptr, CUevent, CUfunction, CUstream, NOT_READY, Status};
 use greenboost_cuda::{Driver, event as events};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// What one stream has been given.
 #[derive(Debug)]
@@ -125,6 +125,8 @@ pub struct Lanes {
     captured_on: RwLock<Vec<usize>>,
     /// Whether a graph was launched on a stream on which none was captured: then no two may run at once.
     in_turn: AtomicBool,
+    /// Then held from the wait for others until the launch has been submitted.
+    turn: Mutex<()>,
 }
 
 /// What is waited for: an event of each queue of launches, or `None` where the queue of launches is about to have one.
@@ -170,15 +172,23 @@ impl Lanes {
 
     /// A launch is about to be submitted to a stream, a graph's or a single one's. Ids have a place for each stream, which a graph
     /// keeps: one that is launched on another stream than it was captured on must have it for itself.
-    pub fn keep_apart(&self, driver: &Driver, stream: CUstream, is_graph: bool) {
-        let own = self.captured_on.read().unwrap_or_else(PoisonError::into_inner).contains(&(stream as usize));
+    ///
+    /// To be kept until the launch has been submitted.
+    #[must_use]
+    pub fn keep_apart(&self, driver: &Driver, stream: CUstream, is_graph: bool) -> Option<MutexGuard<'_, ()>> {
+        // Nobody says which graph was captured on which stream: it is its own only where there is no other.
+        let is_own = |streams: &Vec<usize>| streams.iter().all(|known| *known == stream as usize);
+        let own = is_own(&self.captured_on.read().unwrap_or_else(PoisonError::into_inner));
         if is_graph && !own && !self.in_turn.swap(true, SeqCst) {
-            log::info!("a graph is launched on another stream than it was captured on: graphs take turns");
+            log::info!("graphs were captured on several streams: what they and others launch takes turns");
         }
-        if self.in_turn.load(SeqCst) {
+        let in_turn = self.in_turn.load(SeqCst);
+        let turn = in_turn.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        if in_turn {
             let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
             all.iter().filter(|lane| lane.stream != stream as usize).for_each(|lane| lane.comes_before(driver, stream));
         }
+        turn
     }
 
     /// Begins to wait for all that was submitted so far.

@@ -18,10 +18,11 @@ use greenboost_cuda::abi::*;
 use greenboost_cuda::{Driver, RelaxedCapture};
 use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_memory::captures;
+use smallvec::SmallVec;
 use std::ffi::c_void;
 use std::ptr::null_mut;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 /// What a launch asks for.
 struct Asked {
@@ -63,7 +64,7 @@ impl Experts {
         if cache.is_stopped() {
             return None;
         }
-        let asked = match asked(cache, launch, &values) {
+        let asked = match asked(cache, launch, &values, index) {
             Ok(asked) => asked,
             Err(Left::Other) => return None,
             Err(Left::Unfit) => {
@@ -79,12 +80,13 @@ impl Experts {
         // SAFETY: the caller's promise.
         let mut replaced = unsafe { params::replace(launch.layout, launch.params, launch.extra, &mut replace) }?;
         replaced.seal();
-        if is_captured {
+        let _turn = if is_captured {
             cache.lanes.captured(launch.stream);
+            None
         } else {
             lane.begins();
-            cache.lanes.keep_apart(self.memory.driver, launch.stream, false);
-        }
+            cache.lanes.keep_apart(self.memory.driver, launch.stream, false)
+        };
         let rewritten = rewrite(self.memory.driver, &lane, launch.stream, &asked);
         let status = match rewritten {
             // The kernel may keep its leave to start early: it waits for what is before it ere it reads ids.
@@ -101,25 +103,47 @@ impl Experts {
         Some(status)
     }
 
-    /// Issues the launch of a graph, which may have launches over experts in it.
+    /// Issues the launch of a graph, which may have launches over experts in it, of any device.
     pub fn launch_graph(&self, stream: CUstream, issue: impl Fn() -> Status) -> Status {
-        let device = self.memory.context_of(stream).and_then(|context| self.memory.device_of(context));
-        let cache = device.ok().and_then(|device| self.made(device.ordinal));
-        let Some(cache) = cache.filter(|cache| cache.lanes.are_in_graphs()) else { return issue() };
-        let Some(lane) = cache.lane(stream) else {
-            cache.stop("there are more streams than places for ids");
+        let has_graphs = |cache: &&Arc<Cache>| cache.lanes.are_in_graphs() && !self.checked(cache).is_stopped();
+        let caches: SmallVec<[&Arc<Cache>; 2]> =
+            self.caches.iter().filter_map(OnceLock::get).filter(has_graphs).collect();
+        if caches.is_empty() {
             return issue();
-        };
-        cache.lanes.keep_apart(self.memory.driver, stream, true);
-        lane.begins();
+        }
+        // One name for a stream of each thread: no event is after all of them.
+        if !has_name(stream) {
+            caches.iter().for_each(|cache| cache.stop("graphs are launched on a stream without a name"));
+            return issue();
+        }
+        // The graph becomes a part of another one, with the ids of the stream that it was captured on.
+        let may_capture = self.memory.captures.may_be_any_soon();
+        if may_capture && captures::is_capturing(self.memory.driver, stream) != Some(false) {
+            caches.iter().for_each(|cache| cache.lanes.captured(stream));
+            return issue();
+        }
+        let mut submitted: SmallVec<[_; 2]> = SmallVec::new();
+        for cache in caches {
+            match cache.lane(stream) {
+                Some(lane) => {
+                    lane.begins();
+                    let turn = cache.lanes.keep_apart(self.memory.driver, stream, true);
+                    submitted.push((cache, lane, turn));
+                }
+                None => cache.stop("there are more streams than places for ids"),
+            }
+        }
         let status = issue();
-        lane.submitted(self.memory.driver);
-        cache.launches.fetch_add(1, Relaxed);
+        for (cache, lane, turn) in submitted {
+            lane.submitted(self.memory.driver);
+            drop(turn);
+            cache.launches.fetch_add(1, Relaxed);
+        }
         status
     }
 }
 
-fn asked(cache: &Arc<Cache>, launch: &Launch<'_>, values: &Values<'_>) -> Result<Asked, Left> {
+fn asked(cache: &Arc<Cache>, launch: &Launch<'_>, values: &Values<'_>, index: &Index) -> Result<Asked, Left> {
     let rule = launch.rule;
     let (number, address) =
         (|at| values.number(at).ok_or(Left::Unfit), |at: Pointer| values.address(at).ok_or(Left::Unfit));
@@ -134,15 +158,17 @@ fn asked(cache: &Arc<Cache>, launch: &Launch<'_>, values: &Values<'_>) -> Result
     if rule.beside.iter().any(|at| values.address(*at).is_some_and(|it| it != 0)) {
         return Err(Left::Unfit);
     }
+    // Those that the launch has beside the first; writes are heard of what is in the index alone.
+    let others = rule.weights[1..].iter().map(|at| address(*at)).filter(|it| !matches!(it, Ok(0)));
+    let others = others.collect::<Result<SmallVec<[CUdeviceptr; 2]>, Left>>()?;
+    if others.iter().any(|other| index.find(*other).is_none_or(|weight| weight.at != *other)) {
+        return Err(Left::Unfit);
+    }
     let window = cache.window(first, row, elements).ok_or(Left::Unfit)?;
     if window.elements != elements {
         return Err(Left::Unfit);
     }
-    for at in &rule.weights[1..] {
-        let other = address(*at)?;
-        if other == 0 {
-            continue;
-        }
+    for other in others {
         let other = cache.window(other, row, elements).ok_or(Left::Unfit)?;
         // One id serves both.
         if (other.distance, other.stride, other.layer) != (window.distance, window.stride, window.layer) {

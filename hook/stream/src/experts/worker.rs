@@ -7,6 +7,7 @@
 //! It waits between the steps, holding nothing.
 
 use super::cache::Cache;
+use super::ground::NOTES;
 use super::layers::{Layer, State, bury};
 use super::policy::Promotion;
 use super::warm;
@@ -106,6 +107,8 @@ struct Worker {
     is_unsure: bool,
     /// Of one layer, as notes come.
     asked: Vec<i32>,
+    /// Whether notes were written over before they were read.
+    is_behind: bool,
     /// How long it goes on waiting for a device at rest.
     patience: Option<Patience>,
 }
@@ -132,7 +135,7 @@ impl Worker {
             return false;
         }
         let is_done = state.layers.iter().all(|layer| layer.is_ready || layer.parts.is_empty());
-        if is_done && state.graveyard.is_empty() {
+        if is_done && state.graveyard.is_empty() && !self.is_behind {
             self.grow(cache, &mut state);
             return true;
         }
@@ -152,6 +155,12 @@ impl Worker {
                 Ok(_quiet) => {
                     let mut state = cache.state();
                     bury(memory, device, &mut state.graveyard);
+                    if std::mem::take(&mut self.is_behind)
+                        && let Some(ground) = &mut state.ground
+                        && let Err(status) = ground.catch_up(memory)
+                    {
+                        log::warn!("notes of experts are not read any more: {status}");
+                    }
                     state.layers.iter_mut().for_each(|layer| layer.is_ready = !layer.parts.is_empty());
                     cache.lanes.forget_gone();
                     self.patience = None;
@@ -177,8 +186,9 @@ impl Worker {
             }
             asked.clear();
         };
-        let mut last = None;
+        let (mut last, mut count) = (None, 0);
         while let Some((layer, expert, _)) = ground.next_note() {
+            count += 1;
             if last.is_some_and(|last| last != layer) {
                 tell(last.unwrap_or(0), &mut self.asked);
             }
@@ -188,6 +198,7 @@ impl Worker {
         if let Some(last) = last {
             tell(last, &mut self.asked);
         }
+        self.is_behind |= count >= NOTES;
     }
 
     /// Gives layers as many expert slots as the budget has VRAM for, each the same number.
@@ -282,6 +293,10 @@ impl Worker {
         let mut moves = Vec::new();
         let _inside = cache.memory.enter(None);
         let mut state = cache.state();
+        // Told before it empties the tables, which are not to be filled again.
+        if cache.is_stopped() || cache.is_over() {
+            return Ok(moves);
+        }
         let State { ground: Some(ground), layers, .. } = &mut *state else { return Ok(moves) };
         let bytes = match layers.iter().any(|layer| layer.cache.reads().promoted < layer.cache.slots() as u64) {
             true => FIRST,
