@@ -82,6 +82,32 @@ fn what_happens_to_weights_and_memory_is_survived() {
     }
 }
 
+/// What programs may do beside what llama.cpp does: each has given other bytes, or ended the program, before.
+#[test]
+fn graphs_contexts_and_models_may_come_as_they_like() {
+    let cases: [&[&str]; 6] = [
+        &["graph", "early", "tokens=40"],
+        &["graph", "child", "tokens=40"],
+        &["graph", "null", "models=2", "tokens=40"],
+        &["halves", "once", "streams=2", "swap", "tokens=40"],
+        &["graph", "once", "contexts=2", "lastfirst", "latewrites", "tokens=40"],
+        &["reload", "regrow", "occupied", "uniform", "tokens=60"],
+    ];
+    for (seed, options) in cases.iter().enumerate() {
+        same(&world(seed as u64 + 40), &[&["2", "each"], *options].concat());
+    }
+}
+
+/// Nobody has said what was written: copies are not read any more.
+#[test]
+fn after_an_internal_failure_no_copy_is_read() {
+    let arguments = ["2", "tokens=40", "writes", "each"];
+    let wanted = run(&plain(), &arguments).stdout;
+    for seed in 0..2 {
+        assert_eq!(run(&world(seed).env(PLANT, "write-panics"), &arguments).stdout, wanted);
+    }
+}
+
 /// Whether an injected fault changes what is computed, with any of some seeds.
 fn is_noticed(fault: &str, arguments: &[&str]) -> bool {
     (0..8).any(|seed| {
