@@ -43,7 +43,7 @@ pub fn keep(folder: &Path, key: &str, counts: &Counts) -> bool {
 /// end, where weights are.
 ///
 /// # Errors
-/// The system's, or that it is no regular file.
+/// The system's, or that the model is not a regular file.
 pub fn key(model: &Path) -> io::Result<String> {
     const PART: u64 = 64 << 10;
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(model)?;

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const END: &str = "end";
 /// llama-server's options for its model: a command without one is never planned for.
 pub const MODEL_OPTIONS: [&str; 2] = ["-m", "--model"];
-/// Why there is no plan where slots would take all VRAM: that is an error, not a plan less.
+/// Why there is no plan where the staging slots would take all VRAM: that is an error, not merely a missing plan.
 pub const RING_IS_NO_PART: &str = "--ring has to be less than the VRAM that it is a part of";
 /// Far more than an answer has.
 const MOST: usize = 64 << 10;
@@ -169,8 +169,8 @@ fn read(mut from: ChildStdout, deadline: Instant) -> io::Result<String> {
     }
 }
 
-/// One that has ended cannot be killed, and need not be; one that does not go is left behind. It was started by nobody
-/// else, so nobody else's wait is disturbed.
+/// Kills the planner and waits for it for a while. One that has ended cannot be killed, and need not be; one that does not
+/// end in time is left running. Nobody else started it, so nobody else's wait is disturbed.
 fn stop(child: &mut Child) {
     let _ = child.kill();
     let deadline = Instant::now() + GRACE;

@@ -3,7 +3,7 @@
 //! A profile and the command line become one [`Settings`]; [`Settings::to_env`] writes it into the target's
 //! environment, [`Settings::from_env`] reads it back inside the target by serde: a variable's name is the field's with
 //! [`PREFIX`]. The environment is used because it
-//! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that could be left behind.
+//! reaches grandchildren (`ollama serve` starts `llama-server`) without a file that somebody would have to delete.
 
 mod names;
 mod read;
@@ -49,7 +49,7 @@ pub struct Settings {
     /// Bytes of RAM that may stand in for VRAM; `None`: a share of what is available.
     #[serde(deserialize_with = "size::optional")]
     pub ram: Option<u64>,
-    /// Bytes from which an allocation is cut in chunks.
+    /// An allocation of at least this many bytes is split into chunks.
     #[serde(deserialize_with = "size::deserialize")]
     pub threshold: u64,
     /// Bytes of a chunk, a multiple of [`GRANULE`].

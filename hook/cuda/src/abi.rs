@@ -115,7 +115,7 @@ struct Padded {
 }
 
 impl ExternalMemory {
-    /// A DMA-BUF of so many bytes.
+    /// A DMA-BUF of `bytes` bytes.
     pub fn dma_buf(fd: c_int, bytes: u64) -> Self {
         Self { kind: HANDLE_DMABUF_FD, fd: Padded { fd, rest: [0; 3] }, bytes, flags: 0, reserved: [0; 16] }
     }

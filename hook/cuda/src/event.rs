@@ -146,7 +146,7 @@ pub fn wait(driver: &Driver, stream: CUstream, event: CUevent) -> Result<(), Sta
     unsafe { driver.cuStreamWaitEvent(stream, event, 0) }
 }
 
-/// Whether what an event stands behind has been done. Not to be asked of an event that was recorded in a capture.
+/// Whether the work before an event's record has been done. Not to be asked of an event that was recorded in a capture.
 pub fn is_done(driver: &Driver, event: CUevent) -> bool {
     // SAFETY: the event is ours.
     let asked = unsafe { driver.cuEventQuery(event) };

@@ -1,8 +1,8 @@
-//! Faults that tests plant, to see that they would be noticed. Not in release builds.
+//! Failpoints: faults that tests inject, to see that they would be noticed. Not in release builds.
 
 use std::sync::OnceLock;
 
-/// What can be planted, by its name in `GREENBOOST_PLANT`.
+/// The faults that can be injected, by their names in `GREENBOOST_PLANT`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// A copy does not wait for the readers of what it overwrites.
@@ -15,7 +15,7 @@ pub enum Fault {
     WritePanics,
     /// A free does not wait for the copies of what it frees.
     MissingJoin,
-    /// A graph launch does not take the slots over.
+    /// A graph launch does not take the staging slots over.
     NoHandOver,
     /// The kernel cannot be asked what lies at an address, as before Linux 6.11.
     OldKernel,
@@ -23,11 +23,11 @@ pub enum Fault {
     Blind,
     /// Pinned memory that goes is not noticed.
     PinnedStays,
-    /// A table names a slot before the copy into it is made.
+    /// A table names an expert slot before the copy into it is made.
     TableBeforeCopy,
-    /// A slot is filled anew while a table names it and launches may read it.
+    /// An expert slot is filled anew while a table names it and launches may read it.
     SlotTooEarly,
-    /// Ids are rewritten to the neighbour of the slot that is meant.
+    /// Ids are rewritten to the neighbour of the expert slot that is meant.
     WrongExpert,
 }
 
@@ -46,7 +46,7 @@ const NAMES: &[(Fault, &str)] = &[
     (Fault::WrongExpert, "wrong-expert"),
 ];
 
-/// Whether a fault is planted.
+/// Whether a fault's failpoint is set.
 #[inline]
 pub fn is(fault: Fault) -> bool {
     static PLANTED: OnceLock<Option<Fault>> = OnceLock::new();

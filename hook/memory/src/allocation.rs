@@ -1,4 +1,4 @@
-//! Spanning allocations: one device address over chunks that have homes in VRAM or RAM.
+//! Spanning allocations: one range of device addresses over chunks that reside in VRAM or RAM.
 
 use crate::backing::file_pages::{FilePages, FileRange};
 use crate::backing::{HostBacking, HostChunk};
@@ -16,7 +16,7 @@ pub enum Residency {
     File(FilePages),
 }
 
-/// A part of an allocation with one home.
+/// A part of an allocation with one residency.
 pub struct Chunk {
     /// Device address, inside the allocation's reservation.
     pub at: CUdeviceptr,
@@ -29,7 +29,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Whether copies across its borders must be cut.
+    /// Whether copies across its boundaries must be split.
     pub fn has_boundaries(&self) -> bool {
         match &self.residency {
             Residency::Vram(_) => false,
@@ -43,7 +43,7 @@ impl Chunk {
         matches!(self.residency, Residency::Vram(_))
     }
 
-    /// First address behind it.
+    /// First address after it.
     pub fn end(&self) -> CUdeviceptr {
         self.at + self.bytes
     }
@@ -56,7 +56,7 @@ pub struct Deferred {
     pub vram: u64,
     /// Bytes of the RAM budget.
     pub ram: u64,
-    /// Fills to be made up for.
+    /// Fills that are still to be done.
     pub fills: Vec<Fill>,
 }
 
@@ -149,7 +149,7 @@ impl Allocation {
         &self.chunks[first.min(last)..last]
     }
 
-    /// The first address inside `(from, from + bytes)` at which a copy must be cut.
+    /// The first address inside `(from, from + bytes)` at which a copy must be split.
     fn first_boundary(&self, from: CUdeviceptr, bytes: u64) -> Option<CUdeviceptr> {
         let end = from.saturating_add(bytes);
         let first = self.chunks.partition_point(|chunk| chunk.at + chunk.bytes <= from);
@@ -203,10 +203,10 @@ impl Table {
         self.0.values()
     }
 
-    /// Bytes from `from` on, at most `bytes`, that one copy may touch; less than `bytes` only at a seam.
+    /// Bytes from `from` on, at most `bytes`, that one copy may touch; less than `bytes` only at a boundary.
     pub fn run(&self, from: CUdeviceptr, bytes: u64) -> u64 {
-        let seam = self.find(from).and_then(|allocation| allocation.first_boundary(from, bytes));
-        seam.map_or(bytes, |seam| seam - from)
+        let boundary = self.find(from).and_then(|allocation| allocation.first_boundary(from, bytes));
+        boundary.map_or(bytes, |boundary| boundary - from)
     }
 
     /// Whether any of a range lies in RAM that the processor has no mapping of.
@@ -215,7 +215,7 @@ impl Table {
         self.find(from).is_some_and(|allocation| allocation.touched(from, bytes).iter().any(is_closed))
     }
 
-    /// Whether any of a range lies in a chunk whose home is a file.
+    /// Whether any of a range lies in a chunk that resides in a file.
     pub fn is_in_file(&self, at: CUdeviceptr, bytes: u64) -> bool {
         let chunks = self.find(at).map_or(&[][..], |allocation| allocation.touched(at, bytes));
         chunks.iter().any(|chunk| matches!(chunk.residency, Residency::File(_)))

@@ -88,7 +88,8 @@ impl Device {
         })
     }
 
-    /// Whether the pages of a file can be homes on it: a kernel has read some. Never before the backing has been chosen.
+    /// Whether chunks on it can reside in the pages of a file: a kernel has read some. Never before the backing has
+    /// been chosen.
     pub fn reads_files(&self) -> bool {
         self.chosen.get().is_some_and(|chosen| chosen.reads_files)
     }

@@ -5,7 +5,7 @@
 //! * [`budget`] and [`admission`] say how much may be taken, [`device`] what is known of a GPU, [`probe`] what it can do;
 //! * [`gate`] keeps work that is submitted and memory that moves apart, [`quiet`] knows when nobody uses a device's memory,
 //!   [`captures`] when nothing may move at all;
-//! * [`ledger`] counts what the driver gave the program directly, [`split`] cuts copies where the driver would refuse them;
+//! * [`ledger`] counts what the driver gave the program directly, [`split`] splits copies that the driver would refuse;
 //! * [`streams`] and [`pools`] say which device is meant.
 //!
 //! Nothing here knows what memory is for: whoever decides does so above.

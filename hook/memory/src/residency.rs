@@ -308,7 +308,7 @@ impl Memory {
         self.in_files.load(Relaxed) != 0
     }
 
-    /// Whether so much more page cache may become a chunk's.
+    /// Whether this many more bytes of page cache may become a chunk's.
     pub fn may_be_in_file(&self, device: &Device, bytes: u64) -> bool {
         device.reads_files() && self.has_room_for_pages(bytes)
     }

@@ -130,7 +130,7 @@ impl Registry {
         }
     }
 
-    /// The tensor at an address has so many rows.
+    /// Notes how many rows the tensor at an address has.
     pub fn note_rows(&self, address: u64, rows: u64) {
         if let Some(tensor) = self.tensors.write().unwrap_or_else(PoisonError::into_inner).by_address.get_mut(&address)
         {
@@ -143,7 +143,7 @@ impl Registry {
         self.tensors.read().unwrap_or_else(PoisonError::into_inner).by_address.get(&address).cloned()
     }
 
-    /// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is no more.
+    /// First address and bytes of the tensor that an address is in. Of host memory, nobody tells when a tensor is gone.
     pub fn around(&self, address: u64) -> Option<(u64, u64)> {
         self.around_if(address, |_| true)
     }

@@ -45,7 +45,7 @@ pub fn bypasses(counts: &[AtomicU64; BYPASS_NAMES.len()]) -> String {
 pub struct Text<const N: usize>(pub(super) [std::sync::atomic::AtomicU8; N]);
 
 impl<const N: usize> Text<N> {
-    /// Replaces the text, cut to N bytes at a character border.
+    /// Replaces the text, shortened to at most N bytes at a character boundary.
     pub fn set(&self, text: &str) {
         let mut end = text.len().min(N);
         while !text.is_char_boundary(end) {
@@ -77,7 +77,7 @@ pub struct DeviceRecord {
     pub vram_plain: AtomicU64,
     /// VRAM the program mapped itself (ggml's scratch pool).
     pub vram_mapped: AtomicU64,
-    /// VRAM taken by the slots that streamed weights are copied into.
+    /// VRAM taken by the staging slots that streamed weights are copied into.
     pub vram_ring: AtomicU64,
     /// VRAM taken by copies of the experts that are used most.
     pub vram_experts: AtomicU64,
@@ -89,15 +89,15 @@ pub struct DeviceRecord {
     pub page_cache: AtomicU64,
     /// Large allocations alive.
     pub allocations: AtomicU64,
-    /// Bytes moved from VRAM to RAM to make room, since the start.
+    /// Bytes evicted from VRAM to RAM, since the start.
     pub moved_out: AtomicU64,
-    /// Allocations the driver refused that succeeded after making room.
+    /// Allocations the driver refused that succeeded after VRAM was freed or evicted for them.
     pub retries: AtomicU64,
     /// Allocations refused for want of VRAM and RAM.
     pub refused: AtomicU64,
-    /// Bytes of weights copied into slots, outside of graphs.
+    /// Bytes of weights copied into staging slots, outside of graphs.
     pub streamed: AtomicU64,
-    /// Weights that a launch found in a slot, or on their way to it.
+    /// Weights that a launch found in a staging slot, or on their way to it.
     pub slot_hits: AtomicU64,
     /// Those of them whose copy was not complete yet.
     pub slot_late: AtomicU64,
@@ -107,7 +107,7 @@ pub struct DeviceRecord {
     pub in_place: AtomicU64,
     /// Bytes of weights that captures have put copies of into their graphs, which make them at each of their launches.
     pub captured: AtomicU64,
-    /// Copies of the program that were served from a slot.
+    /// Copies of the program that were served from a staging slot.
     pub prefetched_copies: AtomicU64,
     /// Bytes of those.
     pub prefetched_bytes: AtomicU64,
@@ -121,9 +121,9 @@ pub struct DeviceRecord {
     pub expert_moves: AtomicU64,
     /// Bytes of those.
     pub expert_bytes: AtomicU64,
-    /// Slots for experts of each layer, of the layer that has fewest.
+    /// Expert slots of a layer, in the layer that has the fewest.
     pub expert_slots: AtomicU64,
-    /// Layers that have slots.
+    /// Layers that have expert slots.
     pub expert_layers: AtomicU64,
     /// Experts of a layer.
     pub experts: AtomicU64,

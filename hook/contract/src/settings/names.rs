@@ -30,7 +30,7 @@ pub const VRAM: &str = "GREENBOOST_VRAM";
 pub const VRAM_RESERVE: &str = "GREENBOOST_VRAM_RESERVE";
 /// SIZE: the most system RAM that may stand in for VRAM.
 pub const RAM: &str = "GREENBOOST_RAM";
-/// SIZE: an allocation of at least this much is cut in chunks that can live outside VRAM.
+/// SIZE: an allocation of at least this much is split into chunks that can live outside VRAM.
 pub const THRESHOLD: &str = "GREENBOOST_THRESHOLD";
 /// SIZE: bytes of a chunk, a multiple of 2 MiB.
 pub const CHUNK: &str = "GREENBOOST_CHUNK";
@@ -82,7 +82,7 @@ pub const FOR_TESTS: [&str; 4] = [CALLS, TENSORS, "GREENBOOST_PLANT", "GREENBOOS
 /// The unit of placement: device memory is mapped and moved in multiples of this many bytes.
 pub const GRANULE: u64 = 2 << 20;
 
-/// The share of the VRAM budget that slots for streaming take where nothing else is said: one in so many.
+/// Staging slots take one part in this many of the VRAM budget, unless a size is set for them.
 pub const RING_SHARE: u64 = 16;
 
 /// The names a RAM backing has in settings, logs and the status record, best first.

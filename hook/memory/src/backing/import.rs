@@ -1,9 +1,9 @@
 //! Does the driver import a DMA-BUF as external memory? Asked once in a process, with the first buffer of the pool.
 //!
-//! NVIDIA documents it for its integrated boards only (from Thor on), so the expected answer is no. Nothing depends on it:
-//! imported memory gets an address of the driver's choice (`cuExternalMemoryGetMappedBuffer`), while a chunk must be at
-//! its place in the reservation, so the pool's memory is mapped and registered either way. The answer is published with
-//! the choice of the backing, because a driver that says yes would make another way possible.
+//! NVIDIA documents it for its integrated boards only (from Thor on), so the driver is expected to refuse. Nothing
+//! depends on it: imported memory gets an address of the driver's choice (`cuExternalMemoryGetMappedBuffer`), while a
+//! chunk must be at its place in the reservation, so the pool's memory is mapped and registered either way. The answer
+//! is published with the choice of the backing, because a driver that says yes would make another way possible.
 
 use greenboost_cuda::abi::*;
 use greenboost_intercept::real;

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub struct Area {
     /// First address.
     pub start: u64,
-    /// First address behind it.
+    /// First address after it.
     pub end: u64,
     /// Where in the file it begins, bytes.
     pub offset: u64,

@@ -1,4 +1,4 @@
-//! The page cache of a model file as a home of weights (tier T2f): no second copy in RAM, no load step.
+//! The page cache of a model file as the residency of weights (tier T2f): no second copy in RAM, no load step.
 //!
 //! ```text
 //!   program's mapping of model.gguf   [ ............ W ............ ]   where it copies W from; never registered
@@ -64,7 +64,7 @@ pub struct Files {
     /// What is known of the program's addresses. A leaf: nothing is allocated, logged or asked while it is held, because
     /// [`Files::changing`] takes it inside the program's `munmap`, which may come from an allocator.
     known: Mutex<Ranges<64>>,
-    /// From the lowest address known to behind the highest: most calls are about others.
+    /// The lowest address known and the first after the highest: most calls are about others.
     hull: [AtomicU64; 2],
     /// Counts changes of the address space, at their begin and end.
     changes: AtomicU64,
@@ -175,16 +175,16 @@ impl Files {
         });
     }
 
-    /// The file behind `bytes` at an address of the program, if it can be read in its place. Not to be asked of memory that
-    /// the driver knows.
+    /// The file that `bytes` at an address of the program are mapped from, if it can be read in their place. Not to be
+    /// asked of memory that the driver knows.
     pub fn source(&self, at: u64, bytes: u64) -> Option<Source> {
         let (file, offset) = self.confirmed(at, bytes).or_else(|| self.learn(at, bytes))?;
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= file.size());
         inside.then_some(Source { file, offset, bytes })
     }
 
-    /// The file and the offset behind an address of the program, and how many bytes from there on: as it is now, to be told
-    /// and not to be read from.
+    /// The file and the offset that an address of the program is mapped from, and how many bytes from there on: as it is
+    /// now, to be told and not to be read from.
     pub fn behind(&self, at: u64) -> Option<(PathBuf, u64, u64)> {
         // Most memory is no file: that is quickly said.
         if area::quick(at).is_some_and(|area| area.is_none_or(|area| !area.is_file())) {
@@ -334,7 +334,8 @@ impl Source {
         self.file.address(self.offset)
     }
 
-    /// Another range of the same file: it begins so many bytes before this one. `None` when the file has no such range.
+    /// Another range of the same file, of `bytes` bytes: it begins `before` bytes before this one. `None` when the file
+    /// has no such range.
     pub fn around(&self, before: u64, bytes: u64) -> Option<Self> {
         let offset = self.offset.checked_sub(before)?;
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.file.size());

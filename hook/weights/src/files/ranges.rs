@@ -8,7 +8,7 @@
 pub struct Range {
     /// First address.
     pub start: u64,
-    /// First address behind it.
+    /// First address after it.
     pub end: u64,
     /// The file's number.
     pub file: u32,
@@ -77,7 +77,7 @@ impl<const N: usize> Ranges<N> {
         Some(Range { start, end, offset: range.offset + (start - range.start), ..*range })
     }
 
-    /// The lowest address known and the first behind all; `(0, 0)` when nothing is.
+    /// The lowest address known and the first after all; `(0, 0)` when nothing is.
     pub fn hull(&self) -> (u64, u64) {
         let known = &self.known[..self.count];
         let start = known.iter().map(|range| range.start).min();
