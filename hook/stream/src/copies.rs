@@ -16,13 +16,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// What a queue works with.
 pub struct Means<'a> {
-    /// Where the seams are.
+    /// Where the boundaries between chunks are.
     pub memory: &'a Memory,
     /// The driver.
     pub driver: &'a Driver,
     /// What is counted.
     pub record: &'a DeviceRecord,
-    /// First address of the slots.
+    /// First address of the staging slots.
     pub base: CUdeviceptr,
     /// Spare events.
     pub events: &'a mut Events,
@@ -44,13 +44,13 @@ impl Means<'_> {
 
 /// A weight's copy.
 pub struct Copy {
-    /// Bytes from the first slot's address.
+    /// Bytes from the first staging slot's address.
     pub offset: u64,
-    /// Behind the copying.
+    /// Recorded after the copying.
     pub ready: CUevent,
     /// Streams that have waited for `ready`.
     pub seen_by: Vec<CUstream>,
-    /// An event behind the last reader of each stream that has moved on.
+    /// An event after the last reader of each stream that has moved on.
     pub readers: Vec<(CUstream, CUevent)>,
     /// Whether any launch did.
     pub was_read: bool,
@@ -117,7 +117,7 @@ impl Ordered {
         }
     }
 
-    /// Forgets those that are no more.
+    /// Forgets the weights that are gone.
     pub fn forget(&mut self, gone: impl Fn(Key) -> bool) {
         self.except.retain(|key| !gone(*key));
     }

@@ -1,16 +1,16 @@
-//! A queue: slots, the one stream that copies weights into them, and what keeps copies and readers apart.
+//! A copy queue: staging slots, the one stream that copies weights into them, and what keeps copies and readers apart.
 //!
 //! There is one queue for what is launched directly, and one of its own for each capture in progress, whose copies and
 //! waits become the graph's. Both use the same VRAM; [`super::engine`] sees to it that they take turns.
 //!
 //! Why no kernel ever reads a wrong byte:
 //!
-//! * a launch that reads a slot waits for the copy that filled it;
+//! * a launch that reads a staging slot waits for the copy that filled it;
 //! * the copies of a queue are in one stream, so they follow each other;
-//! * a copy waits for an event behind the last reader of every slot that it overwrites.
+//! * a copy waits for an event after the last reader of every staging slot that it overwrites.
 //!
 //! That event is recorded on the reader's stream when the stream moves on to another weight, not at each launch: until
-//! then the stream has the slot *open*.
+//! then the stream has the staging slot *open*.
 
 use super::copies::{Copies, Copy, Means, Ordered};
 use super::history::History;
@@ -42,7 +42,7 @@ pub struct CopyQueue {
 }
 
 impl CopyQueue {
-    /// A queue over `capacity` bytes of slots. In a capture, what was written before it is complete for all of it;
+    /// A queue over `capacity` bytes of staging slots. In a capture, what was written before it is complete for all of it;
     /// outside, the first launch that reads a weight says so.
     pub fn new(copy_stream: CUstream, capacity: u64, in_capture: bool) -> Self {
         Self {
@@ -112,7 +112,8 @@ impl CopyQueue {
         copy.hand_to(means, key, stream, true).map(Some)
     }
 
-    /// Copies a weight into a slot, behind what `behind` has been given so far. False when there is no place.
+    /// Copies a weight into a staging slot, after the work submitted so far to the stream that is given, if one is. False
+    /// when there is no place.
     fn copy_in(
         &mut self,
         means: &mut Means<'_>,
@@ -187,8 +188,8 @@ impl CopyQueue {
         Ok(())
     }
 
-    /// A launch on `stream` that reads the slots of `keys` is about to be issued: what else the stream has open was
-    /// read by what is before it.
+    /// A launch on `stream` that reads the staging slots of `keys` is about to be issued: what else the stream has open
+    /// was read by launches before it.
     ///
     /// # Errors
     /// The driver's status; the queue must not be used any more.
@@ -254,8 +255,8 @@ impl CopyQueue {
         Ok(is_new)
     }
 
-    /// Copies what is expected next, as far as slots can be given up: not for one guess what another was copied for, and
-    /// not what the last launch on `stream` reads, or the copy would only begin when that has ended.
+    /// Copies what is expected next, as far as staging slots can be given up: one guess does not take what was copied for
+    /// another, nor what the last launch on `stream` reads, or the copy would only begin when that has ended.
     ///
     /// # Errors
     /// The driver's status; the queue must not be used any more.
@@ -295,7 +296,7 @@ impl CopyQueue {
         Ok(())
     }
 
-    /// The next copy of a weight must be behind the launch that wants it.
+    /// The next copy of a weight must come after what was submitted before the launch that wants it.
     pub fn written(&mut self, key: Key) {
         self.ordered.set(key, false);
     }
@@ -309,7 +310,7 @@ impl CopyQueue {
         self.drop_copies(means, |_| true)
     }
 
-    /// Weights are no more.
+    /// Weights are gone: nothing more is known of them.
     pub fn forget(&mut self, gone: impl Fn(Key) -> bool) {
         self.ordered.forget(&gone);
         self.history.forget(gone);
@@ -339,7 +340,7 @@ impl CopyQueue {
         Ok(())
     }
 
-    /// The slots are others, `capacity` bytes of them, and nothing has been copied into them.
+    /// The staging slots are others, `capacity` bytes of them, and nothing has been copied into them.
     ///
     /// # Errors
     /// The driver's status; the queue must not be used any more.
@@ -349,8 +350,8 @@ impl CopyQueue {
         Ok(())
     }
 
-    /// Leaves the slots to what is submitted to `stream` next: it waits for all copies and readers, and the ring is
-    /// empty.
+    /// Leaves the staging slots to what is submitted to `stream` next: it waits for all copies and readers, and the ring
+    /// is empty.
     ///
     /// # Errors
     /// The driver's status; the queue must not be used any more.
@@ -364,7 +365,7 @@ impl CopyQueue {
         Ok(())
     }
 
-    /// Takes the slots back behind what has been submitted to `stream`.
+    /// Takes the staging slots back after what has been submitted to `stream`.
     ///
     /// # Errors
     /// The driver's status; the queue must not be used any more.

@@ -1,7 +1,7 @@
-//! The engine of one device: its slots in VRAM, and the queues that use them in turn.
+//! The engine of one device: its staging slots in VRAM, and the queues that use them in turn.
 //!
 //! Outside of captures there is one queue. A capture has one of its own, whose copies become the graph's. A graph that is
-//! launched may use any of the slots, so the slots are handed over to it and taken back behind it.
+//! launched may use any of the staging slots, so all of them are handed over to it and taken back after it.
 
 use super::copies::Means;
 use super::copy_queue::CopyQueue;
@@ -48,7 +48,7 @@ pub struct Engine {
     events: Events,
     direct: CopyQueue,
     captures: HashMap<u64, Capturing>,
-    /// Whether any capture has used slots, so that graphs may.
+    /// Whether any capture has used staging slots, so that graphs may.
     is_in_graphs: bool,
     spare_streams: Vec<CUstream>,
     /// Streams known to be of the context.
@@ -267,13 +267,14 @@ impl Engine {
         }
     }
 
-    /// Whether some of the slots' VRAM could be given back: graphs that were captured with slots have their addresses.
+    /// Whether some of the staging slots' VRAM could be given back. It cannot once a capture has used them, because its
+    /// graph has their addresses.
     pub fn may_shrink(&self) -> bool {
         !self.is_in_graphs && self.captures.is_empty() && !self.has_failed
     }
 
-    /// Gives back at least so many bytes of the slots' VRAM, if half of it is enough, while the device is idle and nobody
-    /// submits work. Returns how many.
+    /// Gives back at least `needed` bytes of the staging slots' VRAM, if half of it is enough, while the device is idle and
+    /// nobody submits work. Returns how many.
     pub fn shrink(&mut self, memory: &Memory, device: &Device, needed: u64) -> u64 {
         if !self.may_shrink() {
             return 0;
@@ -351,7 +352,7 @@ impl Engine {
         self.captures.iter().find(|(_, capturing)| capturing.origin == order).map(|(id, _)| *id)
     }
 
-    /// A capture is over. Bytes that its graph copies into slots.
+    /// A capture is over. Returns the bytes that its graph copies into staging slots.
     pub fn capture_over(&mut self, memory: &Memory, id: u64) -> u64 {
         let Some(capturing) = self.captures.remove(&id) else { return 0 };
         let (copied, stream) = (capturing.queue.copied(), capturing.queue.copy_stream());

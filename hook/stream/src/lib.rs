@@ -1,5 +1,5 @@
-//! Streaming: weights outside VRAM are copied into VRAM slots ahead of the kernels that read them. `docs/streaming.md`
-//! has the picture.
+//! Streaming: weights outside VRAM are copied into staging slots in VRAM ahead of the kernels that read them.
+//! `docs/streaming.md` has the picture.
 //!
 //! * `ring` gives out staging slots, `history` guesses what comes next;
 //! * `rules` say which kernels get copies, and `signature` which write;
@@ -137,7 +137,7 @@ impl Streaming {
         self.memory.captures.may_be_any_soon()
     }
 
-    /// Bytes of slots that a device wants and does not have: 0 when it is not to have any, or has them.
+    /// Bytes of staging slots that a device wants and does not have: 0 when it is not to have any, or has them.
     pub fn wanted(&self, device: &Device) -> u64 {
         if self.memory.settings.stream == Stream::Off || !self.layouts.is_known() || self.engines.has(device.ordinal) {
             return 0;
@@ -145,7 +145,7 @@ impl Streaming {
         self.ring_bytes(device)
     }
 
-    /// Bytes of slots for a device that has any.
+    /// Bytes of staging slots for a device that has any.
     fn ring_bytes(&self, device: &Device) -> u64 {
         let bytes = self.memory.settings.ring.unwrap_or(device.budget.limit() / RING_SHARE);
         (bytes / GRANULE * GRANULE).max(GRANULE)
@@ -159,8 +159,8 @@ impl Streaming {
         if later { self.ring_bytes(device) } else { 0 }
     }
 
-    /// Gives a device its slots, in the current context: so many bytes, or half or a quarter of that where there is no room for
-    /// more. Without any, weights are read in place.
+    /// Gives a device its staging slots, in the current context: `bytes` of them, or half or a quarter of that where
+    /// more does not fit. Without any, weights are read in place.
     pub fn begin(&self, device: &Device, bytes: u64) {
         let Ok(context) = self.memory.current_context() else { return };
         let sizes = [bytes, bytes / 2, bytes / 4].map(|bytes| (bytes / GRANULE * GRANULE).max(GRANULE));
@@ -198,7 +198,7 @@ impl Streaming {
         &self.experts
     }
 
-    /// Whether a device's slots could give VRAM back.
+    /// Whether a device's staging slots could give VRAM back.
     pub fn may_shrink(&self, device: &Device) -> bool {
         let mut may = false;
         if self.is_on() {
@@ -207,8 +207,8 @@ impl Streaming {
         may
     }
 
-    /// Gives back at least so many bytes of a device's slots, if half of them are enough: before what is hot leaves VRAM. The
-    /// device is idle, and nobody submits work. Returns how many.
+    /// Gives back at least `needed` bytes of a device's staging slots, if half of them are enough: before what is hot leaves
+    /// VRAM. The device is idle, and nobody submits work. Returns how many.
     pub fn shrink(&self, device: &Device, needed: u64) -> u64 {
         let mut given_back = 0;
         self.engines.of(device.ordinal, |engine| given_back = engine.shrink(self.memory, device, needed));
@@ -282,7 +282,7 @@ impl Streaming {
         self.engines.each(|device, engine| engine.forget(self.memory, device, from, bytes, behind));
     }
 
-    /// Whether a context has slots.
+    /// Whether a context has staging slots or expert slots.
     pub fn is_of(&self, context: CUcontext) -> bool {
         let mut found = self.experts.is_of(context);
         if self.is_on() {

@@ -11,13 +11,13 @@ use regex::bytes::{Regex, RegexBuilder};
 /// What a launch gets for a tensor outside VRAM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// A copy in a slot, brought ahead of time where the order is known.
+    /// A copy in a staging slot, made ahead of time where the order is known.
     Slot,
-    /// The home itself.
+    /// The tensor itself, where it resides.
     InPlace,
     /// The same, and copies are given up: it may be written.
     Written,
-    /// A window over copies of some experts and the homes of all.
+    /// A window over copies of some experts, and over all of them where they reside.
     Experts,
 }
 
@@ -34,7 +34,7 @@ pub type Mask = u64;
 
 /// Of what no kernel is streamed for, whatever its name.
 pub const NOT_FOR_KERNELS: Mask = 1 << MOST;
-/// So many rules at most; the last bit is for that.
+/// The most rules there can be; the last bit of a mask is for [`NOT_FOR_KERNELS`].
 const MOST: usize = Mask::BITS as usize - 1;
 
 struct Rule {

@@ -15,8 +15,8 @@ use greenboost_intercept::guard as border;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard};
 
-/// An engine in use by one launch: the lock is held from the look-up to behind the launch, because between the two
-/// another thread could give the slot away, and its event would lie before our kernel.
+/// An engine in use by one launch: the lock is held from the look-up until after the launch, because between the two
+/// another thread could give the staging slot away, and its event would be recorded before our kernel.
 pub struct Session<'a> {
     guard: MutexGuard<'a, Option<Engine>>,
     streaming: &'a Streaming,
@@ -196,14 +196,14 @@ impl<'a> Session<'a> {
         });
     }
 
-    /// Whether a graph can have slots in it, or write what copies were made of: only a capture puts either there, and after a
-    /// panic of ours nobody knows. Where none can, what was copied ahead for others stays.
+    /// Whether a graph can use staging slots, or write what copies were made of: only a capture puts either there, and
+    /// after a panic of ours nobody knows. Where none can, what was copied ahead for others stays.
     fn may_be_in_graph(&self) -> bool {
         let has_slots = self.guard.as_ref().is_some_and(|engine| engine.is_in_graphs);
         has_slots || self.streaming.graphs_write.load(Relaxed) || border::failures() > 0
     }
 
-    /// A graph is about to be launched on the stream: whatever slots it uses are its own.
+    /// A graph is about to be launched on the stream: whatever staging slots it uses are its own.
     pub fn before_graph(&mut self) {
         if self.join_capture().is_some() && !failpoint::is(Fault::NoHandOver) {
             self.work(|queue, means, stream, _| {

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! The driver does the same with one thread, at the 8 to 9 GB/s that one thread copies; the link takes 55. For the program
-//! nothing changes: when the call returns its bytes have been read, and what it submits to the stream next comes behind them.
-//! On any doubt the program's own call is made; so it is where the stream does not come on, since the driver may then return
-//! long before we would.
+//! nothing changes: when the call returns its bytes have been read, and what it submits to the stream next runs after
+//! their copy. On any doubt the program's own call is made; so it is where the stream does not come on, since the
+//! driver may then return long before we would.
 
 mod pieces;
 mod threads;

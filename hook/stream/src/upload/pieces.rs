@@ -1,4 +1,4 @@
-//! Pinned memory in pieces, each with an event behind the last copy that used it.
+//! Pinned memory in pieces, each with an event after the last copy that used it.
 
 use super::threads::{Jobs, Threads};
 use greenboost_cuda::Driver;
@@ -100,7 +100,7 @@ fn parts(bytes: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Pieces {
-    /// So many, in the current context.
+    /// Makes `count` pieces, in the current context.
     ///
     /// # Errors
     /// The driver's status.
