@@ -105,7 +105,7 @@ impl Core {
         if self.ggml().explains() { PlacementHint::HOT } else { PlacementHint::BLIND }
     }
 
-    /// RAM that an allocation of weights takes at the most: all of it, unless there is not so much RAM and files are known to
+    /// RAM that an allocation of weights takes at the most: enough for all of it, unless RAM is short and files are known to
     /// have the rest.
     fn most_ram(&self, device: &Device, span: u64) -> u64 {
         let expected = self.ggml().expected_in_files();

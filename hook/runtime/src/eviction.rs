@@ -179,7 +179,7 @@ impl Core {
         Ok(moved + slots_gave + experts_gave)
     }
 
-    /// Moves chunks to RAM until so many bytes are. Returns how many were, and whether more might.
+    /// Moves chunks to RAM until the needed number of bytes has moved. Returns how many did, and whether more might.
     fn move_some(
         &self,
         device: &Device,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | ok | nothing |
 //! | low | the hook stops growing: no RAM is reported as free, so that programs which size themselves by free memory stay as they are. What is idle goes back: allocations that the program has freed on a stream, once the stream has passed the free. What a program must have is still given. |
-//! | critical | no new RAM: an allocation that VRAM cannot hold is refused with `CUDA_ERROR_OUT_OF_MEMORY`, and nothing moves out of VRAM. A reservation that was granted before and gets its homes now is honoured. |
+//! | critical | no new RAM: an allocation that VRAM cannot hold is refused with `CUDA_ERROR_OUT_OF_MEMORY`, and nothing moves out of VRAM. A reservation that was granted before and is materialised now is honoured. |
 //!
 //! Whenever RAM is to be taken the module is asked, which costs a system call and is never out of date. In between, a
 //! thread sleeps in `poll` on the device, so that idle memory goes back, and `greenboost status` shows the level, also

@@ -1,6 +1,6 @@
 //! The tier map: where every byte of every spanning allocation is, as a file that a person or a test reads.
 //!
-//! Written only when the launcher names a file, whenever homes have changed. The file is replaced whole, so that a
+//! Written only when the launcher names a file, whenever a residency has changed. The file is replaced whole, so that a
 //! reader never sees half of it.
 
 use crate::runtime::Core;

@@ -34,8 +34,8 @@ pub unsafe fn begin(original: Begin, stream: CUstream, mode: c_uint) -> Handled 
     begin_with(stream, true, || unsafe { original(stream, mode) })
 }
 
-/// `cuStreamBeginCaptureToGraph`. What is in the graph already, or comes into it by another capture, may use slots at the
-/// same time.
+/// `cuStreamBeginCaptureToGraph`. What is in the graph already, or comes into it by another capture, may use staging slots
+/// at the same time.
 pub unsafe fn begin_to_graph(
     original: BeginToGraph,
     stream: CUstream,

@@ -40,7 +40,7 @@ type Cooperative = unsafe extern "C" fn(
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC: u32 = 6;
 
-/// Files whose page cache weights are read in are looked at by the clock, and the clock at one launch in so many.
+/// Files whose page cache holds weights are checked at intervals of time, and the clock is read at one launch in this many.
 const LAUNCHES_UNWATCHED: u64 = 16;
 
 type Graph = unsafe extern "C" fn(CUgraphExec, CUstream) -> Status;

@@ -5,8 +5,9 @@ use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::Handled;
 use std::ffi::{c_int, c_uint, c_void};
 
-/// Runs a call, and once more after making room: never a third time, whose refusal would cost as much again. How
-/// much the driver lacks it does not say: a chunk, or `bytes` when the call names them.
+/// Runs a call, and once more after VRAM was freed or evicted for it: never a third time, because a refusal of that would
+/// cost as much again. The driver does not say how much it lacks: it is taken to be a chunk, or `bytes` when the call names
+/// more.
 fn retried(bytes: u64, mut call: impl FnMut() -> Status) -> Handled {
     let core = core()?;
     let memory = core.memory;
