@@ -79,7 +79,7 @@ impl Ground {
     /// In the current context.
     ///
     /// # Errors
-    /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget has not so much; else the driver's status.
+    /// `CUDA_ERROR_OUT_OF_MEMORY` when the budget has not this much; else the driver's status.
     pub fn make(memory: &Memory, device: &Device) -> Result<Self, Status> {
         let driver = memory.driver;
         // Programs destroy the contexts that they make, and notes would go with them.

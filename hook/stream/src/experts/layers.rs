@@ -21,7 +21,7 @@ pub struct State {
     pub layers: Vec<Layer>,
     /// Addresses for expert slots, for each stride of an allocation.
     pub classes: Vec<Class>,
-    /// Slots of tensors that are gone, to be unmapped when nothing is running.
+    /// Expert slots of tensors that are gone, to be unmapped when nothing is running.
     pub graveyard: Vec<(Window, Slots)>,
     /// Counts tensors that joined.
     pub joined: u64,
