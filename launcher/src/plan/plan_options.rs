@@ -46,7 +46,7 @@ pub struct PlanOptions {
     pub kv: Option<KvTypes>,
     /// Run it with this strategy, also where another is faster: vram, extend, extend-in-place, offload,
     /// host-copy-prefetch, combined or experts [default: the fastest].
-    #[arg(long = "strategy", value_name = "STRATEGY", alias = "strategy", value_parser = Strategy::from_name)]
+    #[arg(long = "strategy", value_name = "STRATEGY", alias = "way", value_parser = Strategy::from_name)]
     pub strategy: Option<Strategy>,
     /// Whether weights outside VRAM are streamed: on or off [default: as suits the strategy].
     #[arg(long, value_name = "ON|OFF")]
