@@ -15,11 +15,11 @@
 use super::copies::{Copies, Copy, Means, Ordered};
 use super::history::History;
 use super::index::{Index, Weight};
+use super::linear;
 use super::ring::{Key, Ring};
-use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, SUCCESS, Status, has_name};
+use greenboost_cuda::abi::{CUdeviceptr, CUevent, CUstream, Status, has_name};
 use greenboost_cuda::event::{self as events, Events};
 use greenboost_intercept::failpoint::{self, Fault};
-use greenboost_memory::split;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// How far ahead of the launches copies are considered at most.
@@ -142,23 +142,13 @@ impl CopyQueue {
         }
         means.trace(|trace, driver| trace.copy_begins(driver));
         let to = means.base + place.offset;
-        let run = |at, bytes| means.memory.run(at, bytes).min(means.memory.files.run(at, bytes));
-        let copy = |from: CUdeviceptr, to: CUdeviceptr, bytes: u64| {
-            split::linear(&run, [from], bytes as usize, |at, bytes| {
-                let at = at as u64;
-                // SAFETY: the weight's own bytes, and a slot of at least as many that nobody reads from here on.
-                unsafe { means.driver.cuMemcpyAsync(to + at, from + at, bytes, self.copy_stream) }
-                    .err()
-                    .unwrap_or(SUCCESS)
-            })
-        };
         let over_the_link = match means.experts {
-            Some(experts) => experts.copy(weight, self.copy_stream, to, &copy),
-            None => Ok(weight.copied).and_then(|bytes| match copy(weight.at, to, bytes) {
-                SUCCESS => Ok(bytes),
-                status => Err(status),
-            }),
-        }?;
+            Some(experts) => experts.copy(weight, self.copy_stream, to)?,
+            None => {
+                linear::copy(means.memory, self.copy_stream, weight.at, to, weight.copied)?;
+                weight.copied
+            }
+        };
         means.trace(|trace, driver| trace.copied(driver, weight, place.offset));
         let ready = means.events.behind(means.driver, self.copy_stream)?;
         let copy = Copy { offset: place.offset, ready, seen_by: vec![], readers: vec![], was_read: false };

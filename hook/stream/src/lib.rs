@@ -27,6 +27,7 @@ mod index;
 pub mod json;
 mod launch;
 mod layout;
+mod linear;
 mod params;
 mod prefetch;
 mod reindex;

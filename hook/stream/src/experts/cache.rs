@@ -366,7 +366,6 @@ impl Cache {
             }
         }
         state.kept.retain(|base, _| !gone(*base));
-        self.windows.write().unwrap_or_else(PoisonError::into_inner).retain(|at, _| !gone(*at));
         drop(state);
         self.publish();
     }

@@ -4,6 +4,7 @@ use super::Experts;
 use super::cache::Cache;
 use super::window::Window;
 use crate::index::Weight;
+use crate::linear;
 use greenboost_cuda::abi::*;
 
 /// A extent of a tensor: bytes from its begin on, where they are to be read, and whether that is in VRAM.
@@ -16,22 +17,12 @@ struct Stretch {
 }
 
 impl Experts {
-    /// Copies a weight on a stream of ours. `copy` gets source, target and bytes of each extent. Returns the bytes that come from
-    /// outside the expert slots.
+    /// Copies a weight on a stream of ours. Returns the bytes that come from outside the expert slots.
     ///
     /// # Errors
     /// The driver's status.
-    pub fn copy(
-        &self,
-        weight: &Weight,
-        stream: CUstream,
-        to: CUdeviceptr,
-        copy: &dyn Fn(CUdeviceptr, CUdeviceptr, u64) -> Status,
-    ) -> Result<u64, Status> {
-        let issue = |from, to, bytes| match copy(from, to, bytes) {
-            SUCCESS => Ok(()),
-            status => Err(status),
-        };
+    pub fn copy(&self, weight: &Weight, stream: CUstream, to: CUdeviceptr) -> Result<u64, Status> {
+        let issue = |from, to, bytes| linear::copy(self.memory, stream, from, to, bytes);
         let cache = self.is_on().then(|| self.made(weight.device)).flatten();
         let window = cache.and_then(|cache| Some((cache, cache.known(weight.at)??)));
         let Some((cache, window)) = window else {

@@ -11,6 +11,7 @@ use super::ground::NOTES;
 use super::layers::{Layer, State, bury};
 use super::policy::Promotion;
 use super::warm;
+use crate::linear;
 use greenboost_contract::format_size;
 use greenboost_cuda::abi::*;
 use greenboost_cuda::{Current, RelaxedCapture};
@@ -18,7 +19,6 @@ use greenboost_intercept::failpoint::{self, Fault};
 use greenboost_intercept::guard;
 use greenboost_intercept::process::without_signals;
 use greenboost_memory::quiet::Patience;
-use greenboost_memory::split;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -222,7 +222,6 @@ impl Worker {
         if layers().all(|layer| layer.cache.slots() as u32 >= fits.min(layer.most())) {
             return;
         }
-        let before = now;
         let mut fresh = Vec::new();
         for (at, layer) in state.layers.iter_mut().enumerate().filter(|(_, layer)| !layer.parts.is_empty()) {
             let wanted = fits.min(layer.most());
@@ -253,7 +252,7 @@ impl Worker {
             fits,
             layers.count(),
             format_size(bytes),
-            format_size(bytes.saturating_sub(before))
+            format_size(bytes.saturating_sub(now))
         );
     }
 
@@ -357,17 +356,7 @@ fn copy(cache: &Cache, moves: &[Move]) -> Result<(), Status> {
             let Some(layer) = it.layer(layers) else { continue };
             for (window, _) in &layer.parts {
                 let (from, to) = (window.home(it.promotion.expert), window.slot(it.promotion.slot));
-                let run = |at, bytes| memory.run(at, bytes).min(memory.files.run(at, bytes));
-                let status = split::linear(&run, [from], window.stride as usize, |at, bytes| {
-                    let at = at as u64;
-                    // SAFETY: an expert's own bytes, and an expert slot of as many that no table names.
-                    unsafe { memory.driver.cuMemcpyAsync(to + at, from + at, bytes, ground.stream) }
-                        .err()
-                        .unwrap_or(SUCCESS)
-                });
-                if status != SUCCESS {
-                    return Err(status);
-                }
+                linear::copy(memory, ground.stream, from, to, window.stride)?;
                 copied += window.stride;
             }
             count += 1;
