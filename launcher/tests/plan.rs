@@ -158,6 +158,7 @@ fn a_way_can_be_asked_for_and_says_what_it_does_or_why_it_cannot() {
         run(&mut on_gpu(&place, &[&words[..], more].concat(), "10"))
     };
     let (status, text, _) = ask(&["--strategy", "combined"]);
+    assert_eq!(ask(&["--way", "combined"]).1, text, "its name of before");
     assert_eq!(status, Some(0), "{text}");
     for part in [
         "* combined",
