@@ -90,12 +90,13 @@ def of_command_line(line):
 
 
 def ask_plan(bench, model, vram, ubatch, strategy=None):
-    """`greenboost plan` as JSON; the first one on a machine measures it, some seconds. llama-bench has a context of 2048."""
+    """`greenboost plan` as JSON; the first one on a machine measures it, some seconds. llama-bench has a context of 2048, and
+    memory for the logits of every token of a micro-batch: of llama-server's options, `--embeddings` asks for the same."""
     asked = (model, vram, ubatch, strategy)
     if asked in PLANS:
         return PLANS[asked]
     ran = bench.run([os.path.join(bench.pack, 'greenboost'), 'plan', model, '--vram', str(vram), '--ctx', '2048', '--ubatch',
-                     str(ubatch), *(['--strategy', strategy] if strategy else []), '--json'], 60)
+                     str(ubatch), *(['--strategy', strategy] if strategy else []), '--json', '--', '--embeddings'], 60)
     # 1: no strategy is possible; what is expected of each is said all the same.
     if ran.code not in (0, 1) or not ran.out.strip():
         reason = ' '.join((ran.err or ran.out).split())[-300:]
