@@ -2,11 +2,14 @@
 
 use greenboost_contract::place::{self, PlaceRule};
 use greenboost_contract::record;
-use greenboost_contract::settings::{BACKINGS, KMOD_DEVICE, PLACE, THRESHOLD, UPLOAD_THREADS};
+use greenboost_contract::settings::{
+    BACKINGS, KMOD_DEVICE, PLACE, PLAN, REPORT_FREE, THRESHOLD, UPLOAD_THREADS, VRAM_RESERVE,
+};
 use integration_tests::{World, toy};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 /// Runs a model that does not fit with the module's device at `device`; checks its answer; the reason it gives for its
 /// backing, and the backings it has bytes in.
@@ -134,4 +137,41 @@ fn uploads_into_ram_that_the_processor_sees_do_not_cross_the_link() {
     assert!(!sums[0].is_empty() && sums[0] == sums[1], "{sums:?}");
     // Experts, but for the granules that they share with what stays in VRAM.
     assert!(seen < unseen / 2, "{seen} of {unseen} bytes are still copied by the driver");
+}
+
+/// What is said of a device's backing once a program has asked what is free, and nothing else.
+fn reason_after_a_question(world: &World, is_expected: impl Fn(&str) -> bool) -> String {
+    let mut target = world.start("steps", &[]);
+    let until = Instant::now() + Duration::from_secs(20);
+    // The second question comes after the first is answered, and waits for what the first began.
+    target.go_on();
+    target.go_on();
+    loop {
+        let reason = record::of_process(target.pid()).map(|record| record.backing_reason.get()).unwrap_or_default();
+        if is_expected(&reason) || Instant::now() > until {
+            assert!(target.finish().success());
+            return reason;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_planned_models_backing_is_probed_before_anything_is_allocated() {
+    let world = with_device(Path::new("/nonexistent/greenboost")).env(PLAN, "a model: extend");
+    let reason = reason_after_a_question(&world, |reason| !reason.is_empty());
+    assert!(reason.starts_with("host-numa: a kernel reads and writes it"), "{reason}");
+}
+
+#[test]
+fn what_is_free_does_not_depend_on_the_probe_and_a_program_that_ends_at_once_ends_well() {
+    for seed in 0..8 {
+        println!("seed {seed}");
+        // The context of a probe takes VRAM, of which the program is to be told all that is free.
+        let world =
+            || World::new().hooked().env("SIMGPU_CTX_OVERHEAD", "8MiB").env(VRAM_RESERVE, "0").env(REPORT_FREE, "vram");
+        let ask = |world: World| world.delays(seed).run_with("queries", &["memory"]).ok().json();
+        let (with, without) = (ask(world().env(PLAN, "a model: extend")), ask(world()));
+        assert_eq!(with, without);
+    }
 }

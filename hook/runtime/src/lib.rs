@@ -16,6 +16,7 @@
 #![allow(clippy::not_unsafe_ptr_arg_deref)]
 
 pub mod activate;
+mod ahead;
 mod allocate;
 mod deferred;
 pub mod detours;
@@ -29,6 +30,7 @@ pub mod ggml;
 pub mod handlers;
 mod pending;
 mod pressure;
+mod probe;
 pub mod runtime;
 mod tier_map;
 mod writes;

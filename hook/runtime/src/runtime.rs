@@ -5,6 +5,7 @@
 //! made without any lock held: a look at the loaded libraries takes the loader's lock, and whoever holds that (a constructor
 //! that calls the driver) may be about to ask for it too. Of two that are made at once one is dropped.
 
+use crate::ahead::Ahead;
 use crate::ggml::listener::Listener;
 use crate::pending::PendingFrees;
 use greenboost_contract::kernel::AccessMode;
@@ -65,6 +66,8 @@ pub struct Runtime {
     pub listens: Once,
     /// Done once the program's end is waited for.
     pub awaits_exit: Once,
+    /// The probe of a device before its first allocation.
+    pub ahead: Ahead,
     driver: OnceLock<Driver>,
     /// The function that the driver lacks, where it is too old.
     lacking: OnceLock<&'static str>,
@@ -139,6 +142,7 @@ impl Runtime {
             calls_file: OnceLock::new(),
             listens: Once::new(),
             awaits_exit: Once::new(),
+            ahead: Ahead::new(),
             driver: OnceLock::new(),
             lacking: OnceLock::new(),
             record: OnceLock::new(),

@@ -1,6 +1,6 @@
 //! How much memory there is, and what an address belongs to: one consistent story.
 
-use crate::runtime::core;
+use crate::runtime::{RUNTIME, core};
 use greenboost_cuda::abi::*;
 use greenboost_intercept::guard::{Bypass, Handled};
 use greenboost_memory::allocation::Allocation;
@@ -19,6 +19,7 @@ pub unsafe fn get_info(original: GetInfo, free: *mut usize, total: *mut usize) -
     let core = core()?;
     let memory = core.memory;
     let device = memory.current_device()?;
+    RUNTIME.ahead.settle();
     let (mut really_free, mut really_total) = (0, 0);
     // SAFETY: the same question with locals of ours.
     let status = unsafe { original(&mut really_free, &mut really_total) };
@@ -36,6 +37,7 @@ pub unsafe fn get_info(original: GetInfo, free: *mut usize, total: *mut usize) -
                 *total = shown_total as usize;
             }
         }
+        core.probe_ahead(device.ordinal);
     }
     Ok(status)
 }
